@@ -1,0 +1,256 @@
+# lib.sh: what all the scripts of this folder share. It is sourced, not run.
+# shellcheck shell=sh
+#
+# A script reads DEST with `begin`, makes a folder beside it with `stage`, fills
+# that folder, "$new", and puts it into place with `finish`. Whatever happens
+# before `finish`, DEST is not touched.
+
+# Without it, the umask of the caller could make a /bin that only root can enter.
+umask 022
+# Without it, an error of cp or tar comes in one language and ours in another.
+export LC_ALL=C
+# Set, it makes cd go elsewhere and print where: see cd(1p).
+unset CDPATH
+
+me=${0##*/}
+# A finished rootfs has this file, which says what it was made from.
+marker=.made-by
+work=
+child=
+newline='
+'
+
+die() {
+    printf '%s: %s\n' "$me" "$*" >&2
+    exit 1
+}
+
+misuse() {
+    printf '%s: %s; see %s --help\n' "$me" "$*" "$me" >&2
+    exit 2
+}
+
+# must DOING COMMAND…: runs a short command; should it fail, our own sentence ends
+# with its reason, such as "No space left on device".
+must() {
+    doing=$1
+    shift
+    said=$("$@" 2>&1) || die "cannot $doing: $(reason "$said")"
+}
+
+# From "cp: error writing 'x': Permission denied" and more lines, the part that tells.
+reason() {
+    case $1 in *'No space left'* | *'Wrote only'*) echo 'No space left on device' && return ;; esac
+    first=${1#"$newline"} # gzip begins with an empty line
+    first=${first%%"$newline"*}
+    printf '%s\n' "${first##*: }"
+}
+
+# run COMMAND…: runs a long command. In the background, because a shell that waits
+# for a foreground command does not hear a signal before that command ends. In a
+# session, and so a process group, of its own, so that clean can end it with all
+# its children. See setsid(1).
+run() {
+    setsid "$@" &
+    child=$!
+    wait "$child" || { child= && return 1; }
+    child=
+}
+
+# begin [DEST [MORE…]]: reads the arguments, and refuses a DEST that is not ours.
+begin() {
+    case ${1-} in
+    -h | --help)
+        sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0"
+        exit 0
+        ;;
+    -*) misuse "unknown option $1" ;;
+    esac
+    [ "${1-unset}" ] || misuse "DEST is empty"
+    # From the script's own place, so that it does not matter where one stands.
+    DEST=${1-$(cd -P -- "$(dirname -- "$0")/.." && pwd)/target/rootfs}
+
+    case $DEST in /*) ;; *) DEST=$PWD/$DEST ;; esac
+    if [ -d "$DEST" ]; then
+        # Symbolic links and dots resolved: the temporary folder has to be beside
+        # the real DEST, on the same file system, to be renamed.
+        given=$DEST
+        DEST=$(cd -P -- "$given" 2>/dev/null && pwd -P) || die "cannot enter $given"
+        case $DEST in / | //) die "DEST is /, this machine's own root" ;; esac
+        stop_if_finished
+        inside=$(ls -A -- "$DEST" 2>/dev/null) || die "cannot read $DEST"
+        [ -z "$inside" ] || die "$DEST is not empty and was not made by these scripts"
+    elif [ -e "$DEST" ] || [ -L "$DEST" ]; then
+        die "$DEST exists and is not a folder"
+    else
+        while [ "$DEST" != "${DEST%/}" ]; do DEST=${DEST%/}; done
+        case ${DEST##*/} in . | ..) die "$DEST does not exist" ;; esac
+    fi
+}
+
+only_dest() {
+    [ $# -le 1 ] || misuse "one DEST, not $#"
+}
+
+stop_if_finished() {
+    [ -f "$DEST/$marker" ] || return 0
+    read -r made <"$DEST/$marker" || made='from what is not known'
+    echo "$DEST already holds a rootfs ($made) and was left as it is; remove it to make it anew"
+    exit 0
+}
+
+# stage: makes "$new", the empty folder beside DEST that becomes the rootfs.
+stage() {
+    must "make the folder for $DEST" mkdir -p -- "${DEST%/*}/"
+    remove_leftovers
+    trap clean EXIT
+    # dash(1) does not run the EXIT trap for a signal that has no trap of its own.
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    must "make $DEST.partial.$$" mkdir -- "$DEST.partial.$$"
+    work=$DEST.partial.$$
+    new=$work/$marker # for the name, see finish
+    must "make $new" mkdir -- "$new"
+}
+
+# kill -9 leaves nobody to clean up; the next run does. The name ends in the id
+# of the process that was at work, and a living one may still be at it.
+remove_leftovers() {
+    [ -d "/proc/$$" ] || return 0 # without /proc, all would look dead
+    for old in "$DEST".partial.*; do
+        pid=${old##*.}
+        case $pid in *[!0-9]*) continue ;; esac
+        [ ! -d "$old/$marker" ] || [ -d "/proc/$pid" ] || remove "$old" 2>/dev/null || true
+    done
+}
+
+remove() {
+    rm -rf -- "$1" 2>/dev/null && return
+    # Only root may empty a folder without its w bit, and images have such folders.
+    chmod -R u+rwX -- "$1"
+    rm -rf -- "$1"
+}
+
+# A script that has more to put away than its folder says so by a clean_more.
+clean_more() { :; }
+
+clean() {
+    trap '' HUP INT TERM # a second Ctrl-C would stop the cleaning
+    if [ "$child" ]; then
+        kill -- "-$child" 2>/dev/null || kill "$child" 2>/dev/null || true
+        wait "$child" || true
+    fi
+    clean_more
+    [ -z "$work" ] || remove "$work"
+}
+
+# lay_out: the folders of a rootfs that holds programs. Four names for one folder
+# of programs, as Fedora and Arch have it: nobody need know which one a tool is in.
+lay_out() {
+    must "make /usr" mkdir -p "$new/usr/bin" "$new/usr/lib" "$new/usr/lib64" "$new/usr/local/bin" "$new/etc"
+    must "link /bin" ln -s usr/bin "$new/bin"
+    must "link /sbin" ln -s usr/bin "$new/sbin"
+    must "link /usr/sbin" ln -s bin "$new/usr/sbin"
+    must "link /lib" ln -s usr/lib "$new/lib"
+    must "link /lib64" ln -s usr/lib64 "$new/lib64"
+}
+
+# write FILE: puts its input into a file of the new rootfs.
+write() {
+    must "write /$1" write_stdin "$new/$1"
+}
+
+write_stdin() { cat >"$1"; }
+
+# write_etc NAME: the files without which a shell works, but looks lost.
+write_etc() {
+    # Without them, id and whoami have numbers only.
+    write etc/passwd <<-END
+	root:x:0:0:root:/root:/bin/sh
+	nobody:x:65534:65534:nobody:/:/bin/false
+	END
+    write etc/group <<-END
+	root:x:0:
+	nobody:x:65534:
+	END
+    # Without them, glibc asks a name server who localhost is. See nsswitch.conf(5).
+    write etc/hosts <<-END
+	127.0.0.1 localhost
+	::1 localhost
+	END
+    write etc/nsswitch.conf <<-END
+	passwd: files
+	group: files
+	hosts: files dns
+	END
+    write etc/os-release <<-END
+	NAME="$1"
+	PRETTY_NAME="$1"
+	ID=rootfs-scripts
+	END
+    # For a login shell only: sh -l.
+    write etc/profile <<-'END'
+	export PATH=/usr/local/bin:/usr/bin
+	PS1='\u@\h:\w\$ '
+	END
+}
+
+# unpack [z]: unpacks the tar archive, z for a gzipped one, that is its input.
+# The container gets a /dev of its own, and an ordinary user cannot make the nodes.
+unpack() {
+    zip=${1-}
+    set -- '--exclude=./dev/*' '--exclude=dev/*'
+    case $(tar --help 2>&1) in
+    *--anchored*) set -- --anchored "$@" ;; # GNU's would leave out foo/dev/*, too
+    *--exclude*) ;;
+    *) set -- ;; # a small busybox
+    esac
+    if may_chown; then
+        # By name, the owner would become whoever has that name on this machine.
+        tar -C "$new" "-x${zip}pf" - --numeric-owner "$@"
+    else
+        tar -C "$new" "-x${zip}of" - "$@"
+    fi
+}
+
+# Root of a user namespace with few ids in it cannot give a file to the others.
+may_chown() {
+    [ "$(id -u)" -eq 0 ] && awk '{ ids += $3 } END { exit ids < 65536 }' /proc/self/uid_map
+}
+
+# folders MODE DIR…: folders of the rootfs that something is mounted on.
+folders() {
+    mode=$1
+    shift
+    for dir; do
+        # An archive can hold a link here that leads to a folder of this machine.
+        if [ -L "$new/$dir" ] || [ -L "$new/${dir%/*}" ]; then continue; fi
+        [ -d "$new/$dir" ] || must "make /$dir" mkdir -p "$new/$dir"
+        [ "$mode" = 755 ] || must "open /$dir to all" chmod "$mode" "$new/$dir"
+    done
+}
+
+# finish FROM: puts the new rootfs into place, in one step, and says so.
+finish() {
+    folders 755 dev mnt proc root run sys var
+    folders 1777 tmp var/tmp # 1 is the sticky bit: see unlink(2), EPERM
+    # A folder that one may not write to cannot be moved: its .. changes.
+    must "open / to its owner" chmod 755 "$new"
+    rm -rf -- "${new:?}/$marker" # an archive can hold a link here, too
+    echo "$me: $1" | write "$marker"
+    size=$(du -sk -- "$new" 2>/dev/null || true)
+
+    # rename(2) replaces no folder but an empty one, and mv moves *into* a folder
+    # that is there: another run may have finished first. There our folder's name
+    # is taken, by the marker, which is a file; so mv fails, and nothing is nested.
+    if [ -d "$DEST" ] && ! rmdir -- "$DEST" 2>/dev/null; then
+        stop_if_finished
+        die "cannot replace the folder $DEST: it is a mount point, or no longer empty"
+    fi
+    if ! said=$(mv -- "$new" "$DEST" 2>&1); then
+        stop_if_finished
+        die "cannot put $DEST into place: $(reason "$said")"
+    fi
+    echo "made $DEST ($(((${size%%[!0-9]*} + 1023) / 1024)) MB, $1)"
+}

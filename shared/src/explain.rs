@@ -1,0 +1,345 @@
+//! The call that is told: one line of source both tells a system call and makes it.
+//!
+//! ```ignore
+//! explain::child(format_args!("sethostname({name:?})"), || sethostname(name))?;
+//! ```
+//!
+//! From that line come the narration (who, which call, its result), the pause, the dry run, and the error
+//! sentence. What is told and what is done cannot drift, and a test holds both against `strace`.
+
+use std::ffi::OsString;
+use std::fmt::{self, Display};
+use std::io::{IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use anyhow::Result;
+use colored::Colorize;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::{remedy, signals};
+
+/// Docker's exit code for a failure of the engine itself, here of the step.
+pub const STEP_FAILED: u8 = 125;
+/// The command was found but cannot be executed.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// The command was not found.
+pub const NOT_FOUND: u8 = 127;
+
+/// How a step tells its story. All of it goes to standard error; standard output belongs to the container.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "How the story is told")]
+pub struct Telling {
+    /// Tell nothing but errors
+    #[arg(short, long, conflicts_with_all = ["pause", "dry_run"])]
+    quiet: bool,
+    /// Wait for Enter before each call, and say what to look at from a second terminal
+    #[arg(long)]
+    pause: bool,
+    /// Tell the same story and do nothing: needs no rights, works everywhere
+    #[arg(long)]
+    dry_run: bool,
+    /// Colour the story
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto)]
+    color: When,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+static TELLING: OnceLock<Telling> = OnceLock::new();
+/// The child's pid as the host knows it. In a pid namespace of its own the child cannot ask for it.
+static CHILD: AtomicI32 = AtomicI32::new(0);
+
+/// The parser's answer, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
+pub fn parse<O: clap::Parser>() -> Result<O, ExitCode> {
+    O::try_parse_from(std::env::args_os().collect::<Vec<OsString>>()).map_err(|error| {
+        let _ = error.print();
+        if error.use_stderr() { ExitCode::from(STEP_FAILED) } else { ExitCode::SUCCESS }
+    })
+}
+
+/// The frame around every step's `main`: how to tell, no signal lost, one sentence for a failure.
+pub fn run(telling: &Telling, step: impl FnOnce() -> Result<u8>) -> ExitCode {
+    // `colored` would look at standard output, which is the container's.
+    match telling.color {
+        When::Auto if std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stderr().is_terminal() => {
+            colored::control::set_override(true)
+        }
+        When::Always => colored::control::set_override(true),
+        When::Auto | When::Never => colored::control::set_override(false),
+    }
+    let _ = TELLING.set(telling.clone());
+    if dry_run() {
+        note("dry run: nothing of this is done");
+    }
+    ExitCode::from(signals::hold().and_then(|()| step()).unwrap_or_else(|error| report(&error)))
+}
+
+/// A failure whose sentence is finished and whose exit code is known: the child's, or that of a command that cannot start.
+#[derive(Debug)]
+pub struct Failure {
+    /// 125, 126, 127, or 128 and a signal's number.
+    pub code: u8,
+    /// One sentence, lower case.
+    pub sentence: String,
+    /// What to do, where that is known.
+    pub remedy: Option<String>,
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    /// What is known of an error: its code, its sentence, its remedy.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let sentence = format!("{error:#}");
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return Failure { code: failure.code, sentence, remedy: failure.remedy.clone() };
+        }
+        if let Some(signals::Interrupted(signal)) = error.downcast_ref() {
+            return Failure { code: 128 + *signal as u8, sentence, remedy: None };
+        }
+        let remedy = error.downcast_ref::<CallFailed>().and_then(|failed| remedy::find(&failed.call, failed.errno));
+        Failure { code: STEP_FAILED, sentence, remedy }
+    }
+}
+
+/// Says what failed, in one sentence, and what to do about it. Hands back the exit code.
+pub fn report(error: &anyhow::Error) -> u8 {
+    let Failure { code, sentence, remedy } = Failure::of(error);
+    line(format_args!("{} {}", "error:".red().bold(), printable(&sentence)));
+    if let Some(remedy) = remedy {
+        line(format_args!("{} {remedy}", "what to do:".green().bold()));
+    }
+    code
+}
+
+/// A call that the kernel refused.
+#[derive(Debug)]
+pub struct CallFailed {
+    /// As it was told.
+    pub call: String,
+    /// Why.
+    pub errno: Errno,
+}
+
+impl Display for CallFailed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: {}", self.call, errno(self.errno))
+    }
+}
+
+impl std::error::Error for CallFailed {}
+
+/// For a failure of something that is not told, as nothing is changed by it.
+pub trait During<T> {
+    /// `what: ENOENT: no such file or directory`, with the remedy where one is known.
+    fn during(self, what: impl Display) -> Result<T>;
+}
+
+impl<T, E: Into<std::io::Error>> During<T> for Result<T, E> {
+    fn during(self, what: impl Display) -> Result<T> {
+        self.map_err(|error| CallFailed { call: what.to_string(), errno: errno_of(error.into()) }.into())
+    }
+}
+
+/// Errors that the library has found itself, like a write of nothing, have no number: they count as EIO.
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// `ENOENT: no such file or directory`.
+pub fn errno(errno: Errno) -> String {
+    let (first, rest) = errno.desc().split_at(1);
+    // "RFS specific error" keeps its capital, "No such file" does not.
+    let first = if rest.starts_with(char::is_uppercase) { first.to_owned() } else { first.to_lowercase() };
+    format!("{errno:?}: {first}{rest}")
+}
+
+/// What a call can answer: how that is told, and what stands in for it where nothing is done.
+pub trait Answer {
+    /// As `strace` would print it.
+    fn told(&self) -> String;
+    /// The dry run's.
+    fn stand_in() -> Self;
+}
+
+impl Answer for () {
+    fn told(&self) -> String {
+        "0".to_owned()
+    }
+    fn stand_in() -> Self {}
+}
+
+impl Answer for Pid {
+    fn told(&self) -> String {
+        self.to_string()
+    }
+    fn stand_in() -> Self {
+        Pid::from_raw(4711)
+    }
+}
+
+/// A descriptor; in a dry run there is none.
+impl Answer for Option<OwnedFd> {
+    fn told(&self) -> String {
+        self.as_ref().map_or("-".to_owned(), |fd| fd.as_raw_fd().to_string())
+    }
+    fn stand_in() -> Self {
+        None
+    }
+}
+
+/// Host: tells this call, and makes it.
+pub fn host<T: Answer, E: Into<std::io::Error>>(
+    call: fmt::Arguments,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
+    signals::check()?;
+    tell(Who::Host, call, make)
+}
+
+/// Child: tells this call, and makes it.
+pub fn child<T: Answer, E: Into<std::io::Error>>(
+    call: fmt::Arguments,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
+    signals::check()?;
+    tell(Who::Child, call, make)
+}
+
+/// Child: tells a call from which nobody comes back (execve), so before it is made. Fails in a pause that is interrupted.
+pub fn child_last(call: fmt::Arguments) -> Result<()> {
+    pause(Who::Child, call)?;
+    told(Who::Child, call, None);
+    Ok(())
+}
+
+/// Host: writes a kernel file, told as the shell command that would do the same.
+pub fn host_echo(value: impl Display, path: &Path) -> Result<()> {
+    let value = value.to_string();
+    // In a shell, `c *:* m` without quotes would be the names of files.
+    let quote = if value.contains([' ', '*']) { "'" } else { "" };
+    host(format_args!("echo {quote}{value}{quote} > {}", path.display()), || write(path, &value))
+}
+
+/// One write(2) of the whole value, as the files of cgroups and id maps want it; never makes a file that is not there.
+fn write(path: &Path, value: &str) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+/// Says something that is no call: what was found, or read back.
+pub fn note(text: impl Display) {
+    if !quiet() {
+        line(format_args!("{}", format!("# {}", printable(&text.to_string())).dimmed()));
+    }
+}
+
+/// One line of the step's own, to standard error. Where nobody can read it any more, the work goes on.
+pub fn line(text: fmt::Arguments) {
+    // One write a line, so that host and child never mix within one.
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Whether nothing is done, only told.
+pub fn dry_run() -> bool {
+    TELLING.get().is_some_and(|telling| telling.dry_run)
+}
+
+/// Whether nothing is told but errors.
+pub fn quiet() -> bool {
+    TELLING.get().is_some_and(|telling| telling.quiet)
+}
+
+/// From here on, the hints of `--pause` name this process.
+pub fn child_is(pid: Pid) {
+    CHILD.store(pid.as_raw(), Ordering::Relaxed);
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Who {
+    Host,
+    Child,
+}
+
+fn tell<T: Answer, E: Into<std::io::Error>>(
+    who: Who,
+    call: fmt::Arguments,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
+    pause(who, call)?;
+    if dry_run() {
+        told(who, call, None);
+        return Ok(T::stand_in());
+    }
+    match make() {
+        Ok(answer) => {
+            told(who, call, Some(&answer.told()));
+            Ok(answer)
+        }
+        Err(error) => {
+            let errno = errno_of(error.into());
+            told(who, call, Some(&format!("{errno:?}")));
+            Err(CallFailed { call: call.to_string(), errno }.into())
+        }
+    }
+}
+
+fn told(who: Who, call: fmt::Arguments, answer: Option<&str>) {
+    if quiet() {
+        return;
+    }
+    let who = match who {
+        Who::Host => "host ".cyan().bold(),
+        Who::Child => "child".yellow().bold(),
+    };
+    let call = printable(&call.to_string());
+    match answer {
+        None => line(format_args!("{who} {call}")),
+        Some(answer) if answer.starts_with('E') => line(format_args!("{who} {call} = {}", answer.red())),
+        Some(answer) => line(format_args!("{who} {call} = {}", answer.green())),
+    }
+}
+
+fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
+    if !TELLING.get().is_some_and(|telling| telling.pause) {
+        return Ok(());
+    }
+    let name = if who == Who::Host { "the host" } else { "the child" };
+    line(format_args!("{} {name} is about to call: {}", "[Enter]".bold(), printable(&call.to_string())));
+    if let Some(look) = remedy::look(&call.to_string(), CHILD.load(Ordering::Relaxed)) {
+        line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
+    }
+    let stdin = std::io::stdin();
+    loop {
+        if let Some(came) = signals::wait(Some(stdin.as_fd()))? {
+            signals::interrupt(came)?;
+            continue;
+        }
+        // Byte by byte and unbuffered: what comes after the newline belongs to the container.
+        let mut byte = [0];
+        match nix::unistd::read(stdin.as_fd(), &mut byte) {
+            Ok(1) if byte[0] != b'\n' => {}
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Text that cannot drive a terminal: a name with an escape sequence or a newline in it is shown, not obeyed.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}

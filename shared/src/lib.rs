@@ -1,0 +1,29 @@
+//! The small helper: what every step uses and no step teaches.
+//!
+//! - [`explain`]: the call that is told. Every system call of the lesson goes through it.
+//! - [`formula`]: `Container = cgroup + namespace + rootfs + engine`, with the terms that are true lit.
+//! - [`mountinfo`]: which file system is mounted where.
+//! - [`remedy`]: for the failures that everyone meets, what to do.
+//! - [`signals`]: Ctrl-C and its like, taken at moments when there is nothing half done.
+//! - [`sys`]: the few system calls that the crate `nix` does not have.
+//! - `testing` (a feature): runs a step as a learner would, and looks at it from the host.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "containers are made by the Linux kernel: build and run this inside a Linux virtual machine (lima, multipass, or WSL2 on Windows)"
+);
+
+#[cfg(target_os = "linux")]
+pub mod explain;
+#[cfg(target_os = "linux")]
+pub mod formula;
+#[cfg(target_os = "linux")]
+pub mod mountinfo;
+#[cfg(target_os = "linux")]
+pub mod remedy;
+#[cfg(target_os = "linux")]
+pub mod signals;
+#[cfg(target_os = "linux")]
+pub mod sys;
+#[cfg(all(target_os = "linux", feature = "testing"))]
+pub mod testing;

@@ -1,0 +1,113 @@
+//! Ctrl-C and its like, taken at moments when there is nothing half done.
+//!
+//! A signal that ends a program between two calls leaves behind what the first one made. So a step blocks
+//! them all before its first call, and asks for them where it can clean up: before each told call, while
+//! it waits for Enter, and while the child runs. SIGKILL cannot be blocked; what it leaves, the next run takes away.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::explain::During;
+
+/// What would end a step if it did not listen.
+pub const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
+static HELD: OnceLock<(SignalFd, SigSet)> = OnceLock::new();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// A signal that came.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    /// Which.
+    pub signal: Signal,
+    /// By a key at the terminal: then everything in its foreground, the child too, has had it already.
+    pub by_terminal: bool,
+}
+
+/// A step ends early because of a signal. Its exit code is 128 and the signal's number.
+/// A step that ends early because of a signal. Its exit code is 128 and the signal's number.
+#[derive(Debug)]
+pub struct Interrupted(pub Signal);
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "ended by {}", self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Host, first of all: from here on signals wait until they are asked for. See signalfd(2).
+pub fn hold() -> Result<()> {
+    let mut held = SigSet::from_iter(ENDING);
+    // A child that ends at once would otherwise be missed by a wait that begins too late.
+    held.add(Signal::SIGCHLD);
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), Some(&mut before)).during("cannot hold signals")?;
+    let fd =
+        SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).during("cannot hold signals")?;
+    let _ = HELD.set((fd, before));
+    Ok(())
+}
+
+/// Child, right before exec: gives the program signals as everyone expects them.
+///
+/// A signal mask and ignored signals outlive execve(2): without this the program could not be
+/// interrupted, and `yes | head` inside would not end, as Rust's runtime ignores SIGPIPE.
+pub fn give_back() -> nix::Result<()> {
+    // SAFETY: SIG_DFL runs no code of ours, so nothing in a handler can be unsafe.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    let before = HELD.get().map_or(SigSet::empty(), |(_, before)| *before);
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)
+}
+
+/// Waits until a signal has come (`None`: something can be read from `other`, or it was closed).
+pub fn wait(other: Option<BorrowedFd>) -> Result<Option<Came>> {
+    let Some((signals, _)) = HELD.get() else {
+        return Ok(None);
+    };
+    loop {
+        if let Some(came) = take(signals)? {
+            return Ok(Some(came));
+        }
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) if fds[0].any() != Some(true) => return Ok(None),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno).during("cannot wait for a signal"),
+        }
+    }
+}
+
+/// Fails once with [`Interrupted`] if an ending signal has come; then never again, so that cleaning up goes on.
+pub fn check() -> Result<()> {
+    if let Some((signals, _)) = HELD.get() {
+        while let Some(came) = take(signals)? {
+            interrupt(came)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails with [`Interrupted`] if this is an ending signal, and the first.
+pub fn interrupt(came: Came) -> Result<()> {
+    if ENDING.contains(&came.signal) && !INTERRUPTED.swap(true, Ordering::Relaxed) {
+        return Err(Interrupted(came.signal).into());
+    }
+    Ok(())
+}
+
+fn take(signals: &SignalFd) -> Result<Option<Came>> {
+    let info = signals.read_signal().during("cannot read a signal")?;
+    Ok(info.and_then(|info| {
+        let signal = Signal::try_from(info.ssi_signo as i32).ok()?;
+        Some(Came { signal, by_terminal: info.ssi_code == libc::SI_KERNEL })
+    }))
+}

@@ -1,0 +1,50 @@
+//! The few system calls that the crate `nix` does not have, each a thin wrapper: no second vocabulary.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::unistd::Pid;
+
+/// Marks every descriptor from `first` on as close-on-exec. close_range(2), Linux 5.11.
+pub fn close_range_on_exec(first: u32) -> nix::Result<()> {
+    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed here, so no owner's descriptor becomes invalid.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop)
+}
+
+/// Makes a mount, with `recursive` all mounts below it too, read-only and leaves its other flags alone. mount_setattr(2), Linux 5.12.
+pub fn mount_read_only(mount: BorrowedFd, recursive: bool) -> nix::Result<()> {
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: `attr` outlives the call, and its size is told beside it.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &attr, size_of_val(&attr))
+    };
+    Errno::result(result).map(drop)
+}
+
+/// clone3(2) as fork(2): returns twice, in the child with `None`. Its flags have a place for CLONE_NEWTIME, which clone(2)'s have not.
+///
+/// # Safety
+/// The process has one thread. The child has a copy of that one alone, so a lock held by another would stay locked for ever.
+pub unsafe fn clone3(flags: u64) -> nix::Result<Option<Pid>> {
+    // SAFETY: a clone_args of zeros is one without any wish.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: no stack is given and no memory shared, so the child goes on with a copy of ours.
+    let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone3, &args, size_of_val(&args)) })?;
+    Ok((pid != 0).then(|| Pid::from_raw(pid as i32)))
+}
+
+/// Sets the loopback interface of this network namespace up. netdevice(7).
+pub fn set_loopback_up() -> nix::Result<()> {
+    let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: an ifreq of zeros is a valid one, with an empty name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l' as _, b'o' as _]);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as _;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, and `request` is one that outlives the call.
+    Errno::result(unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }).map(drop)
+}

@@ -1,0 +1,383 @@
+//! Runs a step as a learner would, and looks at it from the host.
+//!
+//! A test here has three answers: it passes, it fails, or this machine cannot tell, and then it is *ignored* with the
+//! reason. After each test nothing may be left: no process, cgroup or mount. So tests run one after another.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::mountinfo;
+
+/// Longer than anything here takes; what takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One test: a sentence, what it needs of the machine (the reasons why it cannot be told here), and what it does.
+pub struct Check {
+    name: &'static str,
+    missing: Option<String>,
+    body: Box<dyn FnOnce() + Send>,
+}
+
+/// A test that needs `needs`: each is `None` where the machine has it, else the reason.
+pub fn check(
+    name: &'static str,
+    needs: impl IntoIterator<Item = Option<String>>,
+    body: impl FnOnce() + Send + 'static,
+) -> Check {
+    Check { name, missing: needs.into_iter().flatten().next(), body: Box::new(body) }
+}
+
+/// The `main` of a file of tests.
+pub fn run(step: &str, checks: Vec<Check>) -> std::process::ExitCode {
+    // What a step leaves running becomes a child of this process, where it is found.
+    nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trial = |Check { name, missing, body }: Check| {
+        let full = format!("{step}::{name}");
+        match missing {
+            Some(reason) => {
+                record(&full, &format!("ignored: {reason}"));
+                Trial::test(full, || Ok(())).with_kind(format!("cannot tell here: {reason}")).with_ignored_flag(true)
+            }
+            None => Trial::test(full.clone(), move || {
+                record(&full, "ran");
+                let before = Machine::look();
+                body();
+                before.expect_unchanged()
+            }),
+        }
+    };
+    libtest_mimic::run(&arguments, checks.into_iter().map(trial).collect()).exit_code()
+}
+
+/// For the one who compares several machines' runs: was a test ignored in all of them?
+fn record(name: &str, what: &str) {
+    if let Some(path) = std::env::var_os("CHECK_RECORD") {
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{name}\t{what}")).expect("CHECK_RECORD");
+    }
+}
+
+/// What must be the same after a test as before it.
+#[derive(PartialEq, Debug)]
+struct Machine {
+    processes: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    mounts: BTreeSet<PathBuf>,
+}
+
+impl Machine {
+    fn look() -> Self {
+        let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
+        let trees = mounts.iter().filter(|mount| mount.kind.starts_with("cgroup"));
+        Machine {
+            processes: children(),
+            cgroups: trees.flat_map(|mount| groups(&mount.point, 4)).collect(),
+            mounts: mounts.iter().map(|mount| mount.point.clone()).collect(),
+        }
+    }
+
+    /// The kernel may need a moment to end what was killed.
+    fn expect_unchanged(&self) -> Result<(), Failed> {
+        let since = Instant::now();
+        loop {
+            reap();
+            let now = Machine::look();
+            if now == *self {
+                return Ok(());
+            }
+            if since.elapsed() > Duration::from_secs(5) {
+                return Err(format!("something is left.\nbefore: {self:?}\nafter:  {now:?}").into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The processes whose parent this one is, or has become.
+fn children() -> BTreeSet<String> {
+    let me = std::process::id().to_string();
+    let stats = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let stat = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (name, rest) = text.rsplit_once(')')?;
+        (rest.split_whitespace().nth(1) == Some(&me)).then(|| name.to_owned())
+    };
+    stats.filter_map(stat).collect()
+}
+
+fn reap() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// The groups with a step's mark, and which controllers each group hands on: changed by a step, it is changed back.
+fn groups(dir: &Path, depth: usize) -> Vec<String> {
+    let handed_on = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+    let mut found = vec![format!("{}: {handed_on}", dir.display())];
+    found.retain(|_| !handed_on.is_empty());
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && depth > 0 {
+            if entry.file_name().to_string_lossy().starts_with("step") {
+                found.push(entry.path().display().to_string());
+            }
+            found.extend(groups(&entry.path(), depth - 1));
+        }
+    }
+    found
+}
+
+/// A program of this project, where cargo has put it: `step01`, or an example by its name.
+pub fn program(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().expect("own path"); // target/debug/deps/step-0123456789abcdef
+    let built = tests.ancestors().nth(2).expect("target/debug");
+    let path = [built.join(name), built.join("examples").join(name)].into_iter().find(|path| path.exists());
+    path.unwrap_or_else(|| panic!("{name} is not built: cargo build --workspace --examples"))
+}
+
+/// A program, ready to be run.
+pub struct Run(Command);
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// As a shell has it: 128 and the number of the signal.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error: the story, and the errors.
+    pub err: String,
+}
+
+/// A step with arguments, as on the command line.
+pub fn step<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) -> Run {
+    let mut command = Command::new(program(name));
+    command.args(arguments);
+    Run::new(command)
+}
+
+impl Run {
+    /// Any command.
+    pub fn new(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Run(command)
+    }
+
+    /// Changes something about it.
+    pub fn with(mut self, change: impl FnOnce(&mut Command)) -> Self {
+        change(&mut self.0);
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn ran(mut self) -> Ran {
+        let mut child = self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
+        let (out, err) = (child.stdout.take().map(collect), child.stderr.take().map(collect));
+        let code = end_of(&mut child, PATIENCE);
+        let text = |from: Option<mpsc::Receiver<String>>| from.map_or(String::new(), |from| from.iter().collect());
+        Ran { code, out: text(out), err: text(err) }
+    }
+
+    /// Starts it, and comes back when its program has said "ready": so the program is `sh -c 'echo ready; …'`.
+    pub fn until_ready(mut self) -> Live {
+        self.0.stdin(Stdio::piped());
+        let mut child = self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
+        let err = collect(child.stderr.take().expect("piped"));
+        let out = collect(child.stdout.take().expect("piped"));
+        let mut live = Live { stdin: child.stdin.take(), child, out, err, told: String::new() };
+        match live.out.recv_timeout(PATIENCE) {
+            Ok(line) if line == "ready\n" => live,
+            answer => panic!("no \"ready\" but {answer:?}: {}", live.told()),
+        }
+    }
+}
+
+/// A step whose program runs now.
+pub struct Live {
+    child: Child,
+    /// What the program reads.
+    pub stdin: Option<ChildStdin>,
+    out: mpsc::Receiver<String>,
+    err: mpsc::Receiver<String>,
+    told: String,
+}
+
+impl Live {
+    /// The step itself.
+    pub fn step(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// The child, as the story tells it: `clone(…) = 4711`.
+    pub fn pid(&mut self) -> Pid {
+        let told = self.told();
+        let line =
+            told.lines().find(|line| line.starts_with("host  clone")).unwrap_or_else(|| panic!("no clone in {told}"));
+        Pid::from_raw(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid"))
+    }
+
+    /// The story so far.
+    pub fn told(&mut self) -> String {
+        self.told.extend(self.err.try_iter());
+        self.told.clone()
+    }
+
+    /// The next line of the program's.
+    pub fn line(&mut self) -> String {
+        self.out.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no further line: {}", self.told()))
+    }
+
+    /// Sends the step a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.step(), signal).expect("kill");
+    }
+
+    /// Closes the program's standard input, and waits for the step's end.
+    pub fn end(mut self) -> Ran {
+        drop(self.stdin.take());
+        let code = end_of(&mut self.child, PATIENCE);
+        Ran {
+            code,
+            out: self.out.iter().collect(),
+            err: std::mem::take(&mut self.told) + &self.err.iter().collect::<String>(),
+        }
+    }
+}
+
+/// Whatever a failed test leaves does not run on.
+impl Drop for Live {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Reads in a thread of its own, line by line: a full pipe would hold the step up.
+fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    receive
+}
+
+fn end_of(child: &mut Child, patience: Duration) -> i32 {
+    let since = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("wait") {
+            return code(status);
+        }
+        if since.elapsed() > patience {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("it hangs");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// Waits until it is so.
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !so() {
+        assert!(since.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Something that nobody can have written into the code: six letters.
+pub fn random_word() -> String {
+    let mut bytes = [0; 6];
+    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).expect("urandom");
+    bytes.iter().map(|byte| (b'a' + byte % 26) as char).collect()
+}
+
+/// What the kernel says at `/proc/PID/…`.
+pub fn proc(pid: Pid, name: &str) -> String {
+    let path = format!("/proc/{pid}/{name}");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Where a link at `/proc/PID/…` leads: `pid:[4026531836]`.
+pub fn proc_link(pid: Pid, name: &str) -> String {
+    let path = format!("/proc/{pid}/{name}");
+    std::fs::read_link(&path).unwrap_or_else(|error| panic!("{path}: {error}")).display().to_string()
+}
+
+/// What tests need of a machine: `None` where it is there, else the reason.
+pub mod needs {
+    use super::*;
+
+    /// User id 0 here.
+    pub fn root() -> Option<String> {
+        (!nix::unistd::geteuid().is_root()).then(|| "needs root".to_owned())
+    }
+
+    /// Another user id.
+    pub fn ordinary_user() -> Option<String> {
+        nix::unistd::geteuid().is_root().then(|| "needs an ordinary user".to_owned())
+    }
+
+    /// That this user may make user namespaces.
+    pub fn user_namespaces() -> Option<String> {
+        let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
+        let mut command = Command::new("true");
+        // SAFETY: between fork and exec there is one system call, which takes no lock.
+        unsafe { command.pre_exec(move || Ok(nix::sched::unshare(flags)?)) };
+        command.status().err().map(|error| format!("needs user namespaces: {error}"))
+    }
+
+    /// That it may not.
+    pub fn no_user_namespaces() -> Option<String> {
+        user_namespaces().is_none().then(|| "needs a machine that forbids user namespaces".to_owned())
+    }
+
+    /// That the kernel has this kind of namespace, by its file below `/proc/PID/ns`.
+    pub fn namespace(kind: &str) -> Option<String> {
+        let there = Path::new("/proc/self/ns").join(kind).exists();
+        (!there).then(|| format!("needs a kernel with {kind} namespaces"))
+    }
+
+    /// That `/` is mounted shared.
+    pub fn shared_root() -> Option<String> {
+        let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
+        let root = mounts.iter().rfind(|mount| mount.point == Path::new("/"));
+        let shared = root.is_some_and(|mount| mount.propagation.contains("shared:"));
+        (!shared).then(|| "needs a shared /".to_owned())
+    }
+
+    /// That a program is installed.
+    pub fn tool(name: &str) -> Option<String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let there = std::env::split_paths(&path).any(|dir| dir.join(name).exists());
+        (!there).then(|| format!("needs {name} to be installed"))
+    }
+}

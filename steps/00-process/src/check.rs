@@ -1,0 +1,237 @@
+//! The check: what this machine allows, found out by trying. See namespaces(7), user_namespaces(7), cgroups(7).
+//!
+//! Version numbers promise; distributions, Docker and AppArmor take away. So nothing is concluded from a version:
+//! each thing is tried in a child, and what the child changed ends with it. Only "works with root" is concluded,
+//! from what an ordinary user was refused.
+
+mod groups;
+mod report;
+mod trial;
+
+use std::path::Path;
+
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::unistd::geteuid;
+use shared::explain::{self, CallFailed};
+use shared::{mountinfo, remedy};
+
+use crate::look;
+use crate::program::{self, Environment};
+use groups::Groups;
+use trial::Tried;
+
+/// Calls that the steps need, by number.
+const CALLS: [(&str, libc::c_long); 4] = [
+    ("clone3", libc::SYS_clone3),
+    ("close_range", libc::SYS_close_range),
+    ("mount_setattr", libc::SYS_mount_setattr),
+    ("openat2", libc::SYS_openat2),
+];
+
+/// Programs that the text uses, and what for.
+const TOOLS: [(&str, &str); 12] = [
+    ("bash", "the command that runs inside by default"),
+    ("busybox", "a small root to stand in (step 03)"),
+    ("docker", "to compare with"),
+    ("ip", "to see the network (step 06)"),
+    ("lsns", "to see namespaces from a second terminal"),
+    ("mmdebstrap", "a Debian root to stand in (step 03)"),
+    ("newuidmap", "whole id ranges without root (step 05)"),
+    ("nft", "to see what is translated (step 06)"),
+    ("nsenter", "to step into a container from a second terminal"),
+    ("podman", "to compare with, without root"),
+    ("strace", "to see the calls themselves"),
+    ("systemd-run", "a cgroup of one's own without root (step 02)"),
+];
+
+/// Who can do it on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Works {
+    Here,
+    WithRoot,
+    NotHere,
+}
+
+/// Whether something works, and if not: why, and the line that mends it.
+#[derive(Clone)]
+struct Verdict {
+    works: Works,
+    reason: Option<String>,
+    remedy: Option<String>,
+}
+
+/// What this machine allows.
+pub struct Report {
+    kernel: String,
+    calls: Vec<(&'static str, bool)>,
+    is_root: bool,
+    namespaces: Vec<(&'static str, Verdict)>,
+    /// All of them at once, for an ordinary user. None where this process cannot become one.
+    ordinary: Option<Verdict>,
+    groups: Groups,
+    propagation: &'static str,
+    overlay: Verdict,
+    seccomp: bool,
+    tools: Vec<(&'static str, bool)>,
+    steps: Vec<(&'static str, Verdict)>,
+}
+
+impl Report {
+    /// Tries everything. Takes well under a second, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// Where `/proc` is not there to be read.
+    pub fn make() -> Result<Report> {
+        let here = Environment::inherited();
+        let mounts = mountinfo::read(Path::new("/proc/self"))?;
+        let calls = CALLS.map(|(name, number)| (name, trial::is_there(number))).to_vec();
+        let groups = Groups::find()?;
+        Ok(Report {
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            is_root: is_root(),
+            namespaces: trial::KINDS.map(|(name, kind)| (name, namespace(name, kind))).into(),
+            ordinary: for_ordinary_users(),
+            propagation: look::on_root(&mounts).map_or("unknown", look::propagation),
+            overlay: Verdict::of(contain(CloneFlags::CLONE_NEWNS, trial::lay)),
+            seccomp: trial::has_seccomp(),
+            tools: TOOLS.map(|(name, _)| (name, program::find(name.as_ref(), &here).is_ok())).into(),
+            steps: steps(&calls, &groups),
+            calls,
+            groups,
+        })
+    }
+
+    /// Whether steps 01 to 04 can run here, by this user.
+    pub fn steps_can_run(&self) -> bool {
+        self.steps.iter().all(|(_, verdict)| verdict.works == Works::Here)
+    }
+}
+
+/// Root over this machine: whoever is root of a user namespace alone is an ordinary user outside.
+fn is_root() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Tries it with a user namespace around it, as the steps do; as root without one too.
+fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
+    match trial::contain(kinds | CloneFlags::CLONE_NEWUSER, inside) {
+        Err(_) if geteuid().is_root() => trial::contain(kinds - CloneFlags::CLONE_NEWUSER, inside),
+        tried => tried,
+    }
+}
+
+fn namespace(name: &str, kind: CloneFlags) -> Verdict {
+    let is_user = kind == CloneFlags::CLONE_NEWUSER;
+    let tried = if is_user { trial::contain(kind, trial::be) } else { contain(kind, trial::be) };
+    // A limit of 0 on user namespaces holds for root too; the other kinds it forbids to ordinary users only.
+    let is_limit = is_user && tried.as_ref().is_err_and(|refused| refused.errno == Errno::ENOSPC);
+    let is_known = Path::new("/proc/self/ns").join(name).exists();
+    let verdict = Verdict::of(tried);
+    if is_limit || !is_known { verdict.for_good() } else { verdict }
+}
+
+/// Root tries it in a child that becomes nobody. None where it cannot.
+fn for_ordinary_users() -> Option<Verdict> {
+    let kinds = trial::default_kinds();
+    let tried = match is_root() {
+        true => trial::contain_as_nobody(kinds, trial::see),
+        false => trial::contain(kinds, trial::see),
+    };
+    let became_nobody = tried.as_ref().err().is_none_or(|refused| !refused.call.starts_with("setres"));
+    became_nobody.then(|| Verdict::of(tried).for_good())
+}
+
+/// What each step needs, tried all at once and in its order.
+fn steps(calls: &[(&str, bool)], groups: &Groups) -> Vec<(&'static str, Verdict)> {
+    let needs = |names: &[&str]| match calls.iter().find(|(name, there)| names.contains(name) && !there) {
+        None => Verdict::HERE,
+        Some((name, _)) => Verdict::refused(&CallFailed { call: format!("{name}()"), errno: Errno::ENOSYS }),
+    };
+    let see = recipe(trial::see).or_worse(needs(&["close_range"]));
+    let stand = recipe(trial::stand).or_worse(needs(&["close_range", "mount_setattr", "openat2"]));
+    vec![
+        ("00-process", Verdict::HERE),
+        ("01-namespaces", see.clone()),
+        ("02-cgroups", see.or_worse(limits(groups))),
+        ("03-rootfs", stand.clone()),
+        ("04-engine", stand),
+    ]
+}
+
+fn recipe(inside: fn() -> Tried) -> Verdict {
+    let kinds = trial::default_kinds();
+    match (trial::contain(kinds, inside), contain(kinds, inside)) {
+        (Err(refused), Ok(())) => Verdict {
+            works: Works::Here,
+            reason: Some(format!("but not with a user namespace: {refused}")),
+            remedy: Some("give the step the option --namespaces pid,mount,net,ipc,uts".to_owned()),
+        },
+        (tried, _) => Verdict::of(tried),
+    }
+}
+
+/// Step 02 makes a group in each tree. Without one of these three controllers it runs, and without all of them limits
+/// nothing that the text is about.
+fn limits(groups: &Groups) -> Verdict {
+    let lacks = |name: &&str| !groups.usable.iter().any(|usable| usable == name);
+    let missing: Vec<_> = ["memory", "cpu", "pids"].into_iter().filter(lacks).collect();
+    let (works, reason, remedy) = match (&groups.refused, missing.len()) {
+        (Some(refused), _) => return Verdict::refused(refused),
+        (None, 0) => return Verdict::HERE,
+        (None, _) if groups.version == "none" => (
+            Works::NotHere,
+            "no cgroups: no tree of them that this process is in can be reached".to_owned(),
+            "sudo mount -t cgroup2 cgroup2 /sys/fs/cgroup, or leave the sandbox that hides it",
+        ),
+        (None, count) => (
+            match count {
+                3 if is_root() => Works::NotHere,
+                3 => Works::WithRoot,
+                _ => Works::Here,
+            },
+            format!("without limits of {}: no group here is handed these controllers", missing.join(", ")),
+            match is_root() {
+                true => "boot the kernel with them (for memory: cgroup_enable=memory on its command line)",
+                false => {
+                    "run the step with sudo, or as `systemd-run --user --scope -p Delegate=yes` and then the command"
+                }
+            },
+        ),
+    };
+    Verdict { works, reason: Some(reason), remedy: Some(remedy.to_owned()) }
+}
+
+impl Verdict {
+    const HERE: Verdict = Verdict { works: Works::Here, reason: None, remedy: None };
+
+    fn of(tried: Tried) -> Self {
+        tried.map_or_else(|refused| Verdict::refused(&refused), |()| Verdict::HERE)
+    }
+
+    /// What an ordinary user is refused, root may do. What root is refused, or what is not there, nobody can.
+    fn refused(refused: &CallFailed) -> Self {
+        let works = match refused.errno {
+            Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EUSERS if !is_root() => Works::WithRoot,
+            _ => Works::NotHere,
+        };
+        let remedy = match refused.errno {
+            Errno::ENODEV => Some("sudo modprobe overlay".to_owned()),
+            errno => remedy::find(&refused.call, errno),
+        };
+        Verdict { works, reason: Some(explain::printable(&refused.to_string())), remedy }
+    }
+
+    /// Where root would be refused as well.
+    fn for_good(self) -> Self {
+        if self.works == Works::WithRoot { Verdict { works: Works::NotHere, ..self } } else { self }
+    }
+
+    /// The first one, unless there is more to say of the other.
+    fn or_worse(self, other: Self) -> Self {
+        let weight = |verdict: &Verdict| (verdict.works, verdict.reason.is_some());
+        if weight(&other) > weight(&self) { other } else { self }
+    }
+}

@@ -1,0 +1,131 @@
+//! Where this process could make cgroups: tried by making one, and taking it away at once. See cgroups(7).
+
+use std::fs::{File, create_dir, read_to_string, remove_dir, write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::{AccessFlags, access};
+use shared::explain::CallFailed;
+use shared::mountinfo::{self, Mount};
+
+use super::trial::{Tried, call};
+
+/// The cgroups of this machine, as far as this process reaches.
+pub struct Groups {
+    /// `v1`, `v2`, `hybrid` (both are mounted), `none`.
+    pub version: &'static str,
+    /// What can be limited by somebody here.
+    pub controllers: Vec<String>,
+    /// What can be limited from here, by this user.
+    pub usable: Vec<String>,
+    /// The first refusal.
+    pub refused: Option<CallFailed>,
+}
+
+/// A tree of groups, and where this process is in it.
+struct Tree {
+    is_v2: bool,
+    controllers: Vec<String>,
+    top: PathBuf,
+    own: PathBuf,
+}
+
+impl Groups {
+    /// Tries each tree that this process is in.
+    pub fn find() -> Result<Self> {
+        let mounts = mountinfo::read(Path::new("/proc/self"))?;
+        let memberships = read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let trees: Vec<Tree> = memberships.lines().filter_map(|line| tree(line, &mounts)).collect();
+        let version = match (trees.iter().any(|tree| !tree.is_v2), trees.iter().any(|tree| tree.is_v2)) {
+            (true, true) => "hybrid",
+            (true, false) => "v1",
+            (false, true) => "v2",
+            (false, false) => "none",
+        };
+        let mut groups = Groups { version, controllers: Vec::new(), usable: Vec::new(), refused: None };
+        for tree in trees {
+            match tree.usable() {
+                Ok(usable) => groups.usable.extend(usable),
+                Err(refused) => groups.refused = groups.refused.or(Some(refused)),
+            }
+            groups.controllers.extend(tree.controllers);
+        }
+        Ok(groups)
+    }
+}
+
+/// From a line `4:memory:/user.slice` (v1) or `0::/user.slice` (v2), and the mount that it belongs to.
+fn tree(membership: &str, mounts: &[Mount]) -> Option<Tree> {
+    let (names, path) = membership.split_once(':')?.1.split_once(':')?;
+    let names: Vec<String> = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    // A tree with just a name (systemd's) keeps processes together and limits nothing.
+    if names.iter().any(|name| name.starts_with("name=")) {
+        return None;
+    }
+    let is_v2 = names.is_empty();
+    let (kind, magic) = if is_v2 { ("cgroup2", CGROUP2_SUPER_MAGIC) } else { ("cgroup", CGROUP_SUPER_MAGIC) };
+    let has_all = |mount: &&Mount| mount.kind == kind && names.iter().all(|name| mount.options.contains(name));
+    let mount = mounts.iter().rfind(has_all)?;
+    // Where something was mounted over it, a folder would be made there, and be no group.
+    if !statfs(&mount.point).is_ok_and(|it| it.filesystem_type() == magic) {
+        return None;
+    }
+    // In a Docker container only a part of the tree is mounted, and the path counts from the tree's top.
+    let own = mount.point.join(Path::new(path).strip_prefix(&mount.root).ok()?);
+    let controllers = if is_v2 { words(&mount.point.join("cgroup.controllers")) } else { names };
+    Some(Tree { is_v2, controllers, top: mount.point.clone(), own })
+}
+
+impl Tree {
+    /// The controllers that a new group would have. On v1 it is made in this process's own group. On v2 a group with
+    /// processes can hand no controller on, so it may have to be made further up.
+    fn usable(&self) -> Result<Vec<String>, CallFailed> {
+        if !self.is_v2 {
+            return make_group(&self.own).map(|()| self.controllers.clone());
+        }
+        let mut usable: Vec<String> = Vec::new();
+        let mut refused = None;
+        for place in self.own.ancestors().take_while(|place| place.starts_with(&self.top)) {
+            match make_group(place) {
+                Ok(()) => usable.extend(handed_on(place)),
+                // Who may not make a group in its own place may not further up either, except by delegation.
+                Err(why) => refused = refused.or(Some(why)),
+            }
+        }
+        usable.sort();
+        usable.dedup();
+        match refused {
+            Some(refused) if usable.is_empty() => Err(refused),
+            _ => Ok(usable),
+        }
+    }
+}
+
+fn make_group(place: &Path) -> Tried {
+    let group = place.join(format!("step00-check-{}", std::process::id()));
+    call(format_args!("mkdir {}", group.display()), || create_dir(&group))?;
+    call(format_args!("rmdir {}", group.display()), || remove_dir(&group))
+}
+
+/// v2: what the groups in this place have, or could have: each controller is handed on, and taken back at once.
+fn handed_on(place: &Path) -> Vec<String> {
+    let control = place.join("cgroup.subtree_control");
+    // Without the lock, a controller could be taken back that a step has just asked for. Who waits here could wait long.
+    let lock = File::open(place).ok().and_then(|place| Flock::lock(place, FlockArg::LockExclusiveNonblock).ok());
+    let has = words(&control);
+    // A step that is alone in its group steps aside, and the group has no processes any more.
+    let is_alone = words(&place.join("cgroup.procs")) == [std::process::id().to_string()]
+        && access(&control, AccessFlags::W_OK).is_ok();
+    let can_hand_on = |name: &String| {
+        lock.is_some() && write(&control, format!("+{name}")).is_ok() && write(&control, format!("-{name}")).is_ok()
+    };
+    let all = words(&place.join("cgroup.controllers"));
+    all.into_iter().filter(|name| has.contains(name) || is_alone || can_hand_on(name)).collect()
+}
+
+/// The words of a kernel file; none where it cannot be read.
+fn words(path: &Path) -> Vec<String> {
+    read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}

@@ -1,0 +1,183 @@
+//! Trials: what the steps will ask of the kernel, asked in a child. Whatever the child changes ends with it.
+
+use std::fmt::Display;
+use std::fs::{File, create_dir, write};
+use std::io::{Read, Write};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{self, ForkResult, Gid, Uid, alarm, getgid, getuid};
+use shared::explain::CallFailed;
+
+/// It works, or which call was refused, and why.
+pub type Tried = Result<(), CallFailed>;
+
+/// The kinds of namespaces, by their names below `/proc/PID/ns/`.
+pub const KINDS: [(&str, CloneFlags); 8] = [
+    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+    ("ipc", CloneFlags::CLONE_NEWIPC),
+    ("mnt", CloneFlags::CLONE_NEWNS),
+    ("net", CloneFlags::CLONE_NEWNET),
+    ("pid", CloneFlags::CLONE_NEWPID),
+    ("time", CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)),
+    ("user", CloneFlags::CLONE_NEWUSER),
+    ("uts", CloneFlags::CLONE_NEWUTS),
+];
+
+/// No trial takes longer, in seconds: each is a handful of calls.
+const PATIENCE: u32 = 5;
+/// Whom an ordinary user is tried as: `nobody`.
+const NOBODY: u32 = 65534;
+
+/// What step 01 asks for by default.
+pub fn default_kinds() -> CloneFlags {
+    let without = CloneFlags::CLONE_NEWCGROUP | CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+    KINDS.iter().map(|(_, flag)| *flag).collect::<CloneFlags>().difference(without)
+}
+
+/// Whether the kernel knows a call of this number.
+pub fn is_there(number: libc::c_long) -> bool {
+    // SAFETY: -1 is no descriptor, no address and no operation, so each call that is asked for here is refused
+    // before it does a thing.
+    let answer = unsafe { libc::syscall(number, -1, 0, 0, 0, 0) };
+    Errno::result(answer) != Err(Errno::ENOSYS)
+}
+
+/// Whether the kernel takes filters: one at no address is a bad address only to a kernel that reads it. seccomp(2).
+pub fn has_seccomp() -> bool {
+    let no_filter = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: the kernel checks the address, and without a filter installs none.
+    let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, no_filter) };
+    Errno::result(answer) == Err(Errno::EFAULT)
+}
+
+/// Runs `inside` as the first child in namespaces of these kinds, in the order of the steps.
+pub fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
+    in_child(|| {
+        let (user, group) = (getuid(), getgid());
+        call(format_args!("clone({})", names(kinds)), || unshare(kinds))?;
+        if kinds.contains(CloneFlags::CLONE_NEWUSER) {
+            echo("deny".to_owned(), "/proc/self/setgroups")?;
+            echo(format!("0 {user} 1"), "/proc/self/uid_map")?;
+            echo(format!("0 {group} 1"), "/proc/self/gid_map")?;
+        }
+        // A pid namespace begins with the next child, and so does a time namespace. See pid_namespaces(7).
+        in_child(|| {
+            if kinds.contains(CloneFlags::CLONE_NEWNS) {
+                // Where `/` is shared, what is mounted below would appear on the host. See mount_namespaces(7).
+                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+                call("mount(\"none\", \"/\", MS_REC|MS_PRIVATE)", || {
+                    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+                })?;
+            }
+            inside()
+        })
+    })
+}
+
+/// `CLONE_NEWPID|CLONE_NEWUSER`. Of the time namespace nix has no name.
+fn names(kinds: CloneFlags) -> String {
+    let names = kinds.iter_names().map(|(name, _)| name);
+    let time = (kinds.bits() & libc::CLONE_NEWTIME != 0).then_some("CLONE_NEWTIME");
+    names.chain(time).collect::<Vec<_>>().join("|")
+}
+
+/// The same as an ordinary user, where root tries it.
+pub fn contain_as_nobody(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
+    in_child(|| {
+        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        call("setgroups([])", || unistd::setgroups(&[]))?;
+        call(format_args!("setresgid({gid})"), || unistd::setresgid(gid, gid, gid))?;
+        call(format_args!("setresuid({uid})"), || unistd::setresuid(uid, uid, uid))?;
+        // A process that has changed its user does not own its own files in /proc, id maps among them. See proc(5).
+        call("prctl(PR_SET_DUMPABLE, 1)", || set_dumpable(true))?;
+        contain(kinds, inside)
+    })
+}
+
+/// Nothing but being there.
+pub fn be() -> Tried {
+    Ok(())
+}
+
+/// What step 01 does inside.
+pub fn see() -> Tried {
+    call("sethostname(\"check\")", || unistd::sethostname("check"))?;
+    mount_new("proc", None)
+}
+
+/// What step 03 does inside.
+pub fn stand() -> Tried {
+    see()?;
+    mount_new("tmpfs", None)?;
+    call("chdir(\"/proc\")", || unistd::chdir("/proc"))?;
+    call("pivot_root(\".\", \".\")", || unistd::pivot_root(".", "."))?;
+    call("umount2(\".\", MNT_DETACH)", || umount2(".", MntFlags::MNT_DETACH))
+}
+
+/// What step 07 does inside: an overlay of three folders, in memory.
+pub fn lay() -> Tried {
+    mount_new("tmpfs", None)?;
+    for folder in ["/proc/lower", "/proc/upper", "/proc/work"] {
+        call(format_args!("mkdir {folder}"), || create_dir(folder))?;
+    }
+    mount_new("overlay", Some("lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work"))
+}
+
+/// Mounts a new file system on `/proc`, the one folder that is sure to be there.
+fn mount_new(kind: &str, options: Option<&str>) -> Tried {
+    call(format_args!("mount({kind:?}, \"/proc\", {kind:?})"), || {
+        mount(Some(kind), "/proc", Some(kind), MsFlags::empty(), options)
+    })
+}
+
+fn echo(value: String, path: &str) -> Tried {
+    call(format_args!("echo {value} > {path}"), || write(path, &value))
+}
+
+/// Makes the call; a refusal bears its name.
+pub fn call<E: Into<std::io::Error>>(name: impl Display, make: impl FnOnce() -> Result<(), E>) -> Tried {
+    make().map_err(|error| {
+        let error: std::io::Error = error.into();
+        CallFailed { call: name.to_string(), errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)) }
+    })
+}
+
+/// Makes the attempt in a child. A refusal comes back as the child's exit code (the errno) and, over a pipe, the call.
+fn in_child(attempt: impl FnOnce() -> Tried) -> Tried {
+    let failed = |call: &str, errno| CallFailed { call: call.to_owned(), errno };
+    let (read, write) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("pipe2()", errno))?;
+    // SAFETY: this process has one thread, so the child's copy holds no lock of another.
+    match unsafe { unistd::fork() }.map_err(|errno| failed("fork()", errno))? {
+        ForkResult::Child => {
+            // Without these two, a trial that hangs would keep the check waiting, and outlive it.
+            alarm::set(PATIENCE);
+            let _ = set_pdeathsig(Signal::SIGKILL);
+            let code = attempt().map_or_else(
+                |refused| {
+                    let _ = File::from(write).write_all(refused.call.as_bytes());
+                    refused.errno as i32
+                },
+                |()| 0,
+            );
+            // SAFETY: _exit(2) runs no code of this process.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => {
+            // Kept open, this end would keep the child's from ever reading as closed. See pipe(7).
+            drop(write);
+            let mut call = String::new();
+            let _ = File::from(read).read_to_string(&mut call);
+            match waitpid(child, None) {
+                Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+                Ok(WaitStatus::Exited(_, errno)) => Err(failed(&call, Errno::from_raw(errno))),
+                _ => Err(failed("a trial that did not come to its end", Errno::ETIMEDOUT)),
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The gate of this step: the child stops itself, so that the host can look at it before it runs. See signal(7).
+
+use anyhow::{Result, ensure};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, getpid, getppid};
+use shared::explain::{self, During};
+use shared::signals;
+
+/// Child: stops until the host lets it go on.
+pub fn stop(host: Pid) -> Result<()> {
+    // Without this, a host that is killed leaves the child behind, stopped for ever. See prctl(2).
+    explain::child(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))?;
+    // A host that died before that line sends nothing any more.
+    ensure!(explain::dry_run() || getppid() == host, "the host is gone");
+    explain::child(format_args!("kill(getpid(), SIGSTOP)"), || kill(getpid(), Signal::SIGSTOP))
+}
+
+/// Host: waits until the child has stopped. One that has ended instead is left for the wait at the end.
+pub fn wait_until_stopped(child: Pid) -> Result<()> {
+    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(child), flags).during("cannot wait for the child")? == WaitStatus::StillAlive {
+        if let Some(came) = signals::wait(None)? {
+            signals::interrupt(came)?;
+        }
+    }
+    Ok(())
+}
+
+/// Host: lets the child go on.
+pub fn open(child: Pid) -> Result<()> {
+    explain::host(format_args!("kill({child}, SIGCONT)"), || kill(child, Signal::SIGCONT))
+}
+
+/// Host, after a failure: ends the child, and waits until it is gone.
+pub fn end(child: Pid) {
+    // Once waited for, the pid may be a stranger's. Until then it is the child's, alive or not. See waitpid(2).
+    if waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {
+        let _ = kill(child, Signal::SIGKILL);
+        let _ = waitpid(child, None);
+    }
+}

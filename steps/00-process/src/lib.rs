@@ -1,0 +1,97 @@
+//! Step 00: what does the kernel know of a process? See fork(2), execve(2), wait(2).
+//!
+//! Nothing is isolated yet. Here stand the three verbs from which every container is made, and which the
+//! later steps keep using: [`fork`], [`exec`], [`wait`]. [`look`] shows a process through the formula,
+//! [`check`] finds out what this machine allows.
+
+pub mod check;
+pub mod look;
+mod program;
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+use shared::explain::{self, During};
+use shared::{signals, sys};
+
+pub use program::{Environment, default_command};
+
+/// Host: makes a child that is a copy of this process and runs `child`; its failure is told by the child itself.
+pub fn fork(child: impl FnOnce() -> Result<()>) -> Result<Pid> {
+    explain::host(format_args!("fork()"), || {
+        // SAFETY: this process has one thread, so the child's copy holds no lock of another.
+        match unsafe { nix::unistd::fork() }? {
+            ForkResult::Parent { child } => Ok::<_, Errno>(child),
+            ForkResult::Child => {
+                let code = child().map_or_else(|error| explain::report(&error), |()| 0);
+                // No clean-up of the parent's may run in its copy.
+                // SAFETY: _exit(2) runs no code of this process.
+                unsafe { libc::_exit(code.into()) }
+            }
+        }
+    })
+}
+
+/// Child: becomes the program (a shell, where no command is given); comes back only with a failure, or from a dry run.
+///
+/// # Errors
+/// [`explain::Failure`] with code 127 where the program is not found in the environment's PATH, 126 where it cannot be executed.
+pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
+    let default = default_command();
+    let command = if command.is_empty() { &default } else { command };
+    let path = program::find(&command[0], environment)?;
+    let arguments = command.iter().map(|word| program::c_string(word)).collect::<Result<Vec<_>>>()?;
+    // What the caller's shell or editor left open would go on into the container, a way out of it. See close_range(2).
+    explain::child(format_args!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"), || sys::close_range_on_exec(3))?;
+    explain::child_last(format_args!("execve({path:?}, {arguments:?}, …)"))?;
+    if explain::dry_run() {
+        return Ok(());
+    }
+    signals::give_back().during("cannot give the signals back")?;
+    let Err(errno) = nix::unistd::execve(&path, &arguments, &environment.to_c_strings()?);
+    Err(program::not_executable(&path, errno).into())
+}
+
+/// Host: waits for the child's end, and passes on what this process is told meanwhile. Hands back its exit code as a
+/// shell would: 128 and the signal's number where a signal ended it.
+pub fn wait(child: Pid) -> Result<u8> {
+    if explain::dry_run() {
+        return Ok(0);
+    }
+    loop {
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)).during(format_args!("cannot wait for {child}"))? {
+            WaitStatus::Exited(_, code) => return Ok(code as u8),
+            WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as u8),
+            _ => {}
+        }
+        match signals::wait(None)? {
+            Some(came) if came.signal != Signal::SIGCHLD => pass_on(child, came)?,
+            _ => {}
+        }
+    }
+}
+
+/// A program that listens to the signal gets it. One that does not is ended here: were it PID 1 of a pid
+/// namespace, the kernel would not deliver the signal, and Ctrl-C would do nothing. See pid_namespaces(7).
+fn pass_on(child: Pid, came: signals::Came) -> Result<()> {
+    if !listens(child, came.signal) {
+        signals::interrupt(came)?;
+    } else if !came.by_terminal {
+        let _ = kill(child, came.signal);
+    }
+    Ok(())
+}
+
+/// Whether the process has a handler for the signal: `SigCgt` in proc_pid_status(5), a mask in hexadecimal.
+fn listens(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (signal as u64 - 1)) != 0)
+}

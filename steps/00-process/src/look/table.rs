@@ -1,0 +1,81 @@
+//! Looks as text: a row for each fact, grouped by the terms of the formula, with marks that compare.
+
+use std::fmt::Write;
+
+use colored::{ColoredString, Colorize};
+use shared::explain;
+
+use super::{Answer, Look};
+
+/// The order of the formula, with the process itself before it and its rights after it.
+const TERMS: [&str; 6] = ["process", "cgroup", "namespace", "rootfs", "engine", "rights"];
+
+/// With two widths a column for each process, with one for the second alone; the marks always compare the two.
+pub(super) fn draw(first: &Look, second: &Look, widths: &[usize]) -> String {
+    let shown = if widths.len() == 1 { vec![second] } else { vec![first, second] };
+    let mut text = String::new();
+    row(&mut text, "", " ".normal(), shown.iter().map(|look| Ok(look.title.clone())).collect(), widths);
+    for term in TERMS {
+        let _ = writeln!(text, "{}", term.bold());
+        for what in questions(first, second, term) {
+            let mark = mark(&first.answer(term, what), &second.answer(term, what));
+            // That a pid or a command line is another one says nothing.
+            let mark = if term == "process" { " ".normal() } else { mark };
+            row(&mut text, what, mark, shown.iter().map(|look| look.answer(term, what)).collect(), widths);
+        }
+    }
+    let whose = if widths.len() == 1 { "as for the process that looks" } else { "for both" };
+    let _ = writeln!(text, "{}", format!("= the same {whose}   ≠ not the same   ? cannot be told").dimmed());
+    text
+}
+
+/// What is known of the one or of the other, each once.
+fn questions<'a>(first: &'a Look, second: &'a Look, term: &str) -> Vec<&'a str> {
+    let mut questions = Vec::new();
+    for fact in first.facts.iter().chain(&second.facts).filter(|fact| fact.term == term) {
+        if !questions.contains(&fact.what.as_str()) {
+            questions.push(&fact.what);
+        }
+    }
+    questions
+}
+
+fn mark(one: &Answer, other: &Answer) -> ColoredString {
+    match (one, other) {
+        (Ok(one), Ok(other)) if one == other => "=".green(),
+        (Ok(_), Ok(_)) => "≠".yellow().bold(),
+        _ => "?".red(),
+    }
+}
+
+/// One row, of as many lines as its longest cell needs. The mark stands before the last cell.
+fn row(text: &mut String, what: &str, mark: ColoredString, cells: Vec<Answer>, widths: &[usize]) {
+    let cells: Vec<_> = cells.iter().zip(widths).map(|(cell, width)| wrap(cell, *width)).collect();
+    for at in 0..cells.iter().map(Vec::len).max().unwrap_or(0) {
+        let mut line = format!("  {:<20}", if at == 0 { what } else { "" });
+        for (column, lines) in cells.iter().enumerate() {
+            let is_last = column + 1 == cells.len();
+            let mark = if is_last && at == 0 { mark.clone() } else { " ".normal() };
+            let cell = lines.get(at).cloned().unwrap_or_default();
+            let padding = if is_last { 0 } else { widths[column].saturating_sub(cell.chars().count()) };
+            let _ = write!(line, " {mark} {cell}{:padding$}", "");
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+/// Lines of at most this many characters, broken at spaces; a long path has none and is broken anywhere.
+fn wrap(cell: &Answer, width: usize) -> Vec<ColoredString> {
+    let (Ok(words) | Err(words)) = cell;
+    let words: Vec<char> = explain::printable(words).chars().collect();
+    let (mut lines, mut rest) = (Vec::new(), &words[..]);
+    while rest.len() > width {
+        let at = rest[..=width].iter().rposition(|c| *c == ' ').filter(|at| *at > 0).unwrap_or(width);
+        lines.push(String::from_iter(&rest[..at]));
+        rest = &rest[at..];
+        rest = rest.strip_prefix(&[' ']).unwrap_or(rest);
+    }
+    lines.push(String::from_iter(rest));
+    let colour = |line: String| if cell.is_err() { line.red() } else { line.normal() };
+    lines.into_iter().map(colour).collect()
+}

@@ -1,0 +1,232 @@
+//! The child's way into life, as states: held at the gate, ready, running. Leaving one consumes it.
+//!
+//! ```text
+//! host   clone ── map ids, cgroup ── release ··············· look ── start ··········· wait
+//! child   └─ held at the gate ··········└─ enter ── ready ··········└─ exec ── program ──┘
+//! ```
+//!
+//! Both sides talk over one pair of sockets, which exec closes: to the host, end of file means "exec succeeded".
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use shared::explain::{self, During, Failure};
+use shared::{signals, sys};
+
+use crate::view::{Namespace, View};
+
+/// What the child does in its own process.
+type Act<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
+
+/// A child that is born and has not run a line of the step: its namespaces are there, with nothing of its own in them.
+pub struct Held<'a>(Child<'a>);
+/// A child that has entered its new surroundings and waits before exec: time to look at it.
+pub struct Ready<'a>(Child<'a>);
+/// A child that is the program.
+pub struct Running<'a>(Child<'a>);
+
+/// The host's handle; the child itself never has one.
+struct Child<'a> {
+    pid: Pid,
+    socket: UnixStream,
+    /// What a dry run tells in the child's place: its entering, and its last act.
+    acts: [Act<'a>; 2],
+}
+
+/// Host: makes a child in namespaces of its own, and holds it at the gate. Once released it runs `enter`, and once
+/// started `program`, which ends with exec.
+///
+/// # Errors
+/// EPERM where this machine forbids it, ENOSPC where there are too many namespaces. clone(2).
+pub fn clone<'a>(
+    view: &View,
+    enter: impl FnMut() -> Result<()> + 'a,
+    program: impl FnMut() -> Result<()> + 'a,
+) -> Result<Held<'a>> {
+    let mut acts: [Act; 2] = [Box::new(enter), Box::new(program)];
+    // Close-on-exec, as all that Rust's library opens.
+    let mut ends = Some(UnixStream::pair().during("cannot make the gate")?);
+
+    // Everything in here happens in the child, on its copy of this process's memory.
+    let child = || -> isize {
+        let Some((host_end, child_end)) = ends.take() else {
+            return explain::STEP_FAILED.into();
+        };
+        // Kept open, the child's copy of the host's end would hide the host's death from it. See unix(7).
+        drop(host_end);
+        live(child_end, &mut acts).into()
+    };
+    let pid = if view.has(Namespace::Time) { clone3(view, child)? } else { clone2(view, child)? };
+
+    let (socket, child_end) = ends.context("the gate is gone")?;
+    // And kept open here, the child's end would hide the child's death from the host.
+    drop(child_end);
+    explain::child_is(pid);
+    Ok(Held(Child { pid, socket, acts }))
+}
+
+/// `clone(fun, stack, flags, arg)`, as the C library has it. clone(2).
+fn clone2(view: &View, child: impl FnMut() -> isize) -> Result<Pid> {
+    let flags = view.clone_flags();
+    let mut stack = vec![0; 1 << 20];
+    explain::host(format_args!("clone(child, stack, {}SIGCHLD, NULL)", names(view)), || {
+        // SAFETY: a step has one thread; and without CLONE_VM the child runs on its own copy of `stack`.
+        unsafe { nix::sched::clone(Box::new(child), &mut stack, flags, Some(libc::SIGCHLD)) }
+    })
+}
+
+/// The newer call, which alone can make a time namespace. It returns twice, as fork(2) does. clone(2).
+fn clone3(view: &View, mut child: impl FnMut() -> isize) -> Result<Pid> {
+    let flags = view.clone_flags().bits() as u64 | libc::CLONE_NEWTIME as u64;
+    explain::host(format_args!("clone3({{flags={}CLONE_NEWTIME, exit_signal=SIGCHLD}})", names(view)), || {
+        // SAFETY: a step has one thread.
+        let pid = unsafe { sys::clone3(flags) }?;
+        // SAFETY: _exit(2) runs nothing more of this process: the child must not go on as a second host.
+        Ok::<_, nix::errno::Errno>(pid.unwrap_or_else(|| unsafe { libc::_exit(child() as i32) }))
+    })
+}
+
+fn names(view: &View) -> String {
+    view.clone_flags().iter_names().map(|(name, _)| format!("{name}|")).collect()
+}
+
+/// Child: its life until exec. Comes back with an exit code where there was no exec.
+fn live(mut socket: UnixStream, [enter, program]: &mut [Act; 2]) -> u8 {
+    let mut act = || -> Result<()> {
+        wait_at_gate(&mut socket)?;
+        // Without this, a host that is killed leaves the child running, with nobody to look after it. See prctl(2).
+        explain::child(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))?;
+        enter()?;
+        socket.write_all(&[READY])?;
+        wait_at_gate(&mut socket)?;
+        program()
+    };
+    let Err(error) = act() else { return 0 };
+    let failure = Failure::of(&error);
+    // A host that is gone cannot be told; then nobody waits for this exit code either.
+    let _ = socket.write_all(&to_bytes(&failure));
+    failure.code
+}
+
+/// Child: reads one byte. Fails if the host died while the child waited: then there is nobody to belong to.
+fn wait_at_gate(socket: &mut UnixStream) -> Result<()> {
+    socket.read_exact(&mut [0]).context("the host is gone")
+}
+
+impl<'a> Held<'a> {
+    /// As the host knows it.
+    pub fn pid(&self) -> Pid {
+        self.0.pid
+    }
+
+    /// Host: opens the gate, and waits until the child has entered.
+    ///
+    /// # Errors
+    /// The child's own failure, whose sentence it sends here.
+    pub fn release(mut self) -> Result<Ready<'a>> {
+        explain::note("the host opens the gate");
+        if explain::dry_run() {
+            self.0.acts[0]()?;
+        } else {
+            self.0.open_gate()?;
+            if self.0.hear()?.is_none() {
+                return Err(self.0.died());
+            }
+        }
+        Ok(Ready(self.0))
+    }
+}
+
+impl<'a> Ready<'a> {
+    /// As the host knows it.
+    pub fn pid(&self) -> Pid {
+        self.0.pid
+    }
+
+    /// Host: lets the child become its program.
+    ///
+    /// # Errors
+    /// 127 where the program was not found, 126 where it cannot be executed.
+    pub fn start(mut self) -> Result<Running<'a>> {
+        if explain::dry_run() {
+            self.0.acts[1]()?;
+        } else {
+            self.0.open_gate()?;
+            self.0.hear()?;
+        }
+        Ok(Running(self.0))
+    }
+}
+
+impl Running<'_> {
+    /// Host: waits for the program's end. Its exit code, or 128 and the number of the signal that ended it.
+    pub fn wait(self) -> Result<u8> {
+        process::wait(self.0.pid)
+    }
+}
+
+impl Child<'_> {
+    fn open_gate(&mut self) -> Result<()> {
+        self.socket.write_all(&[0]).map_err(|_| self.died())
+    }
+
+    /// What the child says next: that it is ready, or (`None`) nothing more, as exec or its death closed its end.
+    fn hear(&mut self) -> Result<Option<()>> {
+        while let Some(came) = signals::wait(Some(self.socket.as_fd()))? {
+            signals::interrupt(came)?;
+        }
+        let mut first = [0];
+        match self.socket.read(&mut first).during("cannot hear the child")? {
+            0 => Ok(None),
+            _ if first == [READY] => Ok(Some(())),
+            _ => {
+                let mut rest = Vec::new();
+                let _ = self.socket.read_to_end(&mut rest);
+                Err(from_bytes(first[0], &rest).into())
+            }
+        }
+    }
+
+    /// The sentence for a child that ended without a word.
+    fn died(&self) -> anyhow::Error {
+        match waitpid(self.pid, None) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                anyhow!("the child was killed by {signal} before it was ready (too small a limit of memory does that)")
+            }
+            _ => anyhow!("the child ended before it was ready"),
+        }
+    }
+}
+
+/// A child that is not waited for, because something on the host failed, does not live on. One that was is gone:
+/// then there is nobody to kill, as its pid stays its own until it is waited for.
+impl Drop for Child<'_> {
+    fn drop(&mut self) {
+        if !explain::dry_run()
+            && waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
+        {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+        }
+    }
+}
+
+/// Child to host: "ready". Anything else is the exit code of a failure, and its sentence and remedy follow.
+const READY: u8 = 0;
+
+fn to_bytes(failure: &Failure) -> Vec<u8> {
+    let remedy = failure.remedy.as_deref().unwrap_or_default();
+    [&[failure.code], failure.sentence.as_bytes(), b"\0", remedy.as_bytes()].concat()
+}
+
+fn from_bytes(code: u8, rest: &[u8]) -> Failure {
+    let text = String::from_utf8_lossy(rest);
+    let (sentence, remedy) = text.split_once('\0').unwrap_or((&text, ""));
+    Failure { code, sentence: sentence.to_owned(), remedy: (!remedy.is_empty()).then(|| remedy.to_owned()) }
+}

@@ -1,0 +1,64 @@
+//! Step 01: what does the child see?
+//!
+//! The formula so far: namespaces.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use namespaces::View;
+use process::Environment;
+use shared::explain::{self, Telling};
+use shared::formula::Formula;
+
+/// Runs a command in namespaces of its own
+#[derive(clap::Parser, Debug)]
+#[command(name = "step01", version)]
+struct Options {
+    #[command(flatten)]
+    telling: Telling,
+    #[command(flatten)]
+    view: View,
+    /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
+    #[arg(trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    match explain::parse::<Options>() {
+        Ok(options) => explain::run(&options.telling, || run(&options)),
+        Err(code) => code,
+    }
+}
+
+fn run(options: &Options) -> Result<u8> {
+    options.view.validate()?;
+    contain(options)
+}
+
+fn contain(options: &Options) -> Result<u8> {
+    let view = &options.view;
+
+    // Child, once released: its own view.
+    let enter = || {
+        namespaces::keep_mounts_private(view)?; // before any mount
+        namespaces::set_hostname(view, "step01")?;
+        namespaces::set_loopback_up(view)?;
+        namespaces::unshare_cgroup(view)?;
+        namespaces::mount_proc(view)
+    };
+    // Child, once started: its last act.
+    let program = || process::exec(&options.command, &Environment::inherited());
+
+    // Host, and the child held: root inside, before it has done a thing.
+    let held = namespaces::clone(view, enter, program)?;
+    namespaces::map_ids(held.pid(), view)?;
+    let ready = held.release()?;
+
+    // Host, and the child ready: a term is true if the kernel confirms it.
+    let mut formula = Formula::default();
+    formula.light("namespace", &namespaces::facts(ready.pid(), view)?)?;
+    formula.tell();
+
+    ready.start()?.wait()
+}

@@ -1,0 +1,122 @@
+//! The options of this step: which namespaces, and what the child is called.
+
+use clap::ValueEnum;
+use nix::sched::CloneFlags;
+
+/// The kinds of namespaces. namespaces(7) has one page for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Namespace {
+    /// Process ids: the child is PID 1 of its own.
+    Pid,
+    /// Mounts.
+    #[value(alias = "mnt")]
+    Mount,
+    /// User and group ids, and the rights over all other namespaces here.
+    User,
+    /// Network interfaces, addresses, ports.
+    #[value(alias = "network")]
+    Net,
+    /// System V objects and POSIX message queues.
+    Ipc,
+    /// Host name.
+    Uts,
+    /// The root of the cgroup tree as the child sees it.
+    Cgroup,
+    /// The clocks since boot.
+    Time,
+}
+
+use Namespace::{Cgroup, Ipc, Mount, Net, Pid, Time, User, Uts};
+
+/// What the child sees.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "What the child sees (step 01)")]
+pub struct View {
+    /// The namespaces that the child gets of its own, separated by commas [default: pid,mount,user,net,ipc,uts; cgroup too from step 02 on]
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    namespaces: Vec<Namespace>,
+    /// The child's host name
+    #[arg(long, value_name = "NAME", value_parser = hostname)]
+    pub hostname: Option<String>,
+    /// Whether the child has a cgroup of its own, where a cgroup namespace can be rooted.
+    #[arg(skip)]
+    with_cgroup: bool,
+}
+
+impl View {
+    /// The same view, with a cgroup namespace among the default ones: steps that make a cgroup say so.
+    pub fn with_cgroup(self) -> Self {
+        View { with_cgroup: true, ..self }
+    }
+
+    /// Those that were chosen, in the order of their kinds.
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        Namespace::value_variants().iter().copied().filter(|namespace| self.has(*namespace)).collect()
+    }
+
+    /// Whether this one was chosen.
+    pub fn has(&self, namespace: Namespace) -> bool {
+        match namespace {
+            _ if !self.namespaces.is_empty() => self.namespaces.contains(&namespace),
+            Cgroup => self.with_cgroup,
+            Time => false,
+            Pid | Mount | User | Net | Ipc | Uts => true,
+        }
+    }
+
+    /// For clone(2): all but two. The child makes its cgroup namespace itself, once it is in its cgroup; and
+    /// CLONE_NEWTIME is no flag of clone(2), which needs that bit for the number of a signal.
+    pub fn clone_flags(&self) -> CloneFlags {
+        self.namespaces().into_iter().filter(|kind| !matches!(kind, Cgroup | Time)).map(Namespace::flag).collect()
+    }
+
+    /// Options that contradict each other, in one sentence.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.has(Uts) || self.hostname.is_none(),
+            "--hostname needs a uts namespace: without `uts` in --namespaces it would rename the host"
+        );
+        Ok(())
+    }
+}
+
+impl Namespace {
+    /// Its name below `/proc/PID/ns/`.
+    pub fn file(self) -> &'static str {
+        match self {
+            Pid => "pid",
+            Mount => "mnt",
+            User => "user",
+            Net => "net",
+            Ipc => "ipc",
+            Uts => "uts",
+            Cgroup => "cgroup",
+            Time => "time",
+        }
+    }
+
+    fn flag(self) -> CloneFlags {
+        match self {
+            Pid => CloneFlags::CLONE_NEWPID,
+            Mount => CloneFlags::CLONE_NEWNS,
+            User => CloneFlags::CLONE_NEWUSER,
+            Net => CloneFlags::CLONE_NEWNET,
+            Ipc => CloneFlags::CLONE_NEWIPC,
+            Uts => CloneFlags::CLONE_NEWUTS,
+            Cgroup => CloneFlags::CLONE_NEWCGROUP,
+            Time => CloneFlags::from_bits_retain(libc::CLONE_NEWTIME),
+        }
+    }
+}
+
+/// A name as hosts have it: letters, digits, `-` and `.`, at most 64 bytes. hostname(7).
+fn hostname(name: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if name.is_empty() || name.len() > 64 {
+        return Err("a host name has 1 to 64 characters".to_owned());
+    }
+    if !name.chars().all(fits) || name.starts_with(['-', '.']) {
+        return Err("a host name is made of letters, digits, `-` and `.`, and begins with a letter or digit".to_owned());
+    }
+    Ok(name.to_owned())
+}

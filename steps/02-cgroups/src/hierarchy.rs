@@ -1,0 +1,106 @@
+//! Where cgroups are on this machine. See cgroups(7).
+//!
+//! Never a path written by hand: a folder below `/sys/fs/cgroup` that is not a mounted hierarchy takes every mkdir
+//! and every write, and limits nothing.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use shared::explain::During;
+use shared::mountinfo::{self, Mount};
+
+/// Version 1 has a tree for each controller (or a few); version 2 has one for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Documentation/admin-guide/cgroup-v1 in the kernel's source.
+    V1,
+    /// Documentation/admin-guide/cgroup-v2.rst.
+    V2,
+}
+
+/// A tree of groups that is mounted here.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    /// Its version.
+    pub version: Version,
+    /// What it can limit: `memory`, `cpu`, …. On v2 this is what the top of the tree offers.
+    pub controllers: Vec<String>,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// The group that the process is in, as a path below `mount`.
+    pub own: PathBuf,
+}
+
+/// The hierarchies that this process can reach, v1 before v2, with the groups that `process` (a pid, or `self`) is in.
+/// `proc` is where the kernel tells it: `/proc`.
+///
+/// # Errors
+/// Where `cgroup` of the process or our own `mountinfo` cannot be read.
+pub fn detect(proc: &Path, process: &str) -> Result<Vec<Hierarchy>> {
+    let path = proc.join(process).join("cgroup");
+    let memberships = std::fs::read_to_string(&path).during(format_args!("cannot read {}", path.display()))?;
+    // Our own mounts, as it is we who read and write there: the process may stand in another root.
+    let mounts = mountinfo::read(&proc.join("self"))?;
+    let mut found: Vec<_> = memberships.lines().filter_map(|line| hierarchy(line, &mounts)).collect();
+    found.sort_by_key(|hierarchy| (hierarchy.version == Version::V2, hierarchy.mount.clone()));
+    Ok(found)
+}
+
+/// From a line `4:memory:/user.slice` (v1) or `0::/user.slice` (v2) of proc_pid_cgroup(5), and the mount that it belongs to.
+fn hierarchy(membership: &str, mounts: &[Mount]) -> Option<Hierarchy> {
+    let mut fields = membership.splitn(3, ':').skip(1);
+    let (names, path) = (fields.next()?, fields.next()?);
+    let controllers: Vec<_> = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    // A hierarchy with just a name (systemd's) has processes to keep together and nothing to limit.
+    if names.starts_with("name=") {
+        return None;
+    }
+    let version = if names.is_empty() { Version::V2 } else { Version::V1 };
+    let mount = mounts.iter().rfind(|mount| match version {
+        Version::V1 => mount.kind == "cgroup" && controllers.iter().all(|name| mount.options.contains(name)),
+        Version::V2 => mount.kind == "cgroup2",
+    })?;
+    // The path counts from the tree's top; the mount may show only a part of the tree, as in a Docker container.
+    // Where it begins above this process's cgroup namespace, its root is "/.." and names no folder here.
+    let own = Path::new(path).strip_prefix(&mount.root).ok()?;
+    if own.components().any(|part| part == std::path::Component::ParentDir) || !is_visible(mount, version) {
+        return None;
+    }
+    let controllers = match version {
+        Version::V1 => controllers,
+        Version::V2 => words(&mount.point.join("cgroup.controllers")),
+    };
+    Some(Hierarchy {
+        version,
+        controllers,
+        own: mount.point.join(own).components().collect(),
+        mount: mount.point.clone(),
+    })
+}
+
+/// Whether it is this mount that one reaches by its path, and not another that was made over it.
+fn is_visible(mount: &Mount, version: Version) -> bool {
+    let magic = match version {
+        Version::V1 => CGROUP_SUPER_MAGIC,
+        Version::V2 => CGROUP2_SUPER_MAGIC,
+    };
+    statfs(&mount.point).is_ok_and(|it| it.filesystem_type() == magic)
+        && mount.point.metadata().is_ok_and(|it| it.dev() == mount.device)
+}
+
+/// The words of a kernel file; none where it cannot be read.
+pub fn words(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+impl fmt::Display for Hierarchy {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let version = if self.version == Version::V1 { "v1" } else { "v2" };
+        let controllers =
+            if self.controllers.is_empty() { "no controller".to_owned() } else { self.controllers.join(" ") };
+        write!(f, "cgroup {version}: {controllers}, at {}", self.own.display())
+    }
+}

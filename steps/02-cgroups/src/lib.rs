@@ -1,0 +1,313 @@
+//! Step 02: what may the child use up? See cgroups(7).
+//!
+//! A cgroup is a folder: made with mkdir, limited by writing to its files, entered by writing a pid, and taken away
+//! with rmdir. [`v1`] and [`v2`] are twins, and the difference between them is what there is to know about the two.
+//!
+//! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03);
+//! on v2 no list of devices is kept, which takes an eBPF program (step 09).
+
+mod hierarchy;
+mod leftovers;
+mod limits;
+mod v1;
+mod v2;
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Pid;
+use shared::explain::{self, CallFailed, During, Failure};
+use shared::formula::{Fact, Formula};
+
+pub use hierarchy::{Hierarchy, Version, detect};
+pub use limits::{CpuList, Limits, Rate};
+
+/// The child's cgroup: on v1 a group in each hierarchy, on v2 one, on a hybrid machine both.
+pub struct Cgroup {
+    limits: Limits,
+    groups: Vec<Group>,
+}
+
+/// A group in one hierarchy.
+pub struct Group {
+    hierarchy: Hierarchy,
+    /// The folder that it is made in.
+    place: PathBuf,
+    /// The group itself.
+    dir: PathBuf,
+    /// v2: the controllers that `place` hands on because of this group.
+    handed_on: RefCell<Vec<&'static str>>,
+}
+
+/// A limit, as a file of a group and what is written to it.
+pub struct Setting {
+    controller: &'static str,
+    file: &'static str,
+    value: String,
+}
+
+/// What the two versions do in ways of their own. `diff src/v1.rs src/v2.rs` is what there is to know about them.
+trait Twin {
+    /// The file of a group that a pid is written to, to put the process in.
+    fn procs(&self) -> &'static str;
+    /// Host: the folder that the group will be made in.
+    fn place(&self, hierarchy: &Hierarchy, limits: &Limits) -> PathBuf;
+    /// Host: what must be there before a limit can be written, or a process put in.
+    fn prepare(&self, group: &Group, limits: &Limits) -> Result<()>;
+    /// The limits as files and values, in the order in which they are written.
+    fn settings(&self, limits: &Limits) -> Vec<Setting>;
+    /// The file where a setting can be read back.
+    fn read_from<'a>(&self, file: &'a str) -> &'a str;
+    /// What has been used up, and what was refused.
+    fn counters(&self, dir: &Path) -> Vec<String>;
+    /// Host, and the group gone: undoes what `prepare` did outside it.
+    fn take_back(&self, group: &Group) -> Result<()>;
+}
+
+impl Cgroup {
+    /// Host: decides where the groups will be, named by the step and its pid; makes nothing yet.
+    ///
+    /// # Errors
+    /// Where no hierarchy that can be reached has a controller that a limit needs.
+    pub fn new(step: &str, limits: &Limits) -> Result<Self> {
+        let name = format!("{step}-{}", std::process::id());
+        let hierarchies = detect(Path::new("/proc"), "self")?;
+        for (option, [on_v1, on_v2]) in limits.needs() {
+            let there =
+                hierarchies.iter().any(|it| it.controllers.iter().any(|name| name == it.version.pick(on_v1, on_v2)));
+            ensure!(
+                there,
+                "{option} needs the cgroup controller {on_v2:?} (v1: {on_v1:?}), and no hierarchy that can be reached here has it"
+            );
+        }
+        let group = |hierarchy: Hierarchy| {
+            let place = hierarchy.version.twin().place(&hierarchy, limits);
+            Group { dir: place.join(&name), place, hierarchy, handed_on: RefCell::default() }
+        };
+        Ok(Cgroup { limits: limits.clone(), groups: hierarchies.into_iter().map(group).collect() })
+    }
+
+    /// Host: makes the groups and writes their limits.
+    ///
+    /// # Errors
+    /// EACCES or EROFS where the caller may not. What was made until then, [`remove`](Self::remove) takes away.
+    pub fn create(&self) -> Result<()> {
+        ensure!(
+            !self.groups.is_empty(),
+            "no cgroup hierarchy can be reached here: none is mounted, or only a part of it that this process is not in"
+        );
+        for group in &self.groups {
+            explain::note(&group.hierarchy);
+            group.create(&self.limits)?;
+        }
+        Ok(())
+    }
+
+    /// Host: the same; but where the caller may not make cgroups and no limit was asked for, goes on without one and
+    /// has the formula say why.
+    pub fn create_or_go_without(&mut self, formula: &mut Formula) -> Result<()> {
+        match self.create() {
+            Err(error) if self.limits.is_empty() && (self.groups.is_empty() || not_permitted(&error)) => {
+                self.remove()?;
+                self.groups.clear();
+                let Failure { sentence, remedy, .. } = Failure::of(&error);
+                formula.refuse("cgroup", [Some(sentence), remedy].into_iter().flatten().collect::<Vec<_>>().join("; "));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Host: puts a held child in, so that it has run nothing outside the limits.
+    pub fn admit(&self, child: Pid) -> Result<()> {
+        self.groups.iter().try_for_each(|group| explain::host_echo(child, &group.dir.join(group.twin().procs())))
+    }
+
+    /// Host: what the kernel says: which group the child is in, by the group's own list and by the child's, and each limit.
+    pub fn facts(&self, child: Pid) -> Result<Vec<Fact>> {
+        if explain::dry_run() {
+            return Ok(Vec::new());
+        }
+        let theirs = detect(Path::new("/proc"), &child.to_string())?;
+        let mut facts = Vec::new();
+        for group in &self.groups {
+            let same = |it: &&Hierarchy| it.mount == group.hierarchy.mount;
+            let own = theirs.iter().find(same).map_or(Path::new("nowhere"), |it| &it.own);
+            let listed = hierarchy::words(&group.dir.join(group.twin().procs()));
+            let holds = own == group.dir && listed.contains(&child.to_string());
+            let what = if group.version() == Version::V2 {
+                "cgroup.procs".to_owned()
+            } else {
+                group.hierarchy.controllers.join(",")
+            };
+            facts.push(Fact {
+                what,
+                host: group.hierarchy.own.display().to_string(),
+                child: own.display().to_string(),
+                holds,
+            });
+            facts.extend(group.facts(&self.limits));
+        }
+        Ok(facts)
+    }
+
+    /// Host, and the child gone: the counters that moved.
+    pub fn tell_counters(&self) {
+        for group in &self.groups {
+            for counter in group.twin().counters(&group.dir) {
+                explain::note(counter);
+            }
+        }
+    }
+
+    /// Host, and the child gone: takes everything away. Succeeds where there is nothing.
+    pub fn remove(&self) -> Result<()> {
+        self.groups.iter().rev().map(Group::remove).fold(Ok(()), Result::and)
+    }
+}
+
+impl Setting {
+    /// Where there is no swap, the kernel may not have the file, and nothing is missed.
+    fn is_about_swap(&self) -> bool {
+        self.file.contains("swap") || self.file.contains("memsw")
+    }
+}
+
+impl Group {
+    fn create(&self, limits: &Limits) -> Result<()> {
+        let _lock = self.lock()?;
+        leftovers::remove(&self.place)?;
+        explain::host(format_args!("mkdir {}", self.dir.display()), || std::fs::create_dir(&self.dir))?;
+        self.twin().prepare(self, limits)?;
+        self.settings(limits).iter().try_for_each(|setting| self.write(setting))
+    }
+
+    fn write(&self, setting: &Setting) -> Result<()> {
+        let file = self.dir.join(setting.file);
+        if setting.is_about_swap() && !explain::dry_run() && !file.exists() {
+            ensure!(
+                !has_swap(),
+                "this kernel does not count swap ({} is not there), and this machine has some: the limit would be none",
+                file.display()
+            );
+            return Ok(());
+        }
+        explain::host_echo(&setting.value, &file)
+    }
+
+    /// The limits that are this hierarchy's to keep.
+    fn settings(&self, limits: &Limits) -> Vec<Setting> {
+        let all = self.twin().settings(limits);
+        all.into_iter().filter(|setting| self.has(setting.controller)).collect()
+    }
+
+    /// What the kernel has made of the limits: one fact for each file.
+    fn facts(&self, limits: &Limits) -> Vec<Fact> {
+        let mut facts: Vec<Fact> = Vec::new();
+        for setting in self.settings(limits) {
+            let file = self.twin().read_from(setting.file);
+            let path = self.dir.join(file);
+            // "Deny all" is no line of the list: it is what makes the list end.
+            if setting.value == "a" || (setting.is_about_swap() && !path.exists()) {
+                continue;
+            }
+            let (holds, child) = self.read_back(&path, &setting.value);
+            match facts.last_mut().filter(|fact| fact.what == file) {
+                Some(fact) => {
+                    fact.child += &format!("; {child}");
+                    fact.holds &= holds;
+                }
+                None => facts.push(Fact { what: file.to_owned(), host: String::new(), child, holds }),
+            }
+        }
+        facts
+    }
+
+    /// Whether the file says what was written to it, and what it says.
+    fn read_back(&self, path: &Path, value: &str) -> (bool, String) {
+        if path.ends_with("cpuset.cpus") {
+            // The list that was asked for means little where the groups above allow only a part of it.
+            let effective = self.version().pick("cpuset.effective_cpus", "cpuset.cpus.effective");
+            let effective = std::fs::read_to_string(self.dir.join(effective)).unwrap_or_default();
+            return (CpuList::numbers(&effective) == CpuList::numbers(value), effective.trim().to_owned());
+        }
+        // io.max has all limits of a device in one line, devices.list a line for each device.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let has = |line: &&str| value.split(' ').all(|word| line.split(' ').any(|it| it == word));
+        let line = text.lines().find(has);
+        (line.is_some(), line.unwrap_or(&text).trim().to_owned())
+    }
+
+    fn remove(&self) -> Result<()> {
+        if !self.dir.exists() && !explain::dry_run() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        leftovers::empty(&self.dir)?;
+        explain::host(format_args!("rmdir {}", self.dir.display()), || leftovers::rmdir(&self.dir))?;
+        self.twin().take_back(self)
+    }
+
+    /// One step at a time changes what stands in a place: between two of them, one could take a controller away
+    /// that the other has just asked for.
+    fn lock(&self) -> Result<Flock<File>> {
+        let place = File::open(&self.place).during(format_args!("cannot open {}", self.place.display()))?;
+        Flock::lock(place, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .during(format_args!("cannot lock {}", self.place.display()))
+    }
+
+    /// Whether groups of other steps stand in the same place.
+    fn has_neighbours(&self) -> bool {
+        leftovers::ours(&self.place).any(|dir| dir.with_extension("") != self.dir)
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.hierarchy.controllers.iter().any(|name| name == controller)
+    }
+
+    fn version(&self) -> Version {
+        self.hierarchy.version
+    }
+
+    fn twin(&self) -> &'static dyn Twin {
+        self.version().twin()
+    }
+}
+
+impl Version {
+    fn twin(self) -> &'static dyn Twin {
+        self.pick(&v1::V1 as &dyn Twin, &v2::V2)
+    }
+
+    /// What is this twin's.
+    fn pick<T>(self, v1: T, v2: T) -> T {
+        match self {
+            Version::V1 => v1,
+            Version::V2 => v2,
+        }
+    }
+}
+
+/// Whether this failure means that the caller may not make cgroups here.
+fn not_permitted(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<CallFailed>().is_some_and(|failed| {
+        failed.call.starts_with("mkdir ") && matches!(failed.errno, Errno::EACCES | Errno::EPERM | Errno::EROFS)
+    })
+}
+
+/// A number from a file of one number (an empty key), or of lines `key number`.
+fn counter(path: &Path, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| key.is_empty() || line.split(' ').next() == Some(key))?;
+    line.split(' ').next_back()?.parse().ok()
+}
+
+/// Whether this machine can put memory aside to a disk. proc_swaps(5): a heading, and a line for each place.
+fn has_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}

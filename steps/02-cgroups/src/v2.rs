@@ -1,0 +1,152 @@
+//! Cgroup v2: one tree for all controllers, so a single group. Twin of `v1.rs`: the same verbs in the same order.
+//!
+//! See Documentation/admin-guide/cgroup-v2.rst in the kernel's source.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::unistd::{AccessFlags, access, getpid};
+use shared::explain;
+
+use crate::hierarchy::{Hierarchy, words};
+use crate::limits::{Limits, PERIOD_US};
+use crate::{Group, Setting, Twin, counter};
+
+/// The verbs of this version.
+pub struct V2;
+
+impl Twin for V2 {
+    fn procs(&self) -> &'static str {
+        "cgroup.procs"
+    }
+
+    /// The nearest group, from the caller's own upwards, that can hand on the controllers that the limits need.
+    ///
+    /// A group that has processes of its own cannot (the rule of *no internal processes*); the tree's top can, and
+    /// so can one where the caller is alone, as it steps aside. Where none can, the caller's own: its failure says why.
+    fn place(&self, hierarchy: &Hierarchy, limits: &Limits) -> PathBuf {
+        let needed = needed(hierarchy, limits);
+        let upwards = hierarchy.own.ancestors().take_while(|dir| dir.starts_with(&hierarchy.mount));
+        let can = |dir: &&Path| {
+            let has = |file, name: &&str| words(&dir.join(file)).iter().any(|word| word == name);
+            let handed_on = needed.iter().all(|name| has("cgroup.subtree_control", name));
+            let can_hand_on = is_top(dir) || others(dir).is_empty();
+            access(*dir, AccessFlags::W_OK).is_ok()
+                && needed.iter().all(|name| has("cgroup.controllers", name))
+                && (handed_on || can_hand_on)
+        };
+        upwards.into_iter().find(can).unwrap_or(&hierarchy.own).to_path_buf()
+    }
+
+    fn prepare(&self, group: &Group, limits: &Limits) -> Result<()> {
+        let control = group.place.join("cgroup.subtree_control");
+        let there = words(&control);
+        let missing: Vec<_> = needed(&group.hierarchy, limits)
+            .into_iter()
+            .filter(|name| !there.iter().any(|word| word == name))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !is_top(&group.place) && words(&group.place.join("cgroup.procs")).contains(&getpid().to_string()) {
+            explain::host(format_args!("mkdir {}", aside(group).display()), || std::fs::create_dir(aside(group)))?;
+            explain::host_echo(getpid(), &aside(group).join("cgroup.procs"))?;
+        }
+        for name in missing {
+            explain::host_echo(format_args!("+{name}"), &control)?;
+            group.handed_on.borrow_mut().push(name);
+        }
+        Ok(())
+    }
+
+    fn settings(&self, limits: &Limits) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        let mut set = |controller, file, value| settings.push(Setting { controller, file, value });
+        if let Some(bytes) = limits.memory {
+            set("memory", "memory.max", bytes.to_string());
+            // Swap is counted by itself here: none of it is left.
+            set("memory", "memory.swap.max", "0".to_owned());
+        }
+        if let Some(quota) = limits.quota_us() {
+            set("cpu", "cpu.max", format!("{quota} {PERIOD_US}"));
+        }
+        if let Some(shares) = limits.cpu_shares {
+            // 2 to 262144 becomes 1 to 10000, on a straight line.
+            set("cpu", "cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string());
+        }
+        if let Some(count) = limits.pids_limit {
+            set("pids", "pids.max", count.to_string());
+        }
+        if let Some(list) = &limits.cpuset_cpus {
+            set("cpuset", "cpuset.cpus", list.0.clone());
+        }
+        if let Some(rate) = &limits.device_write_bps {
+            set("io", "io.max", format!("{} wbps={}", rate.device, rate.bytes));
+        }
+        if let Some(rate) = &limits.device_read_bps {
+            set("io", "io.max", format!("{} rbps={}", rate.device, rate.bytes));
+        }
+        settings
+    }
+
+    fn read_from<'a>(&self, file: &'a str) -> &'a str {
+        file
+    }
+
+    fn counters(&self, dir: &Path) -> Vec<String> {
+        let count = |file: &str, key: &str| counter(&dir.join(file), key);
+        let mut counters = Vec::new();
+        if let Some(kills) = count("memory.events", "oom_kill") {
+            // Linux 5.19 and newer tell the peak.
+            let peak =
+                count("memory.peak", "").map_or("an unknown number of".to_owned(), |peak| (peak / 1024).to_string());
+            counters.push(format!("memory: {peak} KiB at the peak, {kills} killed for want of it"));
+        }
+        if let Some(periods) = count("cpu.stat", "nr_throttled") {
+            let ms = count("cpu.stat", "throttled_usec").unwrap_or(0) / 1000;
+            counters.push(format!("cpu: held back in {periods} periods, for {ms} ms"));
+        }
+        if let Some(refused) = count("pids.events", "max") {
+            counters.push(format!("pids: {refused} forks refused"));
+        }
+        counters
+    }
+
+    fn take_back(&self, group: &Group) -> Result<()> {
+        // Taken away under another step's group, a controller would take its limits along.
+        if !group.has_neighbours() {
+            for name in group.handed_on.take() {
+                explain::host_echo(format_args!("-{name}"), &group.place.join("cgroup.subtree_control"))?;
+            }
+        }
+        if aside(group).exists() {
+            explain::host_echo(getpid(), &group.place.join("cgroup.procs"))?;
+            explain::host(format_args!("rmdir {}", aside(group).display()), || std::fs::remove_dir(aside(group)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The controllers of this tree that the limits need, each once. On a hybrid machine v1 has the others.
+fn needed(hierarchy: &Hierarchy, limits: &Limits) -> Vec<&'static str> {
+    let mut needed: Vec<_> = limits.needs().into_iter().map(|(_, [_, name])| name).collect();
+    needed.dedup();
+    needed.retain(|name| hierarchy.controllers.iter().any(|there| there == name));
+    needed
+}
+
+/// Whether this is the top of the whole tree, the only group without a type.
+fn is_top(dir: &Path) -> bool {
+    !dir.join("cgroup.type").exists()
+}
+
+/// The processes of a group, but for this one.
+fn others(dir: &Path) -> Vec<String> {
+    let me = getpid().to_string();
+    words(&dir.join("cgroup.procs")).into_iter().filter(|pid| *pid != me).collect()
+}
+
+/// Where the step itself waits while the group that it was in hands controllers on.
+fn aside(group: &Group) -> PathBuf {
+    group.dir.with_extension("host")
+}

@@ -1,0 +1,135 @@
+//! Places inside the new root, found and made without ever stepping out of it.
+//!
+//! A root may come from anyone. A symbolic link in it like `proc -> /etc` leads, on the host's side, to the host's
+//! `/etc`: a mount there would cover it for nobody but the child, and a folder made there would be made on the host.
+//! So each place is opened by openat2(2) with RESOLVE_IN_ROOT, which reads every link as the child will, and mounted on
+//! by its descriptor: `/proc/self/fd/7`.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
+use nix::unistd::symlinkat;
+use shared::explain::{self, CallFailed};
+use shared::sys;
+
+/// The new root, not yet entered.
+pub struct Inside {
+    /// None in a dry run.
+    root: Option<OwnedFd>,
+}
+
+/// A place in it.
+pub struct Place(Option<OwnedFd>);
+
+/// What to make where nothing is there.
+#[derive(Clone, Copy)]
+pub enum Make {
+    /// To mount a file system on.
+    Folder,
+    /// To bind a file on.
+    File,
+}
+
+impl Inside {
+    /// Child: takes hold of the root, after it was made a mount of its own.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = explain::child(format_args!("open({dir:?}, O_PATH|O_DIRECTORY|O_CLOEXEC)"), || {
+            open(dir, flags, Mode::empty()).map(Some)
+        })?;
+        Ok(Inside { root })
+    }
+
+    /// Child: the place at this path, made where nothing is there.
+    pub fn place(&self, path: &Path, make: Make) -> Result<Place> {
+        // Taken from the root's own descriptor, which an absolute path would ignore.
+        let path = path.strip_prefix("/").unwrap_or(path);
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        match self.find(path) {
+            Err(error) if is(&error, Errno::ENOENT) => {
+                let name = path.file_name().context("a path without a name")?;
+                let above = self.place(path.parent().unwrap_or(Path::new(".")), Make::Folder)?;
+                match make {
+                    Make::Folder => above.folder(name)?,
+                    Make::File => above.node(name, SFlag::S_IFREG, (0, 0))?,
+                }
+                self.find(path)
+            }
+            found => found,
+        }
+    }
+
+    fn find(&self, path: &Path) -> Result<Place> {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        let place = explain::child(
+            format_args!("openat2({}, {path:?}, {{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT}})", number(&self.root)),
+            || openat2(fd(&self.root)?, path, how).map(Some),
+        )?;
+        Ok(Place(place))
+    }
+
+    /// Child: makes the root read-only, and not what is mounted on it.
+    pub fn set_read_only(&self) -> Result<()> {
+        read_only(&self.root, false)
+    }
+}
+
+impl Place {
+    /// Its path for mount(2), which no link inside the root can bend.
+    pub fn path(&self) -> String {
+        format!("/proc/self/fd/{}", number(&self.0))
+    }
+
+    /// Child: makes a folder in this folder. mkdir(2).
+    pub fn folder(&self, name: &OsStr) -> Result<()> {
+        explain::child(format_args!("mkdirat({}, {name:?}, 0755)", number(&self.0)), || {
+            mkdirat(fd(&self.0)?, name, Mode::from_bits_truncate(0o755))
+        })
+    }
+
+    /// Child: makes an empty file (`S_IFREG`) or a device node (`S_IFCHR`) in this folder. mknod(2).
+    pub fn node(&self, name: &OsStr, kind: SFlag, (major, minor): (u64, u64)) -> Result<()> {
+        let told = if kind == SFlag::S_IFREG { "S_IFREG" } else { "S_IFCHR" };
+        explain::child(format_args!("mknodat({}, {name:?}, {told}|0666, {major}:{minor})", number(&self.0)), || {
+            mknodat(fd(&self.0)?, name, kind, Mode::from_bits_truncate(0o666), makedev(major, minor))
+        })
+    }
+
+    /// Child: makes a symbolic link in this folder.
+    pub fn link(&self, to: &str, name: &str) -> Result<()> {
+        explain::child(format_args!("symlinkat({to:?}, {}, {name:?})", number(&self.0)), || {
+            symlinkat(to, fd(&self.0)?, name)
+        })
+    }
+
+    /// Child: makes the mount here, and all below it, read-only.
+    pub fn set_read_only(&self) -> Result<()> {
+        read_only(&self.0, true)
+    }
+}
+
+fn read_only(mount: &Option<OwnedFd>, recursive: bool) -> Result<()> {
+    let flags = if recursive { "AT_EMPTY_PATH|AT_RECURSIVE" } else { "AT_EMPTY_PATH" };
+    explain::child(
+        format_args!("mount_setattr({}, \"\", {flags}, {{attr_set=MOUNT_ATTR_RDONLY}})", number(mount)),
+        || sys::mount_read_only(fd(mount)?, recursive),
+    )
+}
+
+/// In a dry run there is none, and then no call is made with it either.
+fn fd(of: &Option<OwnedFd>) -> nix::Result<BorrowedFd<'_>> {
+    of.as_ref().map(AsFd::as_fd).ok_or(Errno::EBADF)
+}
+
+fn number(of: &Option<OwnedFd>) -> String {
+    of.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string())
+}
+
+fn is(error: &anyhow::Error, errno: Errno) -> bool {
+    error.downcast_ref::<CallFailed>().is_some_and(|failed| failed.errno == errno)
+}

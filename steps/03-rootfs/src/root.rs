@@ -1,0 +1,147 @@
+//! The options of this step: where the child stands.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use process::Environment;
+use shared::explain::{self, During};
+
+/// Where the child stands.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Where the child stands (step 03)")]
+pub struct Root {
+    /// The folder that becomes its `/` [default: target/rootfs, made from this machine's own tools where it is not there]
+    #[arg(long = "rootfs", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// A folder or file of the host that it sees too
+    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = volume)]
+    pub(crate) volumes: Vec<Volume>,
+    /// Let it write to nothing but /dev, /proc and volumes
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// The folder, inside, in which it begins; made where it is not there
+    #[arg(short, long, value_name = "DIR", value_parser = inside, default_value = "/")]
+    pub(crate) workdir: PathBuf,
+    /// A variable of its environment; without a value, the host's
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    env: Vec<Option<(OsString, OsString)>>,
+}
+
+/// A folder or file of the host that the child sees too.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+    pub(crate) read_only: bool,
+}
+
+/// The default root, and the script that makes it, in the folder where this project was built.
+const DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/rootfs");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../rootfs-scripts/host.sh");
+
+impl Root {
+    /// Host: the folder that becomes `/`, made by a script where it is the default one and not there yet.
+    ///
+    /// # Errors
+    /// Where it is no folder, or the host's own `/`; where a volume's source is missing.
+    pub fn prepare(&self) -> Result<PathBuf> {
+        let dir = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => default()?,
+        };
+        for volume in &self.volumes {
+            let source = &volume.source;
+            source.metadata().during(format_args!("rootfs: the volume's source {}", source.display()))?;
+        }
+        if explain::dry_run() && !dir.exists() {
+            return Ok(dir);
+        }
+        let dir = dir
+            .canonicalize()
+            .during(format_args!("rootfs: {} (the scripts in rootfs-scripts/ make one)", dir.display()))?;
+        let there = dir.metadata().during(format_args!("rootfs: {}", dir.display()))?;
+        ensure!(there.is_dir(), "rootfs: {} is a file: a root is a folder (unpack an archive first)", dir.display());
+        let host = Path::new("/").metadata().during("rootfs: /")?;
+        let same = (there.dev(), there.ino()) == (host.dev(), host.ino());
+        ensure!(!same, "rootfs: {} is the host's own root: the child would stand where it stands now", dir.display());
+        Ok(dir)
+    }
+
+    /// The program's variables: a few that every program expects, and those that were given. None of the host's.
+    pub fn environment(&self, hostname: &str) -> Environment {
+        let fixed = [
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("HOME", "/root"),
+            ("HOSTNAME", hostname),
+        ];
+        let term = std::env::var_os("TERM").map(|term| ("TERM".into(), term));
+        let fixed = fixed.into_iter().map(|(name, value)| (name.into(), value.into())).chain(term);
+        Environment::new(fixed.chain(self.env.iter().flatten().cloned()))
+    }
+}
+
+fn default() -> Result<PathBuf> {
+    let dir = Path::new(DEFAULT).components().fold(PathBuf::new(), |path, part| match part {
+        Component::ParentDir => path.parent().map(Path::to_owned).unwrap_or_default(),
+        part => path.join(part),
+    });
+    if !dir.exists() {
+        let script = Path::new(SCRIPT).canonicalize().during(format_args!("rootfs: {SCRIPT}: name a --rootfs"))?;
+        explain::note("there is no root yet: it is made from this machine's own tools");
+        explain::host(format_args!("{} {}", script.display(), dir.display()), || run(&script, &dir))
+            .context("rootfs")?;
+    }
+    Ok(dir)
+}
+
+/// Its output goes to standard error, as standard output is the container's.
+fn run(script: &Path, dir: &Path) -> std::io::Result<()> {
+    let quiet = if explain::quiet() {
+        Stdio::null()
+    } else {
+        File::options().write(true).open("/dev/stderr").map_or(Stdio::null(), Stdio::from)
+    };
+    let status = Command::new(script).arg(dir).stdout(quiet).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::from_raw_os_error(libc::ECANCELED)) }
+}
+
+fn volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<_> = text.split(':').collect();
+    let (source, target, read_only) = match parts.as_slice() {
+        [source, target] | [source, target, "rw"] => (source, target, false),
+        [source, target, "ro"] => (source, target, true),
+        _ => return Err("a volume is SRC:DST or SRC:DST:ro".to_owned()),
+    };
+    if source.is_empty() {
+        return Err("a volume's source is a folder or file of the host".to_owned());
+    }
+    let target = inside(target)?;
+    if target == Path::new("/") {
+        return Err("a volume at / would cover the root; give it as --rootfs".to_owned());
+    }
+    Ok(Volume { source: source.into(), target, read_only })
+}
+
+/// A path inside the new root.
+fn inside(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+        return Err("a path inside is absolute and has no `..`".to_owned());
+    }
+    Ok(path)
+}
+
+fn variable(text: &str) -> Result<Option<(OsString, OsString)>, String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(OsString::from(value))),
+        None => (text, std::env::var_os(text)),
+    };
+    if name.is_empty() {
+        return Err("a variable is NAME=VALUE, or NAME for the host's".to_owned());
+    }
+    Ok(value.map(|value| (name.into(), value)))
+}
