@@ -210,6 +210,7 @@ pub fn host<T: Answer, E: Into<std::io::Error>>(
     make: impl FnOnce() -> Result<T, E>,
 ) -> Result<T> {
     signals::check()?;
+    pause(Who::Host, call)?;
     tell(Who::Host, call, make)
 }
 
@@ -219,6 +220,15 @@ pub fn child<T: Answer, E: Into<std::io::Error>>(
     make: impl FnOnce() -> Result<T, E>,
 ) -> Result<T> {
     signals::check()?;
+    pause(Who::Child, call)?;
+    tell(Who::Child, call, make)
+}
+
+/// Child: the same without a pause: for what must be so before anybody can be waited for.
+pub fn child_at_once<T: Answer, E: Into<std::io::Error>>(
+    call: fmt::Arguments,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
     tell(Who::Child, call, make)
 }
 
@@ -281,7 +291,6 @@ fn tell<T: Answer, E: Into<std::io::Error>>(
     call: fmt::Arguments,
     make: impl FnOnce() -> Result<T, E>,
 ) -> Result<T> {
-    pause(who, call)?;
     if dry_run() {
         told(who, call, None);
         return Ok(T::stand_in());

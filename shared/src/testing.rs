@@ -54,8 +54,13 @@ pub fn run(step: &str, checks: Vec<Check>) -> std::process::ExitCode {
             None => Trial::test(full.clone(), move || {
                 record(&full, "ran");
                 let before = Machine::look();
-                body();
-                before.expect_unchanged()
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+                let unchanged = before.expect_unchanged();
+                // What a failed test leaves would hold up the next one.
+                children().iter().filter_map(|it| it.split(' ').next()?.parse().ok()).for_each(|pid| {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                });
+                result.map_or_else(|panic| std::panic::resume_unwind(panic), |()| unchanged)
             }),
         }
     };
@@ -380,4 +385,87 @@ pub mod needs {
         let there = std::env::split_paths(&path).any(|dir| dir.join(name).exists());
         (!there).then(|| format!("needs {name} to be installed"))
     }
+}
+
+/// The told calls of a story, without what differs from run to run: pids, descriptors and the results.
+pub fn calls(story: &str) -> Vec<String> {
+    let told = story.lines().filter(|line| line.starts_with("host  ") || line.starts_with("child "));
+    told.map(|line| without_numbers(line.rsplit_once(" = ").map_or(line, |(call, _)| call))).collect()
+}
+
+/// Every number, and the dry run's `…` in the place of one, becomes `N`.
+pub fn without_numbers(text: &str) -> String {
+    let mut plain = String::new();
+    for c in text.chars() {
+        match c {
+            '0'..='9' | '…' if plain.ends_with('N') => {}
+            '0'..='9' | '…' => plain.push('N'),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// Ends the step with each signal at each of its pauses, and while its program runs. Nothing may run on, and the
+/// exit code must say what happened. What SIGKILL leaves, `clean` must take away: the next run of the step.
+pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
+    // A shell listens to SIGINT itself, and would go on; cat does not.
+    let paused = || step(name, ["--pause"].iter().chain(arguments).chain(&["cat"]));
+    let pauses = count_pauses(paused());
+    assert!(pauses > 4, "{name} pauses just {pauses} times");
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        for pause in 0..=pauses {
+            let mut step = paused().0.stdin(Stdio::piped()).spawn().expect("spawn");
+            let err = collect(step.stderr.take().expect("piped"));
+            let mut stdin = step.stdin.take().expect("piped");
+            stdin.write_all(&b"\n".repeat(pause)).expect("enter");
+            if pause < pauses {
+                for _ in 0..=pause {
+                    while !err.recv_timeout(PATIENCE).expect("a pause").starts_with("[Enter]") {}
+                }
+            } else {
+                stdin.write_all(b"ready\n").expect("a line for cat");
+                let ready = collect(step.stdout.take().expect("piped")).recv_timeout(PATIENCE);
+                assert_eq!(ready.as_deref(), Ok("ready\n"), "{name} does not run");
+            }
+            kill(Pid::from_raw(step.id() as i32), signal).expect("kill");
+            let code = end_of(&mut step, PATIENCE);
+            let told: String = err.iter().collect();
+            assert_eq!(code, 128 + signal as i32, "{name} at pause {pause}, {signal}: {told}");
+            wait_until("nothing runs on", || {
+                reap();
+                children().is_empty()
+            });
+            if signal == Signal::SIGKILL {
+                assert_eq!(self::step(name, arguments.iter().chain(&["true"])).ran().code, 0);
+            }
+            assert!(groups_of_steps().is_empty(), "{name} at pause {pause}, {signal}: {:?}", groups_of_steps());
+        }
+    }
+}
+
+/// How often a step that was given `--pause` waits for Enter.
+pub fn count_pauses(mut step: Run) -> usize {
+    let mut step = step.0.stdin(Stdio::piped()).spawn().expect("spawn");
+    step.stdin.take().expect("piped").write_all(&b"\n".repeat(1000)).expect("enter");
+    let told = step.wait_with_output().expect("wait").stderr;
+    String::from_utf8_lossy(&told).lines().filter(|line| line.starts_with("[Enter]")).count()
+}
+
+/// The groups with a step's mark.
+pub fn groups_of_steps() -> Vec<String> {
+    let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
+    let trees = mounts.iter().filter(|mount| mount.kind.starts_with("cgroup"));
+    let marked = trees.flat_map(|mount| groups(&mount.point, 4)).filter(|group| !group.contains(": "));
+    marked.collect()
+}
+
+/// Bad input: exit code 125, one sentence that has this word in it, and no more. Standard output stays empty.
+pub fn refuses<A: AsRef<OsStr> + std::fmt::Debug>(name: &str, arguments: &[A], code: i32, word: &str) {
+    let ran = step(name, arguments).ran();
+    assert_eq!(ran.code, code, "{name} {arguments:?}: {}", ran.err);
+    let errors: Vec<_> = ran.err.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{name} {arguments:?}: {}", ran.err);
+    assert!(ran.err.contains(word), "{name} {arguments:?} does not say {word:?}: {}", ran.err);
+    assert!(!ran.err.contains("panicked") && ran.out.is_empty(), "{name} {arguments:?}: {}{}", ran.err, ran.out);
 }

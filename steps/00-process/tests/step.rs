@@ -1,1 +1,122 @@
-fn main() {}
+//! Step 00, run as a learner runs it, and looked at from outside.
+
+use shared::testing::{self, Check, check, needs, program, step};
+use std::os::unix::fs::PermissionsExt;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    testing::run("step00", checks())
+}
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("the_exit_code_is_the_commands", [], || {
+            for code in [0, 1, 7, 125] {
+                assert_eq!(step("step00", ["sh", "-c", &format!("exit {code}")]).ran().code, code);
+            }
+            assert_eq!(step("step00", ["sh", "-c", "kill -9 $$"]).ran().code, 137);
+        }),
+        check("standard_output_is_the_commands_alone", [], || {
+            let word = testing::random_word();
+            let ran = step("step00", ["echo", &word]).ran();
+            assert_eq!(ran.out, format!("{word}\n"));
+            assert!(ran.err.contains("fork()") && ran.err.contains("execve("), "{}", ran.err);
+            assert_eq!(step("step00", ["-q", "true"]).ran().err, "");
+        }),
+        check("nothing_is_isolated", [], || {
+            let mut live = step("step00", ["sh", "-c", "echo ready; echo $$; cat"]).until_ready();
+            let pid = nix::unistd::Pid::from_raw(live.line().trim().parse().expect("a pid"));
+            for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+                let file = format!("ns/{kind}");
+                assert_eq!(testing::proc_link(pid, &file), testing::proc_link(live.step(), &file));
+            }
+            let told = live.end().err;
+            assert!(told.contains("Container = cgroup + namespace + rootfs + engine"), "{told}");
+        }),
+        check("look_shows_what_the_kernel_says", [], || {
+            let mut sleep = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+            let pid = nix::unistd::Pid::from_raw(sleep.id() as i32);
+            let ran = step("step00", ["look", &pid.to_string()]).ran();
+            for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+                let link = testing::proc_link(pid, &format!("ns/{kind}"));
+                let inode = link.trim_end_matches(']').rsplit('[').next().expect("an inode");
+                let mut rows = ran.out.lines().filter(|line| line.trim_start().starts_with(&format!("{kind} ")));
+                assert!(rows.any(|row| row.contains(inode)), "{kind} {inode}: {}", ran.out);
+            }
+            sleep.kill().and_then(|()| sleep.wait()).expect("kill");
+            assert_eq!(ran.code, 0);
+        }),
+        check("look_tells_two_processes_apart", [needs::user_namespaces()], || {
+            let mut live = step("step01", ["sh", "-c", "echo ready; cat"]).until_ready();
+            let pid = live.pid().to_string();
+            let ran = step("step00", ["look", "self", &pid]).ran();
+            for kind in ["ipc", "mnt", "net", "pid", "user", "uts"] {
+                let mut rows = ran.out.lines().filter(|line| line.trim_start().starts_with(&format!("{kind} ")));
+                assert!(rows.any(|row| row.contains('≠')), "{kind}: {}", ran.out);
+            }
+            live.end();
+        }),
+        check("what_look_may_not_read_it_says", [needs::ordinary_user()], || {
+            let ran = step("step00", ["look", "1"]).ran();
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            assert!(ran.out.contains("not allowed") && ran.out.contains("sudo"), "{}", ran.out);
+        }),
+        check("look_refuses_what_is_no_process", [], || {
+            for (pid, word) in [("0", "greater than 0"), ("-1", ""), ("x", "greater than 0"), ("4194304", "4194304")] {
+                testing::refuses("step00", &["look", pid], 125, word);
+            }
+        }),
+        check("check_agrees_with_what_the_steps_can_do", [], || {
+            let ran = step("step00", ["check", "--json"]).ran();
+            let told: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+            let works = |number: &str| {
+                let steps = told["steps"].as_array().expect("steps").iter();
+                let step = steps.filter(|step| step["step"].as_str().is_some_and(|name| name.starts_with(number)));
+                let [step] = step.collect::<Vec<_>>()[..] else { panic!("{number}: {told}") };
+                step["works"] == "here"
+            };
+            for (number, name) in [("01", "step01"), ("02", "step02")] {
+                let ran = step(name, ["true"]).ran();
+                let without_user = step(name, ["--namespaces", "pid,mount,net,ipc,uts", "true"]).ran();
+                let runs = ran.code == 0 || without_user.code == 0;
+                assert_eq!(works(number), runs, "{name}: {told} {}", ran.err);
+            }
+            assert_eq!(ran.code == 0, told["ok"] == true, "{told}");
+        }),
+        check("a_dry_run_tells_the_same_and_does_nothing", [], || {
+            let file = tempfile::tempdir().expect("tempdir").path().join("never");
+            let ran = step("step00", ["--dry-run", "touch", &file.display().to_string()]).ran();
+            assert_eq!(ran.code, 0);
+            assert!(!file.exists() && ran.err.contains("execve("), "{}", ran.err);
+        }),
+        check("a_command_that_cannot_run_says_why", [], || {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let file = |name: &str, text: &str, mode: u32| {
+                let path = dir.path().join(name);
+                std::fs::write(&path, text).expect("write");
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
+                path.display().to_string()
+            };
+            testing::refuses("step00", &["-q", "no-such-command"], 127, "not found");
+            testing::refuses("step00", &["-q", "/no/such/command"], 127, "ENOENT");
+            testing::refuses("step00", &["-q", "/"], 126, "directory");
+            testing::refuses("step00", &["-q", ""], 127, "not found");
+            testing::refuses("step00", &["-q", &file("plain", "true\n", 0o644)], 126, "EACCES");
+            testing::refuses("step00", &["-q", &file("format", "true\n", 0o755)], 126, "ENOEXEC");
+            testing::refuses("step00", &["-q", &file("script", "#!/no/sh -e\n", 0o755)], 126, "\"/no/sh\"");
+            testing::refuses("step00", &["--no-such-option"], 125, "--no-such-option");
+        }),
+        check("a_pause_waits_for_enter_and_leaves_the_rest_to_the_program", [], || {
+            let word = testing::random_word();
+            let pauses = testing::count_pauses(step("step00", ["--pause", "cat"]));
+            let input = format!("{}{word}\n", "\n".repeat(pauses));
+            let line = format!("printf '{input}' | {} --pause cat", program("step00").display());
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", &line]);
+            let ran = testing::Run::new(shell).ran();
+            assert_eq!(ran.out, format!("{word}\n"), "{}", ran.err);
+            assert_eq!(ran.err.lines().filter(|line| line.starts_with("[Enter]")).count(), pauses);
+        }),
+        check("it_ends_with_the_step", [], || testing::end_at_every_pause("step00", &[])),
+    ]
+}

@@ -68,7 +68,10 @@ pub fn clone<'a>(
     // And kept open here, the child's end would hide the child's death from the host.
     drop(child_end);
     explain::child_is(pid);
-    Ok(Held(Child { pid, socket, acts }))
+    let mut child = Child { pid, socket, acts };
+    // From here on the child cannot outlive this process.
+    if explain::dry_run() { die_with_host() } else { child.expect_ready() }?;
+    Ok(Held(child))
 }
 
 /// `clone(fun, stack, flags, arg)`, as the C library has it. clone(2).
@@ -99,9 +102,9 @@ fn names(view: &View) -> String {
 /// Child: its life until exec. Comes back with an exit code where there was no exec.
 fn live(mut socket: UnixStream, [enter, program]: &mut [Act; 2]) -> u8 {
     let mut act = || -> Result<()> {
+        die_with_host()?;
+        socket.write_all(&[READY])?; // at the gate
         wait_at_gate(&mut socket)?;
-        // Without this, a host that is killed leaves the child running, with nobody to look after it. See prctl(2).
-        explain::child(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))?;
         enter()?;
         socket.write_all(&[READY])?;
         wait_at_gate(&mut socket)?;
@@ -112,6 +115,11 @@ fn live(mut socket: UnixStream, [enter, program]: &mut [Act; 2]) -> u8 {
     // A host that is gone cannot be told; then nobody waits for this exit code either.
     let _ = socket.write_all(&to_bytes(&failure));
     failure.code
+}
+
+/// Child: without this, a host that is killed leaves the child running, with nobody to look after it. See prctl(2).
+fn die_with_host() -> Result<()> {
+    explain::child_at_once(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))
 }
 
 /// Child: reads one byte. Fails if the host died while the child waited: then there is nobody to belong to.
@@ -135,9 +143,7 @@ impl<'a> Held<'a> {
             self.0.acts[0]()?;
         } else {
             self.0.open_gate()?;
-            if self.0.hear()?.is_none() {
-                return Err(self.0.died());
-            }
+            self.0.expect_ready()?;
         }
         Ok(Ready(self.0))
     }
@@ -174,6 +180,10 @@ impl Running<'_> {
 impl Child<'_> {
     fn open_gate(&mut self) -> Result<()> {
         self.socket.write_all(&[0]).map_err(|_| self.died())
+    }
+
+    fn expect_ready(&mut self) -> Result<()> {
+        self.hear()?.ok_or_else(|| self.died())
     }
 
     /// What the child says next: that it is ready, or (`None`) nothing more, as exec or its death closed its end.

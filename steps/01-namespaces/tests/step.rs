@@ -1,1 +1,258 @@
-fn main() {}
+//! Step 01, run as a learner runs it, and looked at from the host.
+
+use std::collections::BTreeSet;
+use std::process::{Command, ExitCode};
+
+use shared::testing::{self, Check, check, needs, proc, proc_link, program, step};
+
+const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
+/// Where a user namespace is not needed, as root, or not to be had.
+const WITHOUT_USER: [&str; 2] = ["--namespaces", "pid,mount,net,ipc,uts"];
+const KINDS: [(&str, &str); 8] = [
+    ("pid", "pid"),
+    ("mount", "mnt"),
+    ("user", "user"),
+    ("net", "net"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("cgroup", "cgroup"),
+    ("time", "time"),
+];
+
+fn main() -> ExitCode {
+    testing::run("step01", checks())
+}
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("the_child_has_six_namespaces_of_its_own", [needs::user_namespaces()], || {
+            let own = own_namespaces(&[]);
+            assert_eq!(own, BTreeSet::from(["pid", "mnt", "user", "net", "ipc", "uts"]));
+        }),
+        check(
+            "it_has_those_that_were_named_and_no_other",
+            [needs::user_namespaces(), needs::namespace("time")],
+            || {
+                let _ = &WITHOUT_USER;
+                for (name, file) in KINDS {
+                    let own = own_namespaces(&["--namespaces", &format!("user,{name}")]);
+                    assert_eq!(own, BTreeSet::from(["user", file]), "user,{name}");
+                }
+            },
+        ),
+        check("root_needs_no_user_namespace", [needs::root()], || {
+            for (name, file) in KINDS.into_iter().filter(|(name, _)| !["user", "time"].contains(name)) {
+                assert_eq!(own_namespaces(&["--namespaces", name]), BTreeSet::from([file]), "{name}");
+            }
+        }),
+        check("the_child_is_root_inside_and_the_caller_outside", [needs::user_namespaces()], || {
+            let mut live = step("step01", ["sh", "-c", "echo ready; id -u; id -g; cat"]).until_ready();
+            let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+            let mut map = |file| proc(live.pid(), file).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(map("uid_map"), ["0", &uid.to_string(), "1"]);
+            assert_eq!(map("gid_map"), ["0", &gid.to_string(), "1"]);
+            assert_eq!(map("setgroups"), ["deny"]);
+            assert_eq!((live.line(), live.line()), ("0\n".to_owned(), "0\n".to_owned()));
+            live.end();
+        }),
+        check("the_child_is_pid_1_and_sees_no_process_of_the_host", [needs::user_namespaces()], || {
+            let mut live = step("step01", ["sh", "-c", "echo ready; echo $$; echo /proc/[0-9]*; cat"]).until_ready();
+            let pid = live.pid();
+            assert_eq!(live.line(), "1\n");
+            assert_eq!(live.line(), "/proc/1\n", "there are others");
+            let ids: Vec<_> = proc(pid, "status")
+                .lines()
+                .find(|line| line.starts_with("NSpid:"))
+                .expect("NSpid")
+                .split_whitespace()
+                .skip(1)
+                .map(str::to_owned)
+                .collect();
+            assert_eq!(ids, [pid.to_string(), "1".to_owned()]);
+            live.end();
+        }),
+        check("the_first_try_shows_the_hosts_processes", [needs::root()], || {
+            let me = std::process::id();
+            let ran = testing::Run::new(Command::new(program("step01_first_try")))
+                .with(|it| {
+                    it.args(["ls", "-d", &format!("/proc/{me}")]);
+                })
+                .ran();
+            assert!(ran.out.contains(&format!("/proc/{me}")), "{ran:?}");
+            assert_ne!(
+                step("step01", [WITHOUT_USER[0], WITHOUT_USER[1], "ls", "-d", &format!("/proc/{me}")]).ran().code,
+                0
+            );
+        }),
+        check("the_hosts_name_stays", [needs::user_namespaces()], || {
+            let before = nix::unistd::gethostname().expect("name");
+            let word = testing::random_word();
+            let ran = step("step01", ["--hostname", &word, "uname", "-n"]).ran();
+            assert_eq!(ran.out, format!("{word}\n"), "{}", ran.err);
+            assert_eq!(nix::unistd::gethostname().expect("name"), before);
+        }),
+        check("loopback_is_up_and_there_is_nothing_else", [needs::user_namespaces()], || {
+            let mut live = step("step01", WAIT).until_ready();
+            let pid = live.pid();
+            let devices = proc(pid, "net/dev");
+            let devices: Vec<_> =
+                devices.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
+            assert_eq!(devices, ["lo"]);
+            // The kernel gives lo its address when it is set up.
+            assert!(proc(pid, "net/fib_trie").contains("127.0.0.1"));
+            live.end();
+        }),
+        check("a_mount_inside_stays_inside", [needs::root(), needs::shared_root()], || {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let path = dir.path().display().to_string();
+            let mount = ["mount", "-t", "tmpfs", "none", &path];
+            let mounted = || std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").contains(&path);
+
+            // Without a user namespace: with one, the kernel itself lets nothing out.
+            let ran = step("step01", WITHOUT_USER.iter().chain(&mount)).ran();
+            assert_eq!((ran.code, mounted()), (0, false), "{}", ran.err);
+            let first_try = Command::new(program("step01_first_try")).args(mount).output().expect("first try");
+            assert!(mounted(), "the first try leaks no mount: {first_try:?}");
+            nix::mount::umount(dir.path()).expect("umount");
+        }),
+        check("mounts_are_private_in_the_child", [needs::user_namespaces()], || {
+            let mut live = step("step01", WAIT).until_ready();
+            let info = proc(live.pid(), "mountinfo");
+            assert!(!info.contains(" shared:") && !info.contains(" master:"), "{info}");
+            live.end();
+        }),
+        check("a_process_of_the_host_cannot_be_signalled", [needs::user_namespaces()], || {
+            let try_it = |name: &str| {
+                let mut victim = Command::new("sleep").arg("60").spawn().expect("sleep");
+                let ran = step(name, [program("signal_host").display().to_string(), victim.id().to_string()]).ran();
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                let dead = victim.try_wait().expect("wait").is_some();
+                let _ = victim.kill();
+                victim.wait().expect("wait");
+                (dead, ran.out)
+            };
+            let (dead, out) = try_it("step00");
+            assert!(dead && out.starts_with("signalled"), "one step earlier it works: {out}");
+            let (dead, out) = try_it("step01");
+            assert!(!dead && out.contains("ESRCH"), "{out}");
+        }),
+        check("no_descriptor_of_the_caller_goes_in", [needs::user_namespaces()], || {
+            let line = format!("exec 9</etc/passwd; exec {} sh -c 'echo ready; cat'", program("step01").display());
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &line]);
+            let mut live = testing::Run::new(shell).until_ready();
+            let dir = format!("/proc/{}/fd", live.pid());
+            let mut open: Vec<_> = std::fs::read_dir(dir).expect("fd").flatten().map(|it| it.file_name()).collect();
+            open.sort();
+            assert_eq!(open, ["0", "1", "2"]);
+            live.end();
+        }),
+        check("the_program_gets_its_signals_as_usual", [needs::user_namespaces()], || {
+            let mut live = step("step01", ["sh", "-c", "echo ready; exec cat"]).until_ready();
+            let pid = live.pid();
+            testing::wait_until("cat runs", || proc(pid, "comm") == "cat\n");
+            let mask = |of: nix::unistd::Pid, name: &str| {
+                let status = proc(of, "status");
+                let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("mask");
+                u64::from_str_radix(line.trim(), 16).expect("hexadecimal")
+            };
+            // As the caller has them, but for SIGPIPE, which Rust's runtime ignores in these tests too.
+            let (me, sigpipe) = (nix::unistd::getpid(), 1 << (libc::SIGPIPE - 1));
+            assert_eq!(mask(pid, "SigBlk:"), mask(me, "SigBlk:"));
+            // Of the signals that everybody knows, 1 to 31; the C library keeps the next two for itself.
+            let known = (1 << 31) - 1;
+            assert_eq!(mask(pid, "SigIgn:") & known, mask(me, "SigIgn:") & known & !sigpipe);
+            live.end();
+        }),
+        check("a_program_that_listens_gets_the_signal", [needs::user_namespaces()], || {
+            let script = "trap 'echo heard; exit 9' TERM; echo ready; while :; do read x || sleep 0.05; done";
+            let mut live = step("step01", ["sh", "-c", script]).until_ready();
+            live.signal(nix::sys::signal::Signal::SIGTERM);
+            live.stdin = None;
+            assert_eq!(live.line(), "heard\n");
+            assert_eq!(live.end().code, 9);
+        }),
+        check("the_formula_is_lit_by_what_was_read_back", [needs::user_namespaces()], || {
+            let mut live = step("step01", WAIT).until_ready();
+            let (pid, told) = (live.pid(), live.told());
+            for file in ["pid", "mnt", "user", "net", "ipc", "uts"] {
+                let (own, host) =
+                    (proc_link(pid, &format!("ns/{file}")), proc_link(live.step(), &format!("ns/{file}")));
+                let line = told.lines().find(|line| line.contains(&format!("✔ {file} namespace")));
+                assert!(line.is_some_and(|line| line.contains(&own) && line.contains(&host)), "{file}: {told}");
+            }
+            assert!(told.contains("Container = cgroup + [namespace] + rootfs + engine"), "{told}");
+            live.end();
+        }),
+        check("a_dry_run_and_a_real_one_make_the_same_calls", [needs::user_namespaces()], || {
+            let [dry, real] = [["--dry-run", "true"], ["--color=never", "true"]].map(|it| step("step01", it).ran().err);
+            assert!(
+                real.contains("[namespace]") && !dry.contains("[namespace]"),
+                "nothing is true in a dry run: {dry}"
+            );
+            assert_eq!(testing::calls(&dry), testing::calls(&real));
+        }),
+        check("a_dry_run_works_where_the_real_thing_is_forbidden", [needs::no_user_namespaces()], || {
+            assert_eq!(step("step01", ["--dry-run", "true"]).ran().code, 0);
+        }),
+        check("a_machine_that_forbids_user_namespaces_is_told_what_to_do", [needs::no_user_namespaces()], || {
+            let ran = step("step01", ["true"]).ran();
+            assert_eq!(ran.code, 125);
+            assert!(ran.err.contains("error: clone(") && ran.err.contains("what to do: "), "{}", ran.err);
+            assert!(!ran.err.contains("[namespace]"), "{}", ran.err);
+        }),
+        check("a_step_runs_inside_a_step", [needs::user_namespaces()], || {
+            let inner = program("step01").display().to_string();
+            let ran = step("step01", [&inner, "--hostname", "inner", "uname", "-n"]).ran();
+            assert_eq!((ran.code, ran.out.as_str()), (0, "inner\n"), "{}", ran.err);
+        }),
+        check("closed_standard_streams_do_no_harm", [needs::user_namespaces()], || {
+            let step01 = program("step01");
+            for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full", "2>&1 | true"] {
+                let line = format!("{} sh -c 'exit 3' {closed}", step01.display());
+                let status = Command::new("sh").args(["-c", &line]).output().expect("sh").status;
+                assert_eq!(status.code(), Some(if closed.ends_with("true") { 0 } else { 3 }), "{closed}");
+            }
+        }),
+        check("bad_input_gets_one_sentence", [], || {
+            for (arguments, word) in [
+                (["--namespaces", "bogus"], "bogus"),
+                (["--namespaces", ""], "--namespaces"),
+                (["--hostname", ""], "1 to 64"),
+                (["--hostname", &"x".repeat(65)], "1 to 64"),
+                (["--hostname", "two\nlines"], "letters"),
+                (["--hostname", "-x"], "-x"),
+                (["--namespaces=pid", "--hostname=x"], "uts"),
+                (["--quiet", "--pause"], "--pause"),
+                (["--color", "blue"], "blue"),
+            ] {
+                testing::refuses("step01", &[arguments[0], arguments[1], "true"], 125, word);
+            }
+        }),
+        check("a_command_that_cannot_run_says_why", [needs::user_namespaces()], || {
+            testing::refuses("step01", &["-q", "no-such-command"], 127, "not found");
+            testing::refuses("step01", &["-q", "/"], 126, "directory");
+        }),
+        check("an_ordinary_user_without_a_user_namespace_is_told_what_to_do", [needs::ordinary_user()], || {
+            let ran = step("step01", ["--namespaces", "pid", "true"]).ran();
+            assert_eq!(ran.code, 125);
+            assert!(ran.err.contains("EPERM") && ran.err.contains("add `user`"), "{}", ran.err);
+        }),
+        check("it_ends_with_the_step_at_every_pause", [needs::user_namespaces()], || {
+            testing::end_at_every_pause("step01", &[]);
+        }),
+    ]
+}
+
+/// Which namespaces of the child are not the host's, by the kernel's own word.
+fn own_namespaces(options: &[&str]) -> BTreeSet<&'static str> {
+    let mut live = step("step01", options.iter().chain(&WAIT)).until_ready();
+    let (step, child) = (live.step(), live.pid());
+    let differs = |file: &&str| {
+        let path = format!("ns/{file}");
+        std::path::Path::new("/proc/self").join(&path).exists() && proc_link(step, &path) != proc_link(child, &path)
+    };
+    let own = KINDS.iter().map(|(_, file)| *file).filter(differs).collect();
+    live.end();
+    own
+}

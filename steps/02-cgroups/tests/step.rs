@@ -1,1 +1,308 @@
-fn main() {}
+//! Step 02, run as a learner runs it, and looked at from the host.
+
+use std::fs::{create_dir, read_to_string, remove_dir, write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use cgroups::{Hierarchy, Version, detect};
+use nix::unistd::{AccessFlags, access};
+use shared::testing::{self, Check, check, needs, proc, program, step};
+
+const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
+
+fn main() -> ExitCode {
+    testing::run("step02", checks())
+}
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("the_child_is_in_a_group_of_every_hierarchy", [may_make_groups()], || {
+            let mut live = step("step02", WAIT).until_ready();
+            let (pid, name) = (live.pid(), format!("step02-{}", live.step()));
+            let hierarchies = hierarchies();
+            for Hierarchy { version, own, controllers, .. } in &hierarchies {
+                let group = own.join(&name);
+                let file = if *version == Version::V1 { "tasks" } else { "cgroup.procs" };
+                let members = read_to_string(group.join(file)).expect("members");
+                assert!(members.lines().any(|it| it == pid.to_string()), "{controllers:?}: {members}");
+                assert_eq!(on_v1_or_v2(pid, controllers, *version), format!("/{name}"), "{controllers:?}");
+            }
+            let told = live.told();
+            let echoes = told.lines().filter(|line| line.starts_with(&format!("host  echo {pid} > "))).count();
+            assert_eq!(echoes, hierarchies.len(), "{told}");
+            live.end();
+        }),
+        check(
+            "a_limit_is_what_the_kernel_says_it_is",
+            [controller("memory"), controller("pids"), controller("cpu")],
+            || {
+                let number = 100 + u64::from(testing::random_word().as_bytes()[0]);
+                let (memory, count) = (format!("{number}M"), number.to_string());
+                let options = ["--memory", &memory, "--pids-limit", &count, "--cpus", "0.5", "--cpu-shares", &count];
+                let mut live = step("step02", options.iter().chain(&WAIT)).until_ready();
+                let pid = live.pid();
+                let read = |on_v1: (&str, &str), on_v2: (&str, &str)| {
+                    let (version, dir) = group_of(pid, on_v1.0, on_v2.0);
+                    let file = if version == Version::V1 { on_v1.1 } else { on_v2.1 };
+                    let text = read_to_string(dir.join(file)).unwrap_or_else(|error| panic!("{dir:?} {file}: {error}"));
+                    text.trim().to_owned()
+                };
+                let bytes = (number << 20).to_string();
+                assert_eq!(read(("memory", "memory.limit_in_bytes"), ("memory", "memory.max")), bytes);
+                assert_eq!(read(("pids", "pids.max"), ("pids", "pids.max")), count);
+                let quota = read(("cpu", "cpu.cfs_quota_us"), ("cpu", "cpu.max"));
+                assert!(quota == "50000" || quota == "50000 100000", "{quota}");
+                let weight = (1 + (number - 2) * 9999 / 262_142).to_string();
+                let shares = read(("cpu", "cpu.shares"), ("cpu", "cpu.weight"));
+                assert!(shares == count || shares == weight, "{shares}");
+                live.end();
+            },
+        ),
+        check("swap_is_no_way_around_the_limit", [controller("memory")], || {
+            let mut live = step("step02", ["--memory", "64M"].iter().chain(&WAIT)).until_ready();
+            let (version, dir) = group_of(live.pid(), "memory", "memory");
+            let (file, wanted) = match version {
+                Version::V1 => ("memory.memsw.limit_in_bytes", "67108864\n"),
+                Version::V2 => ("memory.swap.max", "0\n"),
+            };
+            let there = read_to_string(dir.join(file)).unwrap_or(wanted.to_owned());
+            assert_eq!(there, wanted);
+            live.end();
+        }),
+        check("a_fork_bomb_stops_at_the_limit", [controller("pids")], || {
+            let bomb = program("fork_bomb").display().to_string();
+            assert_eq!(step("step01", ["-q", &bomb]).ran().out, "300 forks\n", "one step earlier it works");
+            let ran = step("step02", ["--pids-limit", "20", &bomb]).ran();
+            assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
+            assert!(counter(&ran.err, "# pids: ") >= 1, "{}", ran.err);
+        }),
+        check("a_memory_hog_is_killed", [controller("memory")], || {
+            let hog = program("memory_hog").display().to_string();
+            assert_eq!(step("step01", ["-q", &hog, "128"]).ran().out, "128 MiB taken\n", "one step earlier it works");
+            let ran = step("step02", ["--memory", "64M", &hog, "128"]).ran();
+            assert_eq!((ran.code, ran.out.as_str()), (137, ""), "{}", ran.err);
+            let told = ran.err.lines().find(|line| line.starts_with("# memory: ")).expect("a counter");
+            assert!(told.contains("peak, 1 killed"), "{told}");
+        }),
+        check("a_spinner_is_held_back", [controller("cpu")], || {
+            let spinner = program("cpu_spinner").display().to_string();
+            let free = step("step02", ["--cpus", "1", &spinner, "500"]).ran();
+            let ran = step("step02", ["--cpus", "0.2", &spinner, "500"]).ran();
+            assert!(counter(&ran.err, "# cpu: held back in ") >= 3, "{}", ran.err);
+            assert!(counter(&free.err, "# cpu: held back in ") < counter(&ran.err, "# cpu: held back in "));
+        }),
+        check("the_child_runs_on_the_processors_that_were_named", [controller("cpuset")], || {
+            let all = read_to_string("/sys/devices/system/cpu/online").expect("online");
+            let cpu = all.trim().rsplit([',', '-']).next().expect("a number").to_owned();
+            let mut live = step("step02", ["--cpuset-cpus", &cpu].iter().chain(&WAIT)).until_ready();
+            let status = proc(live.pid(), "status");
+            let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("list").to_owned();
+            assert_eq!(line.split_whitespace().nth(1), Some(cpu.as_str()));
+            live.end();
+            testing::refuses("step02", &["-q", "--cpuset-cpus", "8000", "true"], 125, "cpuset.cpus");
+        }),
+        check("a_disk_is_limited_as_the_kernel_says", [controller("blkio"), block_device().err()], || {
+            let disk = block_device().expect("a disk");
+            let rate = format!("{disk}:1M");
+            let options = ["--device-write-bps", &rate, "--device-read-bps", &rate];
+            let mut live = step("step02", options.iter().chain(&WAIT)).until_ready();
+            let (version, dir) = group_of(live.pid(), "blkio", "io");
+            let files: &[&str] = match version {
+                Version::V1 => &["blkio.throttle.write_bps_device", "blkio.throttle.read_bps_device"],
+                Version::V2 => &["io.max"],
+            };
+            for file in files {
+                let text = read_to_string(dir.join(file)).expect("limits");
+                assert!(text.contains("1048576"), "{file}: {text}");
+            }
+            live.end();
+        }),
+        check(
+            "on_v1_a_device_that_is_not_listed_cannot_be_opened",
+            [controller_of(Version::V1, "devices"), needs::root(), block_device().err()],
+            || {
+                let disk = block_device().expect("a disk");
+                let read = ["--namespaces", "pid", "head", "-c", "1", &disk];
+                assert_eq!(step("step01", read).ran().code, 0, "one step earlier it works");
+                let ran = step("step02", read).ran();
+                assert!(ran.code != 0 && ran.err.contains("Operation not permitted"), "{}", ran.err);
+            },
+        ),
+        check("the_childs_own_group_is_its_root", [may_make_groups(), needs::user_namespaces()], || {
+            let ran = step("step02", ["cat", "/proc/self/cgroup"]).ran();
+            let paths = ran.out.lines().filter(|line| !line.contains(":name=")).map(|line| line.rsplit(':').next());
+            let paths: Vec<_> = paths.collect();
+            assert!(!paths.is_empty() && paths.iter().all(|path| *path == Some("/")), "{}", ran.out);
+        }),
+        check("the_child_is_inside_before_it_runs_and_the_first_try_is_too_late", [controller("pids")], || {
+            let bomb = program("fork_bomb");
+            let forks = |out: &str| out.split(' ').next().and_then(|count| count.parse::<u32>().ok()).expect("a count");
+            let first_try = || {
+                let mut command = Command::new(program("step02_first_try"));
+                command.arg(&bomb);
+                forks(&testing::Run::new(command).ran().out)
+            };
+            assert!((0..20).any(|_| first_try() > 20), "it never loses the race");
+            for _ in 0..5 {
+                let ran = step("step02", ["-q", "--pids-limit", "20", &bomb.display().to_string()]).ran();
+                assert_eq!(forks(&ran.out), 19);
+            }
+        }),
+        check("what_the_program_leaves_running_ends_too", [may_make_groups(), needs::root()], || {
+            let ran = step("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
+            assert_eq!(ran.code, 4, "{}", ran.err);
+            assert!(ran.err.contains("SIGKILL to what still runs"), "{}", ran.err);
+        }),
+        check("the_formula_is_lit_by_what_was_read_back", [may_make_groups(), needs::user_namespaces()], || {
+            let ran = step("step02", ["true"]).ran();
+            assert!(ran.err.contains("Container = [cgroup] + [namespace] + rootfs + engine"), "{}", ran.err);
+        }),
+        check("several_steps_at_once_do_not_disturb_each_other", [controller("pids")], || {
+            let run = || {
+                let arguments = ["-q", "--pids-limit", "20", "sh", "-c", "echo ready; cat"];
+                step("step02", arguments).until_ready()
+            };
+            let lives: Vec<_> = (0..4).map(|_| run()).collect();
+            for live in lives {
+                let ran = live.end();
+                assert_eq!(ran.code, 0, "{}", ran.err);
+            }
+        }),
+        check("on_v2_a_step_that_is_alone_in_its_group_steps_aside", [controller_of(Version::V2, "memory")], || {
+            let tree = hierarchies().into_iter().find(|it| it.version == Version::V2).expect("v2");
+            let outer = tree.own.join(format!("outer-{}", testing::random_word()));
+            create_dir(&outer).expect("mkdir");
+            write(tree.own.join("cgroup.subtree_control"), "+memory").expect("hand on");
+            let line = format!(
+                "echo $$ > {}/cgroup.procs; exec {} --memory 64M true",
+                outer.display(),
+                program("step02").display()
+            );
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &line]);
+            let ran = testing::Run::new(shell).ran();
+            let left = std::fs::read_dir(&outer).expect("outer").flatten().filter(|it| it.path().is_dir()).count();
+            let handed_on = read_to_string(outer.join("cgroup.subtree_control")).expect("control");
+            testing::wait_until("the outer group is empty", || remove_dir(&outer).is_ok());
+            write(tree.own.join("cgroup.subtree_control"), "-memory").expect("take back");
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            assert!(ran.err.contains(".host/cgroup.procs"), "{}", ran.err);
+            assert_eq!((left, handed_on.trim()), (0, ""));
+        }),
+        check(
+            "a_controller_that_is_not_there_is_no_silence",
+            [controller("cpuset").is_none().then(|| "needs a machine without cpuset".to_owned()), may_make_groups()],
+            || {
+                testing::refuses("step02", &["-q", "--cpuset-cpus", "0", "true"], 125, "cpuset");
+            },
+        ),
+        check(
+            "who_may_not_make_groups_is_told_what_to_do",
+            [may_make_groups().is_none().then(|| "needs a user who may not make cgroups".to_owned())],
+            || {
+                let ran = step("step02", ["true"]).ran();
+                assert_eq!(ran.code, 125, "{}", ran.err);
+                assert!(
+                    ran.err.contains("error: ") && ran.err.contains("what to do: ") && ran.err.contains("sudo"),
+                    "{}",
+                    ran.err
+                );
+                assert!(!ran.err.contains("Container ="), "{}", ran.err);
+            },
+        ),
+        check("a_dry_run_makes_no_group", [], || {
+            let ran = step("step02", ["--dry-run", "true"]).ran();
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            assert!(ran.err.contains("mkdir ") && !ran.err.contains("[cgroup]"), "{}", ran.err);
+        }),
+        check("a_dry_run_and_a_real_one_make_the_same_calls", [may_make_groups(), needs::user_namespaces()], || {
+            let [dry, real] = [["--dry-run", "true"], ["--color=never", "true"]].map(|it| step("step02", it).ran().err);
+            assert_eq!(testing::calls(&dry), testing::calls(&real));
+        }),
+        check("bad_input_gets_one_sentence", [], || {
+            for (option, values) in [
+                ("--memory", &["abc", "-1", "0", "1", "18446744073709551616", "9223372036854775807", "64X", ""][..]),
+                ("--cpus", &["0", "-1", "1e9", "NaN", "inf", "abc", ""]),
+                ("--cpu-shares", &["0", "1", "262145", "-1", "abc"]),
+                ("--pids-limit", &["0", "-1", "1.5", "abc", "18446744073709551616"]),
+                ("--cpuset-cpus", &["", "a", "3-1", "0-4294967295", ","]),
+                ("--device-write-bps", &["", "/dev/null:1M", "/no/such:1M", "/dev/null", "/:1M"]),
+                ("--device-read-bps", &["/no/such:1M"]),
+            ] {
+                for value in values {
+                    testing::refuses("step02", &[&format!("{option}={value}"), "true"], 125, option);
+                }
+            }
+        }),
+        check("it_ends_with_the_step_at_every_pause", [may_make_groups(), needs::user_namespaces()], || {
+            testing::end_at_every_pause("step02", &[]);
+        }),
+        check("with_limits_too_it_ends_at_every_pause", [controller("pids"), needs::user_namespaces()], || {
+            testing::end_at_every_pause("step02", &["--pids-limit", "20"]);
+        }),
+    ]
+}
+
+fn hierarchies() -> Vec<Hierarchy> {
+    detect(Path::new("/proc"), "self").expect("hierarchies")
+}
+
+fn may_make_groups() -> Option<String> {
+    let all = hierarchies();
+    let may = !all.is_empty() && all.iter().all(|it| access(&it.own, AccessFlags::W_OK).is_ok());
+    (!may).then(|| "needs a user who may make cgroups".to_owned())
+}
+
+/// By its name on v1; v2 will do as well.
+fn controller(name: &str) -> Option<String> {
+    controller_of(Version::V1, name).and_then(|_| controller_of(Version::V2, name))
+}
+
+fn controller_of(version: Version, name: &str) -> Option<String> {
+    let name = if version == Version::V2 && name == "blkio" { "io" } else { name };
+    let here = hierarchies();
+    let has = |it: &Hierarchy| it.version == version && it.controllers.iter().any(|there| there == name);
+    let there = here.iter().any(|it| has(it) && access(&it.own, AccessFlags::W_OK).is_ok());
+    (!there).then(|| format!("needs the {name} controller of cgroup {version:?}"))
+}
+
+/// Where the child's group is in the hierarchy with this controller.
+fn group_of(pid: nix::unistd::Pid, on_v1: &str, on_v2: &str) -> (Version, PathBuf) {
+    let theirs = detect(Path::new("/proc"), &pid.to_string()).expect("hierarchies");
+    let has = |it: &&Hierarchy| {
+        it.controllers.iter().any(|name| name == if it.version == Version::V1 { on_v1 } else { on_v2 })
+    };
+    let it = theirs.iter().find(has).expect("a hierarchy");
+    (it.version, it.own.clone())
+}
+
+/// What the child is told of its group, below the caller's own.
+fn on_v1_or_v2(pid: nix::unistd::Pid, controllers: &[String], version: Version) -> String {
+    let names = if version == Version::V1 { controllers.join(",") } else { String::new() };
+    let line = |text: String| {
+        text.lines().find_map(|line| {
+            line.splitn(3, ':').skip(1).collect::<Vec<_>>().strip_prefix(&[names.as_str()]).map(|path| path.join(":"))
+        })
+    };
+    let own = line(read_to_string("/proc/self/cgroup").expect("cgroup")).expect("own");
+    let theirs = line(proc(pid, "cgroup")).expect("theirs");
+    theirs.strip_prefix(own.trim_end_matches('/')).map(str::to_owned).unwrap_or(theirs)
+}
+
+/// The first number behind these words of the story.
+fn counter(told: &str, words: &str) -> u64 {
+    let line = told.lines().find(|line| line.starts_with(words)).unwrap_or_else(|| panic!("no {words:?} in {told}"));
+    line[words.len()..].split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// A disk of this machine.
+fn block_device() -> Result<String, String> {
+    let disks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut paths = disks.map(|disk| Path::new("/dev").join(disk.file_name()));
+    let is_there = |path: &PathBuf| {
+        read_to_string(Path::new("/sys/block").join(path.file_name().unwrap_or_default()).join("size"))
+            .is_ok_and(|size| size.trim() != "0")
+            && path.exists()
+    };
+    paths.find(is_there).map(|path| path.display().to_string()).ok_or("needs a disk".to_owned())
+}
