@@ -214,6 +214,16 @@ pub fn host<T: Answer, E: Into<std::io::Error>>(
     tell(Who::Host, call, make)
 }
 
+/// Host, cleaning up: the same, but no signal keeps it from being made.
+pub fn host_cleanup<T: Answer, E: Into<std::io::Error>>(
+    call: fmt::Arguments,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
+    // Interrupted here, the program has ended already, and its exit code is the answer.
+    let _ = pause(Who::Host, call);
+    tell(Who::Host, call, make)
+}
+
 /// Child: tells this call, and makes it.
 pub fn child<T: Answer, E: Into<std::io::Error>>(
     call: fmt::Arguments,
@@ -242,9 +252,19 @@ pub fn child_last(call: fmt::Arguments) -> Result<()> {
 /// Host: writes a kernel file, told as the shell command that would do the same.
 pub fn host_echo(value: impl Display, path: &Path) -> Result<()> {
     let value = value.to_string();
+    host(format_args!("{}", as_echo(&value, path)), || write(path, &value))
+}
+
+/// Host, cleaning up: the same, but no signal keeps it from being made.
+pub fn host_echo_cleanup(value: impl Display, path: &Path) -> Result<()> {
+    let value = value.to_string();
+    host_cleanup(format_args!("{}", as_echo(&value, path)), || write(path, &value))
+}
+
+fn as_echo(value: &str, path: &Path) -> String {
     // In a shell, `c *:* m` without quotes would be the names of files.
     let quote = if value.contains([' ', '*']) { "'" } else { "" };
-    host(format_args!("echo {quote}{value}{quote} > {}", path.display()), || write(path, &value))
+    format!("echo {quote}{value}{quote} > {}", path.display())
 }
 
 /// One write(2) of the whole value, as the files of cgroups and id maps want it; never makes a file that is not there.
@@ -325,7 +345,8 @@ fn told(who: Who, call: fmt::Arguments, answer: Option<&str>) {
 }
 
 fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
-    if !TELLING.get().is_some_and(|telling| telling.pause) {
+    // Whoever has pressed Ctrl-C does not want to be asked before each call of the clean-up.
+    if !TELLING.get().is_some_and(|telling| telling.pause) || signals::interrupted() {
         return Ok(());
     }
     let name = if who == Who::Host { "the host" } else { "the child" };

@@ -96,6 +96,11 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
+/// Whether such a signal has come: then all that is left to do is cleaning up.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// Fails with [`Interrupted`] if this is an ending signal, and the first.
 pub fn interrupt(came: Came) -> Result<()> {
     if ENDING.contains(&came.signal) && !INTERRUPTED.swap(true, Ordering::Relaxed) {

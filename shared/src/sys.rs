@@ -38,6 +38,12 @@ pub unsafe fn clone3(flags: u64) -> nix::Result<Option<Pid>> {
     Ok((pid != 0).then(|| Pid::from_raw(pid as i32)))
 }
 
+/// Whether ids here are the machine's own: uid_map is the identity over all of them. user_namespaces(7).
+pub fn in_first_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Sets the loopback interface of this network namespace up. netdevice(7).
 pub fn set_loopback_up() -> nix::Result<()> {
     let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;

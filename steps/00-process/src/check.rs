@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
 use shared::explain::{self, CallFailed};
-use shared::{mountinfo, remedy};
+use shared::{mountinfo, remedy, sys};
 
 use crate::look;
 use crate::program::{self, Environment};
@@ -111,8 +111,7 @@ impl Report {
 
 /// Root over this machine: whoever is root of a user namespace alone is an ordinary user outside.
 fn is_root() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
+    geteuid().is_root() && sys::in_first_user_namespace()
 }
 
 /// Tries it with a user namespace around it, as the steps do; as root without one too.

@@ -26,8 +26,13 @@ pub fn remove(place: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The groups in this place that bear our mark: `step02-4711`, and `step02-4711.host` where a step stood aside.
+/// The groups in this place that a step has made: `step02-4711`, and `step02-4711.host` where it stood aside.
 pub fn ours(place: &Path) -> impl Iterator<Item = PathBuf> {
+    marked(place).filter(|dir| !dir.extension().is_some_and(|it| it.as_encoded_bytes().starts_with(b"+")))
+}
+
+/// The same, and those that only stand for something that a step has changed.
+pub fn marked(place: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|dir| owner(dir).is_some() && dir.is_dir())
 }

@@ -12,7 +12,6 @@ mod limits;
 mod v1;
 mod v2;
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 use shared::explain::{self, CallFailed, During, Failure};
 use shared::formula::{Fact, Formula};
+use shared::sys;
 
 pub use hierarchy::{Hierarchy, Version, detect};
 pub use limits::{CpuList, Limits, Rate};
@@ -39,8 +39,6 @@ pub struct Group {
     place: PathBuf,
     /// The group itself.
     dir: PathBuf,
-    /// v2: the controllers that `place` hands on because of this group.
-    handed_on: RefCell<Vec<&'static str>>,
 }
 
 /// A limit, as a file of a group and what is written to it.
@@ -64,7 +62,7 @@ trait Twin {
     fn read_from<'a>(&self, file: &'a str) -> &'a str;
     /// What has been used up, and what was refused.
     fn counters(&self, dir: &Path) -> Vec<String>;
-    /// Host, and the group gone: undoes what `prepare` did outside it.
+    /// Host, and the group gone or not made yet: undoes what steps have done outside their groups.
     fn take_back(&self, group: &Group) -> Result<()>;
 }
 
@@ -86,7 +84,7 @@ impl Cgroup {
         }
         let group = |hierarchy: Hierarchy| {
             let place = hierarchy.version.twin().place(&hierarchy, limits);
-            Group { dir: place.join(&name), place, hierarchy, handed_on: RefCell::default() }
+            Group { dir: place.join(&name), place, hierarchy }
         };
         Ok(Cgroup { limits: limits.clone(), groups: hierarchies.into_iter().map(group).collect() })
     }
@@ -181,6 +179,7 @@ impl Group {
     fn create(&self, limits: &Limits) -> Result<()> {
         let _lock = self.lock()?;
         leftovers::remove(&self.place)?;
+        self.twin().take_back(self)?;
         explain::host(format_args!("mkdir {}", self.dir.display()), || std::fs::create_dir(&self.dir))?;
         self.twin().prepare(self, limits)?;
         self.settings(limits).iter().try_for_each(|setting| self.write(setting))
@@ -202,7 +201,11 @@ impl Group {
     /// The limits that are this hierarchy's to keep.
     fn settings(&self, limits: &Limits) -> Vec<Setting> {
         let all = self.twin().settings(limits);
-        all.into_iter().filter(|setting| self.has(setting.controller)).collect()
+        all.into_iter()
+            .filter(|setting| self.has(setting.controller))
+            // Only root of the machine itself may change the list of devices: EPERM.
+            .filter(|setting| setting.controller != "devices" || sys::in_first_user_namespace())
+            .collect()
     }
 
     /// What the kernel has made of the limits: one fact for each file.
@@ -248,7 +251,7 @@ impl Group {
         }
         let _lock = self.lock()?;
         leftovers::empty(&self.dir)?;
-        explain::host(format_args!("rmdir {}", self.dir.display()), || leftovers::rmdir(&self.dir))?;
+        explain::host_cleanup(format_args!("rmdir {}", self.dir.display()), || leftovers::rmdir(&self.dir))?;
         self.twin().take_back(self)
     }
 

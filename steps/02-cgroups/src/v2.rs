@@ -10,7 +10,7 @@ use shared::explain;
 
 use crate::hierarchy::{Hierarchy, words};
 use crate::limits::{Limits, PERIOD_US};
-use crate::{Group, Setting, Twin, counter};
+use crate::{Group, Setting, Twin, counter, leftovers};
 
 /// The verbs of this version.
 pub struct V2;
@@ -53,8 +53,10 @@ impl Twin for V2 {
             explain::host_echo(getpid(), &aside(group).join("cgroup.procs"))?;
         }
         for name in missing {
+            // A group that stands for "handed on by a step": whoever leaves last takes it back, also after a SIGKILL.
+            let mark = mark(group, name);
+            explain::host(format_args!("mkdir {}", mark.display()), || std::fs::create_dir(&mark))?;
             explain::host_echo(format_args!("+{name}"), &control)?;
-            group.handed_on.borrow_mut().push(name);
         }
         Ok(())
     }
@@ -115,13 +117,16 @@ impl Twin for V2 {
     fn take_back(&self, group: &Group) -> Result<()> {
         // Taken away under another step's group, a controller would take its limits along.
         if !group.has_neighbours() {
-            for name in group.handed_on.take() {
-                explain::host_echo(format_args!("-{name}"), &group.place.join("cgroup.subtree_control"))?;
+            for (mark, name) in marks(&group.place) {
+                let control = group.place.join("cgroup.subtree_control");
+                explain::host_echo_cleanup(format_args!("-{name}"), &control)?;
+                explain::host_cleanup(format_args!("rmdir {}", mark.display()), || std::fs::remove_dir(&mark))?;
             }
         }
-        if aside(group).exists() {
-            explain::host_echo(getpid(), &group.place.join("cgroup.procs"))?;
-            explain::host(format_args!("rmdir {}", aside(group).display()), || std::fs::remove_dir(aside(group)))?;
+        let aside = aside(group);
+        if aside.exists() {
+            explain::host_echo_cleanup(getpid(), &group.place.join("cgroup.procs"))?;
+            explain::host_cleanup(format_args!("rmdir {}", aside.display()), || std::fs::remove_dir(&aside))?;
         }
         Ok(())
     }
@@ -149,4 +154,18 @@ fn others(dir: &Path) -> Vec<String> {
 /// Where the step itself waits while the group that it was in hands controllers on.
 fn aside(group: &Group) -> PathBuf {
     group.dir.with_extension("host")
+}
+
+/// `step02-4711.+memory`: the memory controller is handed on because of a step.
+fn mark(group: &Group, name: &str) -> PathBuf {
+    group.dir.with_extension(format!("+{name}"))
+}
+
+/// The marks in a place, with the controllers that they stand for.
+fn marks(place: &Path) -> Vec<(PathBuf, String)> {
+    let controller = |dir: PathBuf| {
+        let name = dir.extension()?.to_str()?.strip_prefix('+')?.to_owned();
+        Some((dir, name))
+    };
+    leftovers::marked(place).filter_map(controller).collect()
 }

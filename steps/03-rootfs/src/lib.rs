@@ -22,7 +22,7 @@ use nix::sys::stat::{Mode, SFlag, umask};
 use nix::unistd::{Pid, chdir, pivot_root};
 use shared::explain::During;
 use shared::formula::Fact;
-use shared::{explain, mountinfo};
+use shared::{explain, mountinfo, sys};
 
 use inside::{Inside, Make};
 pub use root::{Root, Volume};
@@ -120,7 +120,7 @@ fn make_dev(inside: &Inside, view: &View) -> Result<()> {
 
     // The caller's mask would take rights away from the nodes.
     set_umask(0)?;
-    let may_make_nodes = in_first_user_namespace();
+    let may_make_nodes = !view.has(Namespace::User) && sys::in_first_user_namespace();
     for (name, numbers) in DEVICES {
         if may_make_nodes {
             dev.node(name.as_ref(), SFlag::S_IFCHR, numbers)?;
@@ -168,12 +168,6 @@ fn mount_volumes(inside: &Inside, root: &Root) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether ids here are the machine's own: uid_map is the identity over all of them. user_namespaces(7).
-fn in_first_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Whether the kernel knows a type of file system. proc_filesystems(5).

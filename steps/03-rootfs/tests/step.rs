@@ -1,1 +1,438 @@
-fn main() {}
+//! Step 03, run as a learner runs it, and looked at from the host.
+
+use std::collections::BTreeMap;
+use std::fs::{create_dir_all, read_to_string, write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
+
+use shared::mountinfo;
+use shared::testing::{self, Check, check, needs, program, step};
+
+const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
+
+fn main() -> ExitCode {
+    let code = testing::run("step03", checks());
+    // A static is never dropped.
+    if let Some(root) = ROOT.get() {
+        std::fs::remove_dir_all(root.path()).expect("the root is taken away");
+    }
+    code
+}
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("the_child_stands_in_the_new_root", [needs::user_namespaces()], || {
+            let mut live = inside(&WAIT).until_ready();
+            let root = Path::new("/proc").join(live.pid().to_string()).join("root").metadata().expect("root");
+            let wanted = rootfs().metadata().expect("rootfs");
+            assert_eq!((root.dev(), root.ino()), (wanted.dev(), wanted.ino()));
+            live.end();
+        }),
+        check("no_mount_of_the_host_is_left", [needs::user_namespaces()], || {
+            let mut live = inside(&WAIT).until_ready();
+            let process = Path::new("/proc").join(live.pid().to_string());
+            let mounts = mountinfo::read(&process).expect("mountinfo");
+            let at_root = mounts.iter().filter(|mount| mount.point == Path::new("/")).count();
+            assert_eq!(at_root, 1, "{mounts:?}");
+            let device = rootfs().metadata().expect("rootfs").dev();
+            let known = ["proc", "sysfs", "tmpfs", "devpts", "devtmpfs", "mqueue"];
+            for mount in mounts {
+                assert!(
+                    mount.device == device || known.contains(&mount.kind.as_str()) || mount.point.starts_with("/dev"),
+                    "{mount:?}"
+                );
+            }
+            live.end();
+        }),
+        check("a_file_of_the_host_cannot_be_read", [needs::user_namespaces()], || {
+            let (dir, word) = secret();
+            let file = dir.path().join("secret").display().to_string();
+            assert_eq!(step("step01", ["-q", "cat", &file]).ran().out, word, "one step earlier it works");
+            let ran = inside(&["cat", &file]).ran();
+            assert!(ran.code != 0 && ran.out.is_empty(), "{ran:?}");
+        }),
+        check("a_chroot_is_broken_out_of_and_a_pivoted_root_is_not", [needs::user_namespaces()], || {
+            let (dir, word) = secret();
+            let file = dir.path().join("secret").display().to_string();
+            let breakout = ["/usr/local/bin/chroot_breakout", &file];
+            let mut first_try = Command::new(program("step03_first_try"));
+            first_try.arg(rootfs()).args(breakout);
+            let ran = testing::Run::new(first_try).ran();
+            assert_eq!(ran.out, format!("broke out: {word}"), "one step earlier it works: {}", ran.err);
+            let ran = inside(&breakout).ran();
+            assert!(ran.out.starts_with("still inside: "), "{ran:?}");
+        }),
+        check("the_usual_devices_work", [needs::user_namespaces()], || {
+            let script = "echo x >/dev/null && test $(head -c 4 /dev/zero | od -An -tx1 | tr -d ' ') = 00000000 \
+                && test $(head -c 8 /dev/urandom | wc -c) = 8 && ! echo x 2>/dev/null >/dev/full \
+                && test -c /dev/tty && test -d /dev/pts && test -d /dev/shm && test -L /dev/fd && echo y >/dev/shm/x \
+                && test -e /dev/ptmx && echo good";
+            let ran = inside(&["sh", "-c", script]).ran();
+            assert_eq!(ran.out, "good\n", "{}", ran.err);
+            let ran = inside(&["sh", "-c", "ls /dev"]).ran();
+            let names: Vec<_> = ran.out.lines().filter(|name| *name != "mqueue").collect();
+            assert_eq!(
+                names,
+                [
+                    "fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
+                    "urandom", "zero"
+                ]
+            );
+        }),
+        check(
+            "root_without_a_user_namespace_gets_nodes_of_its_own",
+            [needs::root(), initial_user_namespace(), needs::tool("mknod")],
+            || {
+                let options = ["--namespaces", "pid,mount,net,ipc,uts"];
+                let ran = step(
+                    "step03",
+                    options.iter().chain(&[
+                        "--rootfs",
+                        &rootfs_str(),
+                        "sh",
+                        "-c",
+                        "stat -c '%t:%T %a' /dev/null; echo x >/dev/null",
+                    ]),
+                )
+                .ran();
+                assert_eq!((ran.code, ran.out.as_str()), (0, "1:3 666\n"), "{}", ran.err);
+                assert!(ran.err.contains("S_IFCHR"), "{}", ran.err);
+            },
+        ),
+        check("sys_is_read_only", [needs::user_namespaces()], || {
+            for options in [&[][..], &["--namespaces", "user,mount,pid"]] {
+                let arguments = [
+                    "--rootfs",
+                    &rootfs_str(),
+                    "sh",
+                    "-c",
+                    "mkdir /sys/fs/cgroup/x 2>&1; echo 1 2>&1 >/sys/kernel/uevent_seqnum",
+                ];
+                let ran = step("step03", options.iter().chain(&arguments)).ran();
+                assert!(ran.code != 0 && ran.out.matches("ead-only").count() >= 1, "{options:?} {ran:?}");
+            }
+        }),
+        check("the_environment_is_not_the_hosts", [needs::user_namespaces()], || {
+            let word = testing::random_word();
+            let ran = inside_with(&["--env", &format!("GIVEN={word}"), "--env", "TAKEN"], &["env"])
+                .with(|command| {
+                    command.env("TAKEN", "taken").env("HOSTS_SECRET", "secret").env("TERM", "dumb");
+                })
+                .ran();
+            let names: BTreeMap<_, _> = ran.out.lines().filter_map(|line| line.split_once('=')).collect();
+            assert_eq!(names.get("GIVEN"), Some(&word.as_str()));
+            assert_eq!(names.get("TAKEN"), Some(&"taken"));
+            assert!(!names.contains_key("HOSTS_SECRET") && names.contains_key("PATH") && names.contains_key("HOME"));
+        }),
+        check("volumes_are_seen_inside", [needs::user_namespaces()], || {
+            let (dir, word) = secret();
+            let volume = |mode: &str| format!("{}:/volume{mode}", dir.path().display());
+            let script = "cat /volume/secret; echo new >/volume/new";
+            let ran = inside_with(&["-v", &volume("")], &["sh", "-c", script]).ran();
+            assert_eq!((ran.code, ran.out.as_str()), (0, word.as_str()), "{}", ran.err);
+            assert_eq!(read_to_string(dir.path().join("new")).expect("new"), "new\n");
+            let ran =
+                inside_with(&["-v", &volume(":ro")], &["sh", "-c", "cat /volume/secret; echo x >/volume/other"]).ran();
+            assert!(ran.code != 0 && ran.out == word && ran.err.contains("ead-only"), "{ran:?}");
+            let file = format!("{}:/a/file", dir.path().join("secret").display());
+            assert_eq!(inside_with(&["-v", &file], &["cat", "/a/file"]).ran().out, word);
+        }),
+        check("a_link_in_the_root_does_not_lead_out_of_it", [needs::user_namespaces()], || {
+            let (dir, _) = secret();
+            let outside = tempfile::tempdir().expect("tempdir");
+            let copy = small_root();
+            // As the child will see it, this is /outside in the root; on the host it is the host's folder.
+            symlink(outside.path(), copy.path().join("link")).expect("link");
+            let volume = format!("{}:/link/made", dir.path().display());
+            let root = copy.path().display().to_string();
+            let ran = step("step03", ["-q", "--rootfs", &root, "-v", &volume, "true"]).ran();
+            assert_eq!(std::fs::read_dir(outside.path()).expect("outside").count(), 0, "made on the host: {ran:?}");
+            for name in ["proc", "dev", "sys"] {
+                let copy = small_root();
+                let _ = std::fs::remove_dir(copy.path().join(name));
+                symlink(outside.path(), copy.path().join(name)).expect("link");
+                let root = copy.path().display().to_string();
+                let ran = step("step03", ["-q", "--rootfs", &root, "true"]).ran();
+                assert_eq!(std::fs::read_dir(outside.path()).expect("outside").count(), 0, "{name}: {ran:?}");
+                assert!(!ran.err.contains("panicked"), "{}", ran.err);
+            }
+        }),
+        check("a_read_only_root_takes_no_write", [needs::user_namespaces()], || {
+            let script = "echo x >/tmp/x; echo y >/dev/shm/y && echo shm";
+            let ran = inside_with(&["--read-only"], &["sh", "-c", script]).ran();
+            assert!(ran.out == "shm\n" && ran.err.contains("ead-only"), "{ran:?}");
+            assert!(!rootfs().join("tmp/x").exists());
+        }),
+        check("the_program_begins_in_the_folder_that_was_named", [needs::user_namespaces()], || {
+            assert_eq!(inside_with(&["-w", "/tmp"], &["pwd"]).ran().out, "/tmp\n");
+            assert_eq!(inside_with(&["-w", "/made/for/it"], &["pwd"]).ran().out, "/made/for/it\n");
+        }),
+        check("the_formula_is_lit_by_what_was_read_back", [needs::user_namespaces()], || {
+            let ran = inside(&["true"]).ran();
+            let with = "Container = [cgroup] + [namespace] + [rootfs] + engine";
+            let without = "Container = cgroup ✘ + [namespace] + [rootfs] + engine";
+            assert!(ran.err.contains(if may_make_groups() { with } else { without }), "{}", ran.err);
+        }),
+        check(
+            "without_the_right_to_make_groups_it_goes_on_and_says_why",
+            [needs::user_namespaces(), may_make_groups().then(|| "needs a user who may not make cgroups".to_owned())],
+            || {
+                let ran = inside(&["true"]).ran();
+                assert_eq!(ran.code, 0, "{}", ran.err);
+                assert!(ran.err.contains("cgroup is not possible here: mkdir "), "{}", ran.err);
+                let ran = inside_with(&["--pids-limit", "5"], &["true"]).ran();
+                assert!(
+                    ran.code == 125 && ran.err.contains("error: "),
+                    "a limit that was asked for is not dropped: {}",
+                    ran.err
+                );
+            },
+        ),
+        check(
+            "a_limit_holds_in_the_root_too",
+            [needs::user_namespaces(), (!may_make_groups()).then(|| "needs a user who may make cgroups".to_owned())],
+            || {
+                let ran = inside_with(&["--pids-limit", "20"], &["/usr/local/bin/fork_bomb"]).ran();
+                assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
+            },
+        ),
+        check("roots_that_are_none_are_refused", [], || {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let gone = dir.path().join("gone").display().to_string();
+            let file = dir.path().join("file");
+            write(&file, "").expect("file");
+            testing::refuses("step03", &["-q", "--rootfs", &gone, "true"], 125, "ENOENT");
+            testing::refuses("step03", &["-q", "--rootfs", &file.display().to_string(), "true"], 125, "is a file");
+            testing::refuses("step03", &["-q", "--rootfs", "/", "true"], 125, "host's own root");
+            testing::refuses("step03", &["-q", "--namespaces", "user,pid", "true"], 125, "mount namespace");
+            for (volume, word) in [
+                ("/no/such:/x", "ENOENT"),
+                ("/tmp:x", "absolute"),
+                ("/tmp:/a/../../b", "`..`"),
+                ("/tmp", "SRC:DST"),
+                ("/tmp:/x:rx", "SRC:DST"),
+                (":/x", "source"),
+                ("/tmp:/", "cover"),
+            ] {
+                testing::refuses(
+                    "step03",
+                    &["-q", "--rootfs", &dir.path().display().to_string(), "-v", volume, "true"],
+                    125,
+                    word,
+                );
+            }
+            testing::refuses("step03", &["-q", "--workdir", "x", "true"], 125, "absolute");
+            testing::refuses("step03", &["-q", "--env", "=x", "true"], 125, "NAME=VALUE");
+        }),
+        check("a_root_without_the_command_says_so", [needs::user_namespaces()], || {
+            let empty = tempfile::tempdir().expect("tempdir");
+            let root = empty.path().display().to_string();
+            testing::refuses("step03", &["-q", "--rootfs", &root, "no-such"], 127, &root);
+            testing::refuses("step03", &["-q", "--rootfs", &root], 127, "/bin/sh");
+            let script = empty.path().join("script");
+            write(&script, "#!/no/interpreter\n").expect("script");
+            std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("chmod");
+            testing::refuses("step03", &["-q", "--rootfs", &root, "/script"], 126, "/no/interpreter");
+        }),
+        check(
+            "a_full_disk_under_the_root_says_so",
+            [needs::root(), needs::user_namespaces(), needs::tool("mount")],
+            || {
+                // In a mount namespace of its own, so that nothing of it is left on this machine.
+                let line = format!(
+                    "mount -t tmpfs -o nr_inodes=2 none /mnt && exec {} -q --rootfs /mnt true",
+                    program("step03").display()
+                );
+                let mut unshare = Command::new("unshare");
+                unshare.args(["-m", "sh", "-c", &line]);
+                let ran = testing::Run::new(unshare).ran();
+                assert!(
+                    ran.code == 125 && ran.err.contains("ENOSPC") && ran.err.contains("the disk is full"),
+                    "{ran:?}"
+                );
+            },
+        ),
+        check(
+            "a_dry_run_and_a_real_one_make_the_same_calls",
+            [needs::user_namespaces(), (!may_make_groups()).then(|| "needs a user who may make cgroups".to_owned())],
+            || {
+                let [dry, real] = ["--dry-run", "--color=never"].map(|it| inside_with(&[it], &["/bin/true"]).ran().err);
+                for (dry, real) in testing::calls(&dry).iter().zip(&testing::calls(&real)) {
+                    assert_eq!(dry, real);
+                }
+                assert_eq!(testing::calls(&dry).len(), testing::calls(&real).len());
+            },
+        ),
+        check(
+            "the_story_is_what_strace_sees",
+            [needs::user_namespaces(), needs::tool("strace")],
+            the_story_is_what_strace_sees,
+        ),
+        check("it_ends_with_the_step_at_every_pause", [needs::user_namespaces()], || {
+            testing::end_at_every_pause("step03", &["--rootfs", &rootfs_str()]);
+        }),
+        check("a_step_runs_inside_a_step", [needs::user_namespaces()], || {
+            let inner = program("step03").display().to_string();
+            let ran = step("step01", [&inner, "-q", "--rootfs", &rootfs_str(), "uname", "-n"]).ran();
+            assert_eq!((ran.code, ran.out.as_str()), (0, "step03\n"), "{}", ran.err);
+        }),
+        check(
+            "the_default_root_is_made_where_it_is_not_there",
+            [needs::user_namespaces(), default_root_is_ours()],
+            || {
+                let ran = step("step03", ["sh", "-c", "test ! -e /home && echo inside"]).ran();
+                assert_eq!((ran.code, ran.out.as_str()), (0, "inside\n"), "{}", ran.err);
+            },
+        ),
+    ]
+}
+
+/// Every call of the lesson that strace sees is told, and every told one is seen: by whom, in which order, and with
+/// which first word of its answer.
+fn the_story_is_what_strace_sees() {
+    const LESSON: [&str; 15] = [
+        "clone",
+        "clone3",
+        "unshare",
+        "setns",
+        "mount",
+        "umount2",
+        "pivot_root",
+        "sethostname",
+        "mknodat",
+        "mkdirat",
+        "symlinkat",
+        "mount_setattr",
+        "openat2",
+        "rmdir",
+        "mkdir",
+    ];
+    let dir = tempfile::tempdir().expect("tempdir");
+    for name in ["step01", "step02", "step03"] {
+        if name == "step02" && !may_make_groups() {
+            continue;
+        }
+        let trace = dir.path().join(name);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o"]).arg(&trace).arg(format!("-e{}", LESSON.join(","))).arg(program(name));
+        if name == "step03" {
+            strace.args(["--read-only", "--rootfs", &rootfs_str()]);
+        }
+        strace.arg("/bin/true");
+        let ran = testing::Run::new(strace).ran();
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let pid = ran.err.lines().find(|line| line.starts_with("host  clone")).and_then(|line| line.rsplit(' ').next());
+        let child = pid.expect("the child's pid").to_owned();
+
+        let first_word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+        // `4711 mount("none", "/", …) = 0`; strace prints a NULL type or data as NULL, as the story does.
+        let seen = read_to_string(&trace).expect("trace");
+        let seen: Vec<_> = seen
+            .lines()
+            .filter_map(|line| {
+                let (pid, call) = line.split_once(' ')?;
+                let call = call.trim_start();
+                let (call, answer) = call.rsplit_once(" = ")?;
+                let name = call.split('(').next()?.to_owned();
+                let who = if pid == child { "child" } else { "host" };
+                LESSON
+                    .contains(&name.as_str())
+                    .then(|| (who.to_owned(), name, first_argument(call), first_word(answer)))
+            })
+            .collect();
+        let told: Vec<_> = ran
+            .err
+            .lines()
+            .filter_map(|line| {
+                let (who, call) = line.split_once(' ')?;
+                let (call, answer) = call.trim_start().rsplit_once(" = ")?;
+                let name = call.split(['(', ' ']).next()?.to_owned();
+                // mkdir and rmdir are told as the shell's commands.
+                let call =
+                    if call.contains('(') { call.to_owned() } else { format!("{name}({:?})", call.split_once(' ')?.1) };
+                let answer = if answer.starts_with('E') { "-1".to_owned() } else { first_word(answer) };
+                LESSON.contains(&name.as_str()).then(|| (who.to_owned(), name, first_argument(&call), answer))
+            })
+            .collect();
+        // Host and child go on side by side only while the child says that it is born.
+        for who in ["host", "child"] {
+            let of = |calls: &[(String, String, String, String)]| {
+                calls.iter().filter(|it| it.0 == who).cloned().collect::<Vec<_>>()
+            };
+            assert_eq!(of(&told), of(&seen), "{name}, {who}");
+        }
+        assert!(told.len() > 3, "{name}: {}", ran.err);
+    }
+}
+
+/// As far as both write it alike: a quoted word, or a number.
+fn first_argument(call: &str) -> String {
+    let arguments = call.split_once('(').map_or("", |(_, rest)| rest);
+    let first = arguments.split(", ").next().unwrap_or_default().trim_end_matches(')');
+    if first.starts_with('"') || first.parse::<u32>().is_ok() { first.to_owned() } else { String::new() }
+}
+
+static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
+
+/// A root of this machine's own tools, and of the programs that misbehave. Made once.
+fn rootfs() -> PathBuf {
+    let made = ROOT.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
+        let programs = ["chroot_breakout", "fork_bomb"].map(program);
+        let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
+        assert!(made.status.success(), "{made:?}");
+        dir
+    });
+    made.path().join("rootfs")
+}
+
+fn rootfs_str() -> String {
+    rootfs().display().to_string()
+}
+
+/// A root with nothing but the folders.
+fn small_root() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("tempdir");
+    for name in ["proc", "sys", "dev"] {
+        create_dir_all(dir.path().join(name)).expect("mkdir");
+    }
+    dir
+}
+
+/// A file of the host that nobody else knows.
+fn secret() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let word = format!("{}\n", testing::random_word());
+    write(dir.path().join("secret"), &word).expect("secret");
+    (dir, word)
+}
+
+fn inside(command: &[&str]) -> testing::Run {
+    inside_with(&[], command)
+}
+
+fn inside_with(options: &[&str], command: &[&str]) -> testing::Run {
+    let root = rootfs_str();
+    step("step03", ["--rootfs", &root].iter().chain(options).chain(command))
+}
+
+fn may_make_groups() -> bool {
+    let all = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
+    let may = |it: &cgroups::Hierarchy| nix::unistd::access(&it.own, nix::unistd::AccessFlags::W_OK).is_ok();
+    !all.is_empty() && all.iter().all(may)
+}
+
+fn initial_user_namespace() -> Option<String> {
+    let map = read_to_string("/proc/self/uid_map").expect("uid_map");
+    (!map.split_whitespace().eq(["0", "0", "4294967295"])).then(|| "needs the first user namespace".to_owned())
+}
+
+/// Where another user has built this project, its target folder is not this one's to write to.
+fn default_root_is_ours() -> Option<String> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let may = nix::unistd::access(&target, nix::unistd::AccessFlags::W_OK).is_ok() || target.join("rootfs").exists();
+    (!may).then(|| "needs a target folder that it may write to".to_owned())
+}
