@@ -2,13 +2,11 @@
 //!
 //! Bounded: 300 forks at most, each child only waits, and all of them end with the first process.
 
-use std::io::Read;
-
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, fork, read};
 
 fn main() {
     let wanted = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(300).min(300);
-    let (mut end_of_parent, parent) = std::io::pipe().expect("pipe");
+    let (end_of_parent, parent) = nix::unistd::pipe().expect("pipe");
     let mut born = 0;
     let mut refused = String::new();
     while born < wanted {
@@ -17,7 +15,7 @@ fn main() {
             Ok(ForkResult::Parent { .. }) => born += 1,
             Ok(ForkResult::Child) => {
                 drop(parent);
-                let _ = end_of_parent.read(&mut [0]);
+                let _ = read(&end_of_parent, &mut [0]);
                 std::process::exit(0);
             }
             Err(errno) => {

@@ -1,7 +1,7 @@
 //! Step 02: what may the child use up? See cgroups(7).
 //!
 //! A cgroup is a folder: made with mkdir, limited by writing to its files, entered by writing a pid, and taken away
-//! with rmdir. [`v1`] and [`v2`] are twins, and the difference between them is what there is to know about the two.
+//! with rmdir. `v1.rs` and `v2.rs` are twins, and the difference between them is what there is to know about the two.
 //!
 //! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03);
 //! on v2 no list of devices is kept, which takes an eBPF program (step 09).

@@ -69,7 +69,7 @@ impl Limits {
         .collect()
     }
 
-    /// Microseconds of processor time in each [`PERIOD_US`].
+    /// Microseconds of processor time in each period of 100 ms.
     pub fn quota_us(&self) -> Option<u64> {
         self.cpus.map(|cpus| (cpus * PERIOD_US as f64).round() as u64)
     }

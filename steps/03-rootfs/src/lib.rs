@@ -150,7 +150,7 @@ fn make_dev(inside: &Inside, view: &View) -> Result<()> {
 }
 
 fn set_umask(mask: u32) -> Result<()> {
-    explain::child(format_args!("umask(0{mask:02o})"), || {
+    explain::child(format_args!("umask({mask:#o})"), || {
         umask(Mode::from_bits_truncate(mask));
         Ok::<_, nix::Error>(())
     })
