@@ -20,6 +20,12 @@ pub struct Remedy {
 pub const REMEDIES: &[Remedy] = &[
     Remedy {
         call: "clone",
+        errno: &[EPERM],
+        applies: |call| !call.contains("CLONE_NEWUSER"),
+        say: "without a user namespace only root may make the others: add `user` to --namespaces, or run the step with sudo",
+    },
+    Remedy {
+        call: "clone",
         errno: &[EPERM, EACCES],
         applies: |_| in_docker(),
         say: "this is inside a Docker container, which forbids namespaces: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined …, or --privileged",
@@ -35,12 +41,6 @@ pub const REMEDIES: &[Remedy] = &[
         errno: &[EPERM],
         applies: |_| sysctl("kernel/unprivileged_userns_clone") == Some(0),
         say: "this machine forbids user namespaces to ordinary users: sudo sysctl kernel.unprivileged_userns_clone=1, or run the step with sudo",
-    },
-    Remedy {
-        call: "clone",
-        errno: &[EPERM],
-        applies: |call| !call.contains("CLONE_NEWUSER"),
-        say: "without a user namespace only root may make the others: add `user` to --namespaces, or run the step with sudo",
     },
     Remedy {
         call: "clone",

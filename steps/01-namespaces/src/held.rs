@@ -69,8 +69,8 @@ pub fn clone<'a>(
     drop(child_end);
     explain::child_is(pid);
     let mut child = Child { pid, socket, acts };
-    // From here on the child cannot outlive this process.
-    if explain::dry_run() { die_with_host() } else { child.expect_ready() }?;
+    // Until now the child would have noticed our end at the gate; from here on it cannot outlive us in a pause either.
+    child.next(|_| die_with_host())?;
     Ok(Held(child))
 }
 
@@ -102,8 +102,9 @@ fn names(view: &View) -> String {
 /// Child: its life until exec. Comes back with an exit code where there was no exec.
 fn live(mut socket: UnixStream, [enter, program]: &mut [Act; 2]) -> u8 {
     let mut act = || -> Result<()> {
+        wait_at_gate(&mut socket)?; // until the host has told of the birth
         die_with_host()?;
-        socket.write_all(&[READY])?; // at the gate
+        socket.write_all(&[READY])?;
         wait_at_gate(&mut socket)?;
         enter()?;
         socket.write_all(&[READY])?;
@@ -139,12 +140,7 @@ impl<'a> Held<'a> {
     /// The child's own failure, whose sentence it sends here.
     pub fn release(mut self) -> Result<Ready<'a>> {
         explain::note("the host opens the gate");
-        if explain::dry_run() {
-            self.0.acts[0]()?;
-        } else {
-            self.0.open_gate()?;
-            self.0.expect_ready()?;
-        }
+        self.0.next(|[enter, _]| enter())?;
         Ok(Ready(self.0))
     }
 }
@@ -182,7 +178,12 @@ impl Child<'_> {
         self.socket.write_all(&[0]).map_err(|_| self.died())
     }
 
-    fn expect_ready(&mut self) -> Result<()> {
+    /// Opens the gate, and waits until the child has done what comes next; a dry run tells that in its place.
+    fn next(&mut self, told: impl FnOnce(&mut [Act; 2]) -> Result<()>) -> Result<()> {
+        if explain::dry_run() {
+            return told(&mut self.acts);
+        }
+        self.open_gate()?;
         self.hear()?.ok_or_else(|| self.died())
     }
 
