@@ -174,26 +174,13 @@ fn checks() -> Vec<Check> {
             }
         }),
         check("on_v2_a_step_that_is_alone_in_its_group_steps_aside", [controller_of(Version::V2, "memory")], || {
-            let tree = hierarchies().into_iter().find(|it| it.version == Version::V2).expect("v2");
-            let outer = tree.own.join(format!("outer-{}", testing::random_word()));
-            create_dir(&outer).expect("mkdir");
-            write(tree.own.join("cgroup.subtree_control"), "+memory").expect("hand on");
-            let line = format!(
-                "echo $$ > {}/cgroup.procs; exec {} --memory 64M true",
-                outer.display(),
-                program("step02").display()
-            );
-            let mut shell = Command::new("sh");
-            shell.args(["-c", &line]);
-            let ran = testing::Run::new(shell).ran();
-            let left = std::fs::read_dir(&outer).expect("outer").flatten().filter(|it| it.path().is_dir()).count();
-            let handed_on = read_to_string(outer.join("cgroup.subtree_control")).expect("control");
-            testing::wait_until("the outer group is empty", || remove_dir(&outer).is_ok());
-            write(tree.own.join("cgroup.subtree_control"), "-memory").expect("take back");
-            assert_eq!(ran.code, 0, "{}", ran.err);
-            assert!(ran.err.contains(".host/cgroup.procs"), "{}", ran.err);
-            assert_eq!((left, handed_on.trim()), (0, ""));
+            alone_in_a_group("");
         }),
+        check(
+            "on_v2_an_ordinary_user_has_limits_in_a_group_that_was_delegated",
+            [controller_of(Version::V2, "memory"), needs::root(), others_may_run_it()],
+            || alone_in_a_group("setpriv --reuid=65534 --regid=65534 --clear-groups"),
+        ),
         check(
             "a_controller_that_is_not_there_is_no_silence",
             [controller("cpuset").is_none().then(|| "needs a machine without cpuset".to_owned()), may_make_groups()],
@@ -246,6 +233,32 @@ fn checks() -> Vec<Check> {
             testing::end_at_every_pause("step02", &["--pids-limit", "20"]);
         }),
     ]
+}
+
+/// As `systemd-run --scope -p Delegate=yes` has it: a group with nobody in it but the step, and which is the step's user's.
+fn alone_in_a_group(become_user: &str) {
+    let tree = hierarchies().into_iter().find(|it| it.version == Version::V2).expect("v2");
+    let outer = tree.own.join(format!("outer-{}", testing::random_word()));
+    create_dir(&outer).expect("mkdir");
+    write(tree.own.join("cgroup.subtree_control"), "+memory").expect("hand on");
+    if !become_user.is_empty() {
+        for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+            std::os::unix::fs::chown(outer.join(file), Some(65534), Some(65534)).expect("chown");
+        }
+    }
+    let step02 = program("step02");
+    let into = format!("echo $$ > {}/cgroup.procs", outer.display());
+    let line = format!("{into}; exec {become_user} {} --memory 64M true", step02.display());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &line]);
+    let ran = testing::Run::new(shell).ran();
+    let left = std::fs::read_dir(&outer).expect("outer").flatten().filter(|it| it.path().is_dir()).count();
+    let handed_on = read_to_string(outer.join("cgroup.subtree_control")).expect("control");
+    testing::wait_until("the outer group is empty", || remove_dir(&outer).is_ok());
+    write(tree.own.join("cgroup.subtree_control"), "-memory").expect("take back");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains(".host/cgroup.procs") && ran.err.contains("[cgroup]"), "{}", ran.err);
+    assert_eq!((left, handed_on.trim()), (0, ""));
 }
 
 fn hierarchies() -> Vec<Hierarchy> {
@@ -329,4 +342,12 @@ fn unlisted_device() -> Result<&'static str, String> {
 fn processors() -> Option<String> {
     let alone = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
     alone.then(|| "needs two processors, to lose a race".to_owned())
+}
+
+/// In a home folder that is closed to others, nobody but its owner can run what was built there.
+fn others_may_run_it() -> Option<String> {
+    let mut try_it = Command::new("setpriv");
+    try_it.args(["--reuid=65534", "--regid=65534", "--clear-groups", "test", "-x"]).arg(program("step02"));
+    let may = try_it.status().is_ok_and(|status| status.success());
+    (!may).then(|| "needs setpriv, and a folder that other users may enter".to_owned())
 }
