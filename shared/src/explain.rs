@@ -5,7 +5,7 @@
 //! ```
 //!
 //! From that line come the narration (who, which call, its result), the pause, the dry run, and the error
-//! sentence. What is told and what is done cannot drift, and a test holds both against `strace`.
+//! sentence. What is told and what is done stand side by side, and a test holds both against `strace`.
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};

@@ -130,6 +130,12 @@ pub const REMEDIES: &[Remedy] = &[
         say: "name the whole disk (/dev/sda), not a partition of it (/dev/sda1)",
     },
     Remedy {
+        call: "m",
+        errno: &[EACCES],
+        applies: |call| call.starts_with("mkdirat(") || call.starts_with("mknodat("),
+        say: "this root belongs to another user (was it made with sudo?): remove it, or name one of your own with --rootfs",
+    },
+    Remedy {
         call: "",
         errno: &[ENOSYS],
         applies: |_| true,
@@ -153,7 +159,11 @@ pub fn look(call: &str, child: i32) -> Option<String> {
     Some(match name {
         "clone" | "clone3" | "fork" => format!("pstree -p {step}; ls -l /proc/{step}/ns"),
         "mkdir" | "rmdir" => format!("ls -d {}", call.split(' ').nth(1)?),
-        "echo" => format!("cat {}", call.split(" > ").nth(1)?),
+        // These two can only be written; what they make is in the list.
+        "echo" => format!(
+            "cat {}",
+            call.split(" > ").nth(1)?.replace("devices.deny", "devices.list").replace("devices.allow", "devices.list")
+        ),
         _ if child == 0 => return None,
         "mount" | "umount2" | "mount_setattr" => format!("cat /proc/{child}/mountinfo"),
         "pivot_root" | "chdir" => format!("ls -l /proc/{child}/root /proc/{child}/cwd"),

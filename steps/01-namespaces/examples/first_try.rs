@@ -10,7 +10,10 @@ use nix::sched::{CloneFlags, clone};
 use nix::sys::wait::waitpid;
 
 fn main() {
-    let words: Vec<_> = std::env::args().skip(1).collect();
+    let mut words: Vec<_> = std::env::args().skip(1).collect();
+    if words.is_empty() {
+        words.push("sh".to_owned());
+    }
     let flags = CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS

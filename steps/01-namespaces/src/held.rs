@@ -1,8 +1,8 @@
 //! The child's way into life, as states: held at the gate, ready, running. Leaving one consumes it.
 //!
 //! ```text
-//! host   clone ── map ids, cgroup ── release ··············· look ── start ··········· wait
-//! child   └─ held at the gate ··········└─ enter ── ready ··········└─ exec ── program ──┘
+//! host   clone ───────┐ ┌─ map ids, cgroup ── release ···········┐ ┌─ look ── start ···········wait
+//! child   └─ prctl ── held at the gate ········└─ enter ── ready ── held ··········└─ exec, program ──┘
 //! ```
 //!
 //! Both sides talk over one pair of sockets, which exec closes: to the host, end of file means "exec succeeded".
@@ -24,7 +24,7 @@ use crate::view::{Namespace, View};
 /// What the child does in its own process.
 type Act<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
 
-/// A child that is born and has not run a line of the step: its namespaces are there, with nothing of its own in them.
+/// A child that is born, and waits: its namespaces are there, with nothing of its own in them yet.
 pub struct Held<'a>(Child<'a>);
 /// A child that has entered its new surroundings and waits before exec: time to look at it.
 pub struct Ready<'a>(Child<'a>);
@@ -123,9 +123,13 @@ fn die_with_host() -> Result<()> {
     explain::child_at_once(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))
 }
 
-/// Child: reads one byte. Fails if the host died while the child waited: then there is nobody to belong to.
+/// Child: reads its own pid, which in a pid namespace it cannot ask for. Fails if the host died while the child
+/// waited: then there is nobody to belong to.
 fn wait_at_gate(socket: &mut UnixStream) -> Result<()> {
-    socket.read_exact(&mut [0]).context("the host is gone")
+    let mut pid = [0; 4];
+    socket.read_exact(&mut pid).context("the host is gone")?;
+    explain::child_is(Pid::from_raw(i32::from_ne_bytes(pid)));
+    Ok(())
 }
 
 impl<'a> Held<'a> {
@@ -175,7 +179,7 @@ impl Running<'_> {
 
 impl Child<'_> {
     fn open_gate(&mut self) -> Result<()> {
-        self.socket.write_all(&[0]).map_err(|_| self.died())
+        self.socket.write_all(&self.pid.as_raw().to_ne_bytes()).map_err(|_| self.died())
     }
 
     /// Opens the gate, and waits until the child has done what comes next; a dry run tells that in its place.

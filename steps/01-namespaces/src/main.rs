@@ -50,7 +50,7 @@ fn contain(options: &Options) -> Result<u8> {
     // Child, once started: its last act.
     let program = || process::exec(&options.command, &Environment::inherited());
 
-    // Host, and the child held: root inside, before it has done a thing.
+    // Host, and the child held: root inside, before it mounts or runs anything.
     let held = namespaces::clone(view, enter, program)?;
     namespaces::map_ids(held.pid(), view)?;
     let ready = held.release()?;

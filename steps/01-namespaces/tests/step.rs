@@ -192,6 +192,20 @@ fn checks() -> Vec<Check> {
             );
             assert_eq!(testing::calls(&dry), testing::calls(&real));
         }),
+        check("a_pause_says_what_to_look_at", [needs::user_namespaces()], || {
+            let mut paused = Command::new("sh");
+            paused.args(["-c", &format!("yes '' | {} --pause true", program("step01").display())]);
+            let told = testing::Run::new(paused).ran().err;
+            let clone = told.lines().find(|line| line.starts_with("host  clone")).expect("clone");
+            let pid = clone.rsplit(' ').next().expect("a pid");
+            for look in [
+                format!("cat /proc/{pid}/uid_map"),
+                format!("cat /proc/{pid}/mountinfo"),
+                format!("--target {pid} hostname"),
+            ] {
+                assert!(told.contains(&look), "no {look:?} in {told}");
+            }
+        }),
         check("a_dry_run_works_where_the_real_thing_is_forbidden", [needs::no_user_namespaces()], || {
             assert_eq!(step("step01", ["--dry-run", "true"]).ran().code, 0);
         }),

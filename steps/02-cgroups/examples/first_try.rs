@@ -9,7 +9,10 @@ use cgroups::{Cgroup, Limits};
 use nix::unistd::Pid;
 
 fn main() -> anyhow::Result<()> {
-    let words: Vec<_> = std::env::args().skip(1).collect();
+    let mut words: Vec<_> = std::env::args().skip(1).collect();
+    if words.is_empty() {
+        words.push("sh".to_owned());
+    }
     let limits = Limits { pids_limit: Some(20), ..Limits::default() };
 
     let mut child = Command::new(&words[0]).args(&words[1..]).spawn()?; // it runs from here on

@@ -21,7 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 use shared::explain::{self, CallFailed, During, Failure};
 use shared::formula::{Fact, Formula};
-use shared::sys;
+use shared::{signals, sys};
 
 pub use hierarchy::{Hierarchy, Version, detect};
 pub use limits::{CpuList, Limits, Rate};
@@ -258,10 +258,21 @@ impl Group {
     /// One step at a time changes what stands in a place: between two of them, one could take a controller away
     /// that the other has just asked for.
     fn lock(&self) -> Result<Flock<File>> {
-        let place = File::open(&self.place).during(format_args!("cannot open {}", self.place.display()))?;
-        Flock::lock(place, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .during(format_args!("cannot lock {}", self.place.display()))
+        let mut place = File::open(&self.place).during(format_args!("cannot open {}", self.place.display()))?;
+        let mut told = false;
+        loop {
+            // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.
+            match Flock::lock(place, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((file, Errno::EWOULDBLOCK)) => place = file,
+                Err((_, errno)) => return Err(errno).during(format_args!("cannot lock {}", self.place.display())),
+            }
+            if !std::mem::replace(&mut told, true) {
+                explain::note(format_args!("another step is at work in {}: waiting for it", self.place.display()));
+            }
+            signals::check()?;
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     /// Whether groups of other steps stand in the same place.

@@ -61,7 +61,7 @@ fn contain(options: &Options, cgroup: &Cgroup) -> Result<u8> {
     // Child, once started: its last act.
     let program = || process::exec(&options.command, &Environment::inherited());
 
-    // Host, and the child held: root inside, and inside its limits before it has done a thing.
+    // Host, and the child held: root inside, and inside its limits before it mounts or runs anything.
     let held = namespaces::clone(view, enter, program)?;
     namespaces::map_ids(held.pid(), view)?;
     cgroup.admit(held.pid())?; // new in this step

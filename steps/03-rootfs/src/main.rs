@@ -43,7 +43,8 @@ fn run(options: &Options) -> Result<u8> {
     let dir = options.root.prepare()?; // new in this step
     let mut formula = Formula::default();
 
-    // Host, and no child yet: what will outlive the child.
+    // Host, and no child yet: what will outlive the child. New in this step: where no limit was asked for, a user who
+    // may make no cgroups gets the rest.
     let mut cgroup = Cgroup::new("step03", &options.limits)?;
     let status = cgroup.create_or_go_without(&mut formula).and_then(|()| contain(options, &dir, &cgroup, formula));
 
@@ -55,7 +56,7 @@ fn run(options: &Options) -> Result<u8> {
 
 fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, mut formula: Formula) -> Result<u8> {
     let view = &options.view.clone().with_cgroup();
-    let hostname = view.hostname.as_deref().unwrap_or("step03");
+    let hostname = view.hostname.as_deref().unwrap_or("step03"); // new in this step: the environment has it too
 
     // Child, once released: its own view.
     let enter = || {
@@ -71,7 +72,7 @@ fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, mut formula: Formula)
             .with_context(|| format!("in the root {}", dir.display()))
     };
 
-    // Host, and the child held: root inside, and inside its limits before it has done a thing.
+    // Host, and the child held: root inside, and inside its limits before it mounts or runs anything.
     let held = namespaces::clone(view, enter, program)?;
     namespaces::map_ids(held.pid(), view)?;
     cgroup.admit(held.pid())?;

@@ -1,12 +1,12 @@
 //! The options of this step: where the child stands.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use process::Environment;
 use shared::explain::{self, During};
 
@@ -92,21 +92,19 @@ fn default() -> Result<PathBuf> {
     if !dir.exists() {
         let script = Path::new(SCRIPT).canonicalize().during(format_args!("rootfs: {SCRIPT}: name a --rootfs"))?;
         explain::note("there is no root yet: it is made from this machine's own tools");
-        explain::host(format_args!("{} {}", script.display(), dir.display()), || run(&script, &dir))
-            .context("rootfs")?;
+        let mut made = true;
+        explain::host(format_args!("{} {}", script.display(), dir.display()), || {
+            run(&script, &dir).map(|status| made = status.success())
+        })?;
+        ensure!(made, "rootfs: {} has failed, and said why; name another root with --rootfs", script.display());
     }
     Ok(dir)
 }
 
 /// Its output goes to standard error, as standard output is the container's.
-fn run(script: &Path, dir: &Path) -> std::io::Result<()> {
-    let quiet = if explain::quiet() {
-        Stdio::null()
-    } else {
-        File::options().write(true).open("/dev/stderr").map_or(Stdio::null(), Stdio::from)
-    };
-    let status = Command::new(script).arg(dir).stdout(quiet).status()?;
-    if status.success() { Ok(()) } else { Err(std::io::Error::from_raw_os_error(libc::ECANCELED)) }
+fn run(script: &Path, dir: &Path) -> std::io::Result<ExitStatus> {
+    let out = if explain::quiet() { Stdio::null() } else { std::io::stderr().as_fd().try_clone_to_owned()?.into() };
+    Command::new(script).arg(dir).stdout(out).status()
 }
 
 fn volume(text: &str) -> Result<Volume, String> {
