@@ -45,6 +45,10 @@ impl std::error::Error for Interrupted {}
 
 /// Host, first of all: from here on signals wait until they are asked for. See signalfd(2).
 pub fn hold() -> Result<()> {
+    // A caller that ignores SIGCHLD hands that on: then the kernel itself buries the child, and there is no signal and
+    // no exit code to wait for. See waitpid(2).
+    // SAFETY: SIG_DFL runs no code of ours, so nothing in a handler can be unsafe.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.during("cannot hold signals")?;
     let mut held = SigSet::from_iter(ENDING);
     // A child that ends at once would otherwise be missed by a wait that begins too late.
     held.add(Signal::SIGCHLD);

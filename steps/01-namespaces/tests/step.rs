@@ -164,6 +164,12 @@ fn checks() -> Vec<Check> {
             assert_eq!(mask(pid, "SigIgn:") & known, mask(me, "SigIgn:") & known & !sigpipe);
             live.end();
         }),
+        check("a_caller_that_ignores_the_end_of_children_gets_the_exit_code", [needs::user_namespaces()], || {
+            let mut ignoring = Command::new("bash");
+            // Not every shell hands it on; bash does.
+            ignoring.args(["-c", "trap '' CHLD; exec \"$0\" sh -c 'exit 3'"]).arg(program("step01"));
+            assert_eq!(testing::Run::new(ignoring).ran().code, 3);
+        }),
         check("a_program_that_listens_gets_the_signal", [needs::user_namespaces()], || {
             let script = "trap 'echo heard; exit 9' TERM; echo ready; while :; do read x || sleep 0.05; done";
             let mut live = step("step01", ["sh", "-c", script]).until_ready();

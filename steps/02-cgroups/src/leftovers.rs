@@ -1,9 +1,12 @@
 //! Groups that a step left behind because it was killed with SIGKILL: the next one takes them away.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::explain;
@@ -18,7 +21,7 @@ pub fn remove(place: &Path) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    for dir in ours(place).filter(|dir| !owner_lives(dir)) {
+    for dir in ours(place).filter(|dir| !owner_lives(dir)).collect::<Vec<_>>() {
         explain::note(format_args!("{} is left from a step that was killed", dir.display()));
         empty(&dir)?;
         explain::host(format_args!("rmdir {}", dir.display()), || rmdir(&dir))?;
@@ -34,22 +37,27 @@ pub fn ours(place: &Path) -> impl Iterator<Item = PathBuf> {
 /// The same, and those that only stand for something that a step has changed.
 pub fn marked(place: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|dir| owner(dir).is_some() && dir.is_dir())
+    entries.map(|entry| entry.path()).filter(|dir| is_marked(dir) && dir.is_dir())
 }
 
-/// The step's name and pid, from the name of its group.
-fn owner(dir: &Path) -> Option<(&str, i32)> {
-    let (step, pid) = dir.file_stem()?.to_str()?.split_once('-')?;
-    let number = step.strip_prefix("step")?;
-    (number.len() == 2 && number.bytes().all(|b| b.is_ascii_digit())).then_some((step, pid.parse().ok()?))
+/// `step`, two digits, `-` and a pid, in front of the first dot.
+fn is_marked(dir: &Path) -> bool {
+    let name = dir.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some((number, pid)) = name.strip_prefix("step").and_then(|rest| rest.split_once('-')) else { return false };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    number.len() == 2 && is_number(number) && is_number(pid)
 }
 
-/// Whether the process with that pid is still the step: the pid of one that is gone may belong to another.
+/// Host: what a step holds on its own group for as long as it lives; the kernel lets go of it with the process, however
+/// that ends. A pid would prove less: it may be another's by now, or count in another pid namespace. See flock(2).
+pub fn hold(dir: &Path) -> nix::Result<Flock<File>> {
+    let file = File::open(dir).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+}
+
+/// Whether the step that has made this group still lives. `step02-4711.host` belongs to whoever has `step02-4711`.
 fn owner_lives(dir: &Path) -> bool {
-    let Some((step, pid)) = owner(dir) else {
-        return true;
-    };
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == step)
+    hold(&dir.with_extension("")).is_err_and(|errno| errno == Errno::EWOULDBLOCK)
 }
 
 /// Host: ends whatever still runs in the group: where it has no pid namespace, a program's own children outlive it.

@@ -12,6 +12,7 @@ mod limits;
 mod v1;
 mod v2;
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,8 @@ pub struct Group {
     place: PathBuf,
     /// The group itself.
     dir: PathBuf,
+    /// Says to other steps that this one lives.
+    held: OnceCell<Flock<File>>,
 }
 
 /// A limit, as a file of a group and what is written to it.
@@ -84,7 +87,7 @@ impl Cgroup {
         }
         let group = |hierarchy: Hierarchy| {
             let place = hierarchy.version.twin().place(&hierarchy, limits);
-            Group { dir: place.join(&name), place, hierarchy }
+            Group { dir: place.join(&name), place, hierarchy, held: OnceCell::new() }
         };
         Ok(Cgroup { limits: limits.clone(), groups: hierarchies.into_iter().map(group).collect() })
     }
@@ -181,6 +184,10 @@ impl Group {
         leftovers::remove(&self.place)?;
         self.twin().take_back(self)?;
         explain::host(format_args!("mkdir {}", self.dir.display()), || std::fs::create_dir(&self.dir))?;
+        if !explain::dry_run() {
+            let held = leftovers::hold(&self.dir).during(format_args!("cannot lock {}", self.dir.display()))?;
+            let _ = self.held.set(held);
+        }
         self.twin().prepare(self, limits)?;
         self.settings(limits).iter().try_for_each(|setting| self.write(setting))
     }

@@ -121,8 +121,7 @@ fn memory(text: &str) -> Result<u64, String> {
 }
 
 fn cpus(text: &str) -> Result<f64, String> {
-    let there = std::fs::read_to_string("/sys/devices/system/cpu/online").ok();
-    let there = there.and_then(|list| CpuList::numbers(&list)).map_or(1, |numbers| numbers.len());
+    let there = online().len();
     match text.parse::<f64>() {
         Ok(cpus) if (0.01..=there as f64).contains(&cpus) => Ok(cpus),
         _ => Err(format!("a number of processors from 0.01 to {there}, as this machine has {there}")),
@@ -131,9 +130,16 @@ fn cpus(text: &str) -> Result<f64, String> {
 
 fn cpu_list(text: &str) -> Result<CpuList, String> {
     match CpuList::numbers(text) {
-        Some(numbers) if !numbers.is_empty() => Ok(CpuList(text.to_owned())),
+        Some(numbers) if !numbers.is_empty() && numbers.is_subset(&online()) => Ok(CpuList(text.to_owned())),
+        Some(numbers) if !numbers.is_empty() => Err(format!("this machine has the processors {:?}", online())),
         _ => Err("a list of processors is like 0, 0-2 or 0,3".to_owned()),
     }
+}
+
+/// The processors of this machine.
+fn online() -> BTreeSet<u32> {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    CpuList::numbers(&list).filter(|numbers| !numbers.is_empty()).unwrap_or(BTreeSet::from([0]))
 }
 
 fn rate(text: &str) -> Result<Rate, String> {

@@ -99,7 +99,12 @@ fn checks() -> Vec<Check> {
             let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("list").to_owned();
             assert_eq!(line.split_whitespace().nth(1), Some(cpu.as_str()));
             live.end();
-            testing::refuses("step02", &["-q", "--cpuset-cpus", "8000", "true"], 125, "cpuset.cpus");
+            testing::refuses(
+                "step02",
+                &["-q", "--cpuset-cpus", "8000", "true"],
+                125,
+                "this machine has the processors",
+            );
         }),
         check("a_disk_is_limited_as_the_kernel_says", [controller("blkio"), block_device().err()], || {
             let disk = block_device().expect("a disk");
@@ -161,6 +166,25 @@ fn checks() -> Vec<Check> {
         check("the_formula_is_lit_by_what_was_read_back", [may_make_groups(), needs::user_namespaces()], || {
             let ran = step("step02", ["true"]).ran();
             assert!(ran.err.contains("Container = [cgroup] + [namespace] + rootfs + engine"), "{}", ran.err);
+        }),
+        check("a_step_never_takes_away_the_group_of_another_that_lives", [may_make_groups()], || {
+            // By another name, and in another pid namespace: neither its name nor its pid says that it lives.
+            let dir = tempfile::tempdir().expect("tempdir");
+            let other_name = dir.path().join("other-name");
+            std::os::unix::fs::symlink(program("step02"), &other_name).expect("link");
+            let mut renamed = Command::new(&other_name);
+            renamed.args(WAIT);
+            let renamed = testing::Run::new(renamed).until_ready();
+            let inner = program("step02").display().to_string();
+            let nested = step("step01", [inner.as_str()].iter().chain(&WAIT)).until_ready();
+            for _ in 0..2 {
+                assert_eq!(step("step02", ["true"]).ran().code, 0);
+                assert_eq!(step("step01", [inner.as_str(), "true"]).ran().code, 125, "its name, step02-1, is taken");
+            }
+            for live in [renamed, nested] {
+                let ran = live.end();
+                assert_eq!(ran.code, 0, "{}", ran.err);
+            }
         }),
         check("several_steps_at_once_do_not_disturb_each_other", [controller("pids")], || {
             let run = || {

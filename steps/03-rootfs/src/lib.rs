@@ -3,7 +3,8 @@
 //! The child gives itself a new root: the folder becomes a mount, gets its `/proc`, `/sys`, `/dev` and volumes, is
 //! swapped with the host's root, and the host's root is taken off. After that there is no path that leads back.
 //!
-//! Left open: nobody looks after the container (step 04); what it writes into its root stays there, mount
+//! Left open: root inside has every right over its own mounts, so it can make a read-only one writable again; and where
+//! the caller is root, it can write the host's settings in `/proc/sys` (step 09). Nobody looks after the container (step 04); what it writes into its root stays there, mount
 //! points made for it too (step 07); root inside is still the caller outside (step 05) with every right over its own
 //! namespaces (step 09).
 
