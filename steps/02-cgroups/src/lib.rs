@@ -253,7 +253,8 @@ impl Group {
     }
 
     fn remove(&self) -> Result<()> {
-        if !self.dir.exists() && !explain::dry_run() {
+        // A group of that name that this step does not hold is another's: of a step with the same pid in another namespace.
+        if !explain::dry_run() && (self.held.get().is_none() || !self.dir.exists()) {
             return Ok(());
         }
         let _lock = self.lock()?;
