@@ -69,7 +69,7 @@ pub fn empty(dir: &Path) -> Result<()> {
         if pids.is_empty() {
             return Ok(());
         }
-        // 0 stands for a process of another pid namespace: of a step that runs there and is none of our business.
+        // On v2, 0 stands for a process of a pid namespace that we cannot see into, and so cannot end.
         ensure!(!pids.contains(&"0".to_owned()), "{} has processes of another pid namespace", dir.display());
         ensure!(since.elapsed() < PATIENCE, "{} still has the processes {}", dir.display(), pids.join(" "));
         if !told {

@@ -3,10 +3,10 @@
 //! The child gives itself a new root: the folder becomes a mount, gets its `/proc`, `/sys`, `/dev` and volumes, is
 //! swapped with the host's root, and the host's root is taken off. After that there is no path that leads back.
 //!
-//! Left open: root inside has every right over its own mounts, so it can make a read-only one writable again; and where
-//! the caller is root, it can write the host's settings in `/proc/sys` (step 09). Nobody looks after the container (step 04); what it writes into its root stays there, mount
-//! points made for it too (step 07); root inside is still the caller outside (step 05) with every right over its own
-//! namespaces (step 09).
+//! Left open: nobody looks after the container (step 04). Root inside is still the caller outside (step 05), and where
+//! the caller is root it can write the host's settings in `/proc/sys`; it has every right over its own namespaces, and
+//! so can make a read-only mount writable again (step 09). What it writes into its root stays there, mount points made
+//! for it too (step 07).
 
 #![forbid(unsafe_code)]
 

@@ -455,8 +455,7 @@ fn may_make_groups() -> bool {
 }
 
 fn initial_user_namespace() -> Option<String> {
-    let map = read_to_string("/proc/self/uid_map").expect("uid_map");
-    (!map.split_whitespace().eq(["0", "0", "4294967295"])).then(|| "needs the first user namespace".to_owned())
+    (!shared::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned())
 }
 
 /// Where another user has built this project, its target folder is not this one's to write to.
