@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::Result;
 use colored::Colorize;
@@ -58,6 +58,8 @@ enum When {
 static TELLING: OnceLock<Telling> = OnceLock::new();
 /// The child's pid as the host knows it. In a pid namespace of its own the child cannot ask for it.
 static CHILD: AtomicI32 = AtomicI32::new(0);
+/// Whether this process has nobody to tell anything any more.
+static HUSHED: AtomicBool = AtomicBool::new(false);
 
 /// The parser's answer, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
 pub fn parse<O: clap::Parser>() -> Result<O, ExitCode> {
@@ -115,6 +117,23 @@ impl Failure {
         }
         let remedy = error.downcast_ref::<CallFailed>().and_then(|failed| remedy::find(&failed.call, failed.errno));
         Failure { code: STEP_FAILED, sentence, remedy }
+    }
+}
+
+impl Failure {
+    /// To be sent to another process, which reports it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let remedy = self.remedy.as_deref().unwrap_or_default();
+        [&[self.code], self.sentence.as_bytes(), b"\0", remedy.as_bytes()].concat()
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) has made; `None` of nothing.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (code, rest) = bytes.split_first()?;
+        let text = String::from_utf8_lossy(rest);
+        let (sentence, remedy) = text.split_once('\0').unwrap_or((&text, ""));
+        let remedy = (!remedy.is_empty()).then(|| remedy.to_owned());
+        Some(Failure { code: *code, sentence: sentence.to_owned(), remedy })
     }
 }
 
@@ -249,6 +268,14 @@ pub fn child_last(call: fmt::Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Host: the same.
+pub fn host_last(call: fmt::Arguments) -> Result<()> {
+    signals::check()?;
+    pause(Who::Host, call)?;
+    told(Who::Host, call, None);
+    Ok(())
+}
+
 /// Host: writes a kernel file, told as the shell command that would do the same.
 pub fn host_echo(value: impl Display, path: &Path) -> Result<()> {
     let value = value.to_string();
@@ -292,7 +319,12 @@ pub fn dry_run() -> bool {
 
 /// Whether nothing is told but errors.
 pub fn quiet() -> bool {
-    TELLING.get().is_some_and(|telling| telling.quiet)
+    HUSHED.load(Ordering::Relaxed) || TELLING.get().is_some_and(|telling| telling.quiet)
+}
+
+/// From here on this process tells nothing, and pauses nowhere: it lets go of the terminal that it was started from.
+pub fn hush() {
+    HUSHED.store(true, Ordering::Relaxed);
 }
 
 /// From here on, the hints of `--pause` name this process.
@@ -346,7 +378,7 @@ fn told(who: Who, call: fmt::Arguments, answer: Option<&str>) {
 
 fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
     // Whoever has pressed Ctrl-C does not want to be asked before each call of the clean-up.
-    if !TELLING.get().is_some_and(|telling| telling.pause) || signals::interrupted() {
+    if !TELLING.get().is_some_and(|telling| telling.pause) || quiet() || signals::interrupted() {
         return Ok(());
     }
     let name = if who == Who::Host { "the host" } else { "the child" };
@@ -356,7 +388,7 @@ fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
     }
     let stdin = std::io::stdin();
     loop {
-        if let Some(came) = signals::wait(Some(stdin.as_fd()))? {
+        if let Some(came) = signals::wait(&[stdin.as_fd()])? {
             signals::interrupt(came)?;
             continue;
         }

@@ -18,6 +18,8 @@ pub mod explain;
 #[cfg(target_os = "linux")]
 pub mod formula;
 #[cfg(target_os = "linux")]
+pub mod lock;
+#[cfg(target_os = "linux")]
 pub mod mountinfo;
 #[cfg(target_os = "linux")]
 pub mod remedy;

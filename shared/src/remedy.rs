@@ -166,7 +166,7 @@ pub fn look(call: &str, child: i32) -> Option<String> {
         ),
         _ if child == 0 => return None,
         "mount" | "umount2" | "mount_setattr" => format!("cat /proc/{child}/mountinfo"),
-        "pivot_root" | "chdir" => format!("ls -l /proc/{child}/root /proc/{child}/cwd"),
+        "pivot_root" | "chdir" | "fchdir" => format!("ls -l /proc/{child}/root /proc/{child}/cwd"),
         "sethostname" => format!("sudo nsenter --uts --target {child} hostname"),
         "ioctl" => format!("sudo nsenter --net --target {child} ip link"),
         "unshare" => format!("ls -l /proc/{child}/ns"),

@@ -30,7 +30,6 @@ pub struct Came {
     pub by_terminal: bool,
 }
 
-/// A step ends early because of a signal. Its exit code is 128 and the signal's number.
 /// A step that ends early because of a signal. Its exit code is 128 and the signal's number.
 #[derive(Debug)]
 pub struct Interrupted(pub Signal);
@@ -71,8 +70,19 @@ pub fn give_back() -> nix::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)
 }
 
-/// Waits until a signal has come (`None`: something can be read from `other`, or it was closed).
-pub fn wait(other: Option<BorrowedFd>) -> Result<Option<Came>> {
+/// Host, where there is nothing to clean up: ends as other programs do when nobody reads what they write (`ps | head`).
+pub fn end_with_pipe() -> Result<()> {
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop).during("cannot give SIGPIPE back")
+}
+
+/// Waits until a signal has come (`None`: something can be read from one of `others`, or it was closed).
+pub fn wait(others: &[BorrowedFd]) -> Result<Option<Came>> {
+    wait_for(others, PollTimeout::NONE)
+}
+
+/// The same, for a while at most (`None`, too, when that has passed).
+pub fn wait_for(others: &[BorrowedFd], timeout: PollTimeout) -> Result<Option<Came>> {
     let Some((signals, _)) = HELD.get() else {
         return Ok(None);
     };
@@ -81,8 +91,8 @@ pub fn wait(other: Option<BorrowedFd>) -> Result<Option<Came>> {
             return Ok(Some(came));
         }
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        fds.extend(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
+        fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
+        match poll(&mut fds, timeout) {
             Ok(_) if fds[0].any() != Some(true) => return Ok(None),
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno).during("cannot wait for a signal"),

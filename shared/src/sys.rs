@@ -1,8 +1,9 @@
 //! The few system calls that the crate `nix` does not have, each a thin wrapper: no second vocabulary.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
 
@@ -36,6 +37,23 @@ pub unsafe fn clone3(flags: u64) -> nix::Result<Option<Pid>> {
     // SAFETY: no stack is given and no memory shared, so the child goes on with a copy of ours.
     let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone3, &args, size_of_val(&args)) })?;
     Ok((pid != 0).then(|| Pid::from_raw(pid as i32)))
+}
+
+/// A descriptor that means this process and never another one, whatever becomes of its number. pidfd_open(2), Linux 5.3.
+pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: takes two numbers and touches no memory of ours.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal to the process that the descriptor means; ESRCH where it is gone. pidfd_send_signal(2), Linux 5.1.
+pub fn pidfd_send_signal(process: BorrowedFd, signal: Signal) -> nix::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: without a siginfo the kernel fills in its own, as kill(2) does.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, no_info, 0) };
+    Errno::result(result).map(drop)
 }
 
 /// Whether ids here are the machine's own: uid_map is the identity over all of them. user_namespaces(7).

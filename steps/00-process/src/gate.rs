@@ -21,7 +21,7 @@ pub fn stop(host: Pid) -> Result<()> {
 pub fn wait_until_stopped(child: Pid) -> Result<()> {
     let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while waitid(Id::Pid(child), flags).during("cannot wait for the child")? == WaitStatus::StillAlive {
-        if let Some(came) = signals::wait(None)? {
+        if let Some(came) = signals::wait(&[])? {
             signals::interrupt(came)?;
         }
     }

@@ -9,6 +9,7 @@ pub mod look;
 mod program;
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -59,6 +60,11 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
 /// Host: waits for the child's end, and passes on what this process is told meanwhile. Hands back its exit code as a
 /// shell would: 128 and the signal's number where a signal ended it.
 pub fn wait(child: Pid) -> Result<u8> {
+    wait_beside(child, &[], || {})
+}
+
+/// The same; and whenever something can be read from one of `others`, does `work`.
+pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) -> Result<u8> {
     if explain::dry_run() {
         return Ok(0);
     }
@@ -68,16 +74,17 @@ pub fn wait(child: Pid) -> Result<u8> {
             WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as u8),
             _ => {}
         }
-        match signals::wait(None)? {
+        match signals::wait(others)? {
             Some(came) if came.signal != Signal::SIGCHLD => pass_on(child, came)?,
-            _ => {}
+            Some(_) => {}
+            None => work(),
         }
     }
 }
 
 /// A program that listens to the signal gets it. One that does not is ended here: were it PID 1 of a pid
 /// namespace, the kernel would not deliver the signal, and Ctrl-C would do nothing. See pid_namespaces(7).
-fn pass_on(child: Pid, came: signals::Came) -> Result<()> {
+pub fn pass_on(child: Pid, came: signals::Came) -> Result<()> {
     if !listens(child, came.signal) {
         signals::interrupt(came)?;
     } else if !came.by_terminal {

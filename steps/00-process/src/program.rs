@@ -26,6 +26,12 @@ impl Environment {
         Environment(variables.into_iter().collect())
     }
 
+    /// The same, and these; where a name is in both, these hold.
+    pub fn with(mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        self.0.extend(variables);
+        self
+    }
+
     /// For execve(2).
     pub fn to_c_strings(&self) -> Result<Vec<CString>> {
         let join = |(name, value): (&OsString, &OsString)| {

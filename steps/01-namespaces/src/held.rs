@@ -8,11 +8,13 @@
 //! Both sides talk over one pair of sockets, which exec closes: to the host, end of file means "exec succeeded".
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, anyhow};
-use nix::sys::prctl::set_pdeathsig;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -49,7 +51,30 @@ pub fn clone<'a>(
     enter: impl FnMut() -> Result<()> + 'a,
     program: impl FnMut() -> Result<()> + 'a,
 ) -> Result<Held<'a>> {
-    let mut acts: [Act; 2] = [Box::new(enter), Box::new(program)];
+    hold([Box::new(enter), Box::new(program)], |child| match view.has(Namespace::Time) {
+        true => clone3(view, child),
+        false => clone2(view, child),
+    })
+}
+
+/// Host: makes a child in the namespaces of another process, and holds it at the same gate. `process` is a pidfd, and
+/// `None` in a dry run; `namespaces` are those that differ from ours ([`own_of`](crate::own_of)). setns(2), Linux 5.8.
+///
+/// # Errors
+/// EPERM where the caller has no rights over these namespaces, ESRCH where the process is gone.
+pub fn join<'a>(
+    process: &Option<OwnedFd>,
+    namespaces: &[Namespace],
+    enter: impl FnMut() -> Result<()> + 'a,
+    program: impl FnMut() -> Result<()> + 'a,
+) -> Result<Held<'a>> {
+    hold([Box::new(enter), Box::new(program)], |child| fork_setns_clone(process, namespaces, child))
+}
+
+/// What the child does from its first moment on, until exec; an exit code where it comes back.
+type Life<'l> = Box<dyn FnMut() -> isize + 'l>;
+
+fn hold<'a>(mut acts: [Act<'a>; 2], make: impl FnOnce(Life) -> Result<Pid>) -> Result<Held<'a>> {
     // Close-on-exec, as all that Rust's library opens.
     let mut ends = Some(UnixStream::pair().during("cannot make the gate")?);
 
@@ -62,7 +87,7 @@ pub fn clone<'a>(
         drop(host_end);
         live(child_end, &mut acts).into()
     };
-    let pid = if view.has(Namespace::Time) { clone3(view, child)? } else { clone2(view, child)? };
+    let pid = make(Box::new(child))?;
 
     let (socket, child_end) = ends.context("the gate is gone")?;
     // And kept open here, the child's end would hide the child's death from the host.
@@ -75,24 +100,73 @@ pub fn clone<'a>(
 }
 
 /// `clone(fun, stack, flags, arg)`, as the C library has it. clone(2).
-fn clone2(view: &View, child: impl FnMut() -> isize) -> Result<Pid> {
+fn clone2(view: &View, child: Life) -> Result<Pid> {
     let flags = view.clone_flags();
     let mut stack = vec![0; 1 << 20];
     explain::host(format_args!("clone(child, stack, {}SIGCHLD, NULL)", names(view)), || {
         // SAFETY: a step has one thread; and without CLONE_VM the child runs on its own copy of `stack`.
-        unsafe { nix::sched::clone(Box::new(child), &mut stack, flags, Some(libc::SIGCHLD)) }
+        unsafe { nix::sched::clone(child, &mut stack, flags, Some(libc::SIGCHLD)) }
     })
 }
 
 /// The newer call, which alone can make a time namespace. It returns twice, as fork(2) does. clone(2).
-fn clone3(view: &View, mut child: impl FnMut() -> isize) -> Result<Pid> {
+fn clone3(view: &View, mut child: Life) -> Result<Pid> {
     let flags = view.clone_flags().bits() as u64 | libc::CLONE_NEWTIME as u64;
     explain::host(format_args!("clone3({{flags={}CLONE_NEWTIME, exit_signal=SIGCHLD}})", names(view)), || {
         // SAFETY: a step has one thread.
         let pid = unsafe { sys::clone3(flags) }?;
         // SAFETY: _exit(2) runs nothing more of this process: the child must not go on as a second host.
-        Ok::<_, nix::errno::Errno>(pid.unwrap_or_else(|| unsafe { libc::_exit(child() as i32) }))
+        Ok::<_, Errno>(pid.unwrap_or_else(|| unsafe { libc::_exit(child() as i32) }))
     })
+}
+
+/// Three processes, as setns(2) moves a process into every kind of namespace but one: a pid namespace takes only its
+/// children. So a helper joins, and makes the child; by CLONE_PARENT it is the host's own child, and the helper may go.
+fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: Life) -> Result<Pid> {
+    let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
+    let names: Vec<_> = flags.iter_names().map(|(name, _)| name).collect();
+    let number = process.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string());
+    let mut child = Some(child);
+    let mut act = || -> Result<Pid> {
+        die_with_host()?;
+        // From setns on, processes in there can see the helper and the child, and could reach the host's files by
+        // /proc/PID/exe and /proc/PID/fd. Until exec nobody but the host's root may look into them: CVE-2019-5736.
+        explain::child(format_args!("prctl(PR_SET_DUMPABLE, 0)"), || set_dumpable(false))?;
+        explain::child(format_args!("setns({number}, {})", names.join("|")), || {
+            setns(process.as_ref().ok_or(Errno::EBADF)?, flags)
+        })?;
+        let mut stack = vec![0; 1 << 20];
+        explain::child(format_args!("clone(child, stack, CLONE_PARENT|SIGCHLD, NULL)"), || {
+            let child = child.take().ok_or(Errno::EINVAL)?;
+            // SAFETY: as above: one thread, and no CLONE_VM.
+            unsafe { nix::sched::clone(child, &mut stack, CloneFlags::CLONE_PARENT, Some(libc::SIGCHLD)) }
+        })
+    };
+    if explain::dry_run() {
+        explain::host(format_args!("fork()"), || Ok::<_, Errno>(Pid::this()))?;
+        return act();
+    }
+
+    let (mut host_end, mut helper_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
+    let helper = process::fork(|| {
+        let answer = act().map(|pid| pid.as_raw().to_ne_bytes().to_vec());
+        let answer = answer.map_or_else(|error| Failure::of(&error).to_bytes(), |pid| [&[READY], &pid[..]].concat());
+        // A host that is gone needs no answer.
+        let _ = helper_end.write_all(&answer);
+        Ok(())
+    })?;
+    drop(helper_end);
+    waitpid(helper, None).during("cannot wait for the helper")?;
+    // Not until the end: a child that was made has the helper's end open, too.
+    let mut pid = [0; 4];
+    let mut answer = vec![READY];
+    host_end.read_exact(&mut answer).context("the helper was killed before it had joined")?;
+    if answer == [READY] {
+        host_end.read_exact(&mut pid).during("cannot hear the helper")?;
+        return Ok(Pid::from_raw(i32::from_ne_bytes(pid)));
+    }
+    host_end.read_to_end(&mut answer).during("cannot hear the helper")?;
+    Err(Failure::from_bytes(&answer).context("the helper said nothing")?.into())
 }
 
 fn names(view: &View) -> String {
@@ -114,7 +188,7 @@ fn live(mut socket: UnixStream, [enter, program]: &mut [Act; 2]) -> u8 {
     let Err(error) = act() else { return 0 };
     let failure = Failure::of(&error);
     // A host that is gone cannot be told; then nobody waits for this exit code either.
-    let _ = socket.write_all(&to_bytes(&failure));
+    let _ = socket.write_all(&failure.to_bytes());
     failure.code
 }
 
@@ -155,6 +229,11 @@ impl<'a> Ready<'a> {
         self.0.pid
     }
 
+    /// Host: waits for the end of a child that will not be started. Its exit code, as of a program.
+    pub fn wait(self) -> Result<u8> {
+        process::wait(self.0.pid)
+    }
+
     /// Host: lets the child become its program.
     ///
     /// # Errors
@@ -171,6 +250,16 @@ impl<'a> Ready<'a> {
 }
 
 impl Running<'_> {
+    /// As the host knows it.
+    pub fn pid(&self) -> Pid {
+        self.0.pid
+    }
+
+    /// The same wait; and whenever something can be read from one of `others`, does `work`.
+    pub fn wait_beside(self, others: &[BorrowedFd], work: impl FnMut()) -> Result<u8> {
+        process::wait_beside(self.0.pid, others, work)
+    }
+
     /// Host: waits for the program's end. Its exit code, or 128 and the number of the signal that ended it.
     pub fn wait(self) -> Result<u8> {
         process::wait(self.0.pid)
@@ -193,7 +282,7 @@ impl Child<'_> {
 
     /// What the child says next: that it is ready, or (`None`) nothing more, as exec or its death closed its end.
     fn hear(&mut self) -> Result<Option<()>> {
-        while let Some(came) = signals::wait(Some(self.socket.as_fd()))? {
+        while let Some(came) = signals::wait(&[self.socket.as_fd()])? {
             signals::interrupt(came)?;
         }
         let mut first = [0];
@@ -201,9 +290,9 @@ impl Child<'_> {
             0 => Ok(None),
             _ if first == [READY] => Ok(Some(())),
             _ => {
-                let mut rest = Vec::new();
-                let _ = self.socket.read_to_end(&mut rest);
-                Err(from_bytes(first[0], &rest).into())
+                let mut failure = first.to_vec();
+                let _ = self.socket.read_to_end(&mut failure);
+                Err(Failure::from_bytes(&failure).context("the child said nothing")?.into())
             }
         }
     }
@@ -234,14 +323,3 @@ impl Drop for Child<'_> {
 
 /// Child to host: "ready". Anything else is the exit code of a failure, and its sentence and remedy follow.
 const READY: u8 = 0;
-
-fn to_bytes(failure: &Failure) -> Vec<u8> {
-    let remedy = failure.remedy.as_deref().unwrap_or_default();
-    [&[failure.code], failure.sentence.as_bytes(), b"\0", remedy.as_bytes()].concat()
-}
-
-fn from_bytes(code: u8, rest: &[u8]) -> Failure {
-    let text = String::from_utf8_lossy(rest);
-    let (sentence, remedy) = text.split_once('\0').unwrap_or((&text, ""));
-    Failure { code, sentence: sentence.to_owned(), remedy: (!remedy.is_empty()).then(|| remedy.to_owned()) }
-}

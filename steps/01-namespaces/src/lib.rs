@@ -10,9 +10,11 @@
 mod held;
 mod view;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, getgid, getuid};
@@ -20,7 +22,7 @@ use shared::explain::{self, During};
 use shared::formula::Fact;
 use shared::sys;
 
-pub use held::{Held, Ready, Running, clone};
+pub use held::{Held, Ready, Running, clone, join};
 pub use view::{Namespace, View};
 
 /// Host: lets the held child be root (id 0) in its own user namespace, and the caller outside.
@@ -93,16 +95,33 @@ pub fn facts(child: Pid, view: &View) -> Result<Vec<Fact>> {
     if explain::dry_run() {
         return Ok(Vec::new());
     }
-    let link = |of: &str, namespace: Namespace| -> Result<String> {
-        let path = format!("/proc/{of}/ns/{}", namespace.file());
-        let target = std::fs::read_link(&path).during(format_args!("cannot read {path}"))?;
-        Ok(target.to_string_lossy().into_owned())
-    };
     let fact = |namespace: &Namespace| {
         let (host, child) = (link("self", *namespace)?, link(&child.to_string(), *namespace)?);
         Ok(Fact { what: format!("{} namespace", namespace.file()), holds: host != child, host, child })
     };
     view.namespaces().iter().map(fact).collect()
+}
+
+/// Host: the namespaces of a process that are not ours.
+pub fn own_of(process: Pid) -> Result<Vec<Namespace>> {
+    let mut own = Vec::new();
+    for namespace in Namespace::value_variants() {
+        if link("self", *namespace)? != link(&process.to_string(), *namespace)? {
+            own.push(*namespace);
+        }
+    }
+    Ok(own)
+}
+
+/// `pid:[4026531836]`; empty where the kernel has no such namespaces.
+fn link(process: &str, namespace: Namespace) -> Result<String> {
+    let path = format!("/proc/{process}/ns/{}", namespace.file());
+    match std::fs::read_link(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && Path::new("/proc").join(process).exists() => {
+            Ok(String::new())
+        }
+        link => Ok(link.during(format_args!("cannot read {path}"))?.to_string_lossy().into_owned()),
+    }
 }
 
 /// mount(2), told. An empty source or type is a null pointer to the kernel.

@@ -2,9 +2,11 @@
 
 use clap::ValueEnum;
 use nix::sched::CloneFlags;
+use serde::{Deserialize, Serialize};
 
 /// The kinds of namespaces. namespaces(7) has one page for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Namespace {
     /// Process ids: the child is PID 1 of its own.
     Pid,
@@ -29,7 +31,7 @@ pub enum Namespace {
 use Namespace::{Cgroup, Ipc, Mount, Net, Pid, Time, User, Uts};
 
 /// What the child sees.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "What the child sees (step 01)")]
 pub struct View {
     /// The namespaces that the child gets of its own, separated by commas [default: pid,mount,user,net,ipc,uts; cgroup too from step 02 on]
@@ -40,6 +42,7 @@ pub struct View {
     pub hostname: Option<String>,
     /// Whether the child has a cgroup of its own, where a cgroup namespace can be rooted.
     #[arg(skip)]
+    #[serde(skip)]
     with_cgroup: bool,
 }
 
@@ -47,6 +50,11 @@ impl View {
     /// The same view, with a cgroup namespace among the default ones: steps that make a cgroup say so.
     pub fn with_cgroup(self) -> Self {
         View { with_cgroup: true, ..self }
+    }
+
+    /// The same view, with its namespaces spelled out.
+    pub fn settled(self) -> Self {
+        View { namespaces: self.namespaces(), ..self }
     }
 
     /// Those that were chosen, in the order of their kinds.
@@ -95,7 +103,8 @@ impl Namespace {
         }
     }
 
-    fn flag(self) -> CloneFlags {
+    /// Its flag for clone(2), unshare(2) and setns(2).
+    pub(crate) fn flag(self) -> CloneFlags {
         match self {
             Pid => CloneFlags::CLONE_NEWPID,
             Mount => CloneFlags::CLONE_NEWNS,

@@ -81,6 +81,16 @@ fn hierarchy(membership: &str, mounts: &[Mount]) -> Option<Hierarchy> {
     })
 }
 
+/// The hierarchy that a folder belongs to, as far as its files tell; `None` where it is in none.
+pub fn of_place(place: &Path) -> Option<Hierarchy> {
+    let version = match statfs(place).ok()?.filesystem_type() {
+        CGROUP_SUPER_MAGIC => Version::V1,
+        CGROUP2_SUPER_MAGIC => Version::V2,
+        _ => return None,
+    };
+    Some(Hierarchy { version, controllers: Vec::new(), mount: place.to_owned(), own: place.to_owned() })
+}
+
 /// Whether it is this mount that one reaches by its path, and not another that was made over it.
 fn is_visible(mount: &Mount, version: Version) -> bool {
     let magic = match version {

@@ -1,15 +1,13 @@
 //! Groups that a step left behind because it was killed with SIGKILL: the next one takes them away.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::explain;
+use shared::lock::is_locked;
 
 use crate::hierarchy::words;
 
@@ -40,24 +38,19 @@ pub fn marked(place: &Path) -> impl Iterator<Item = PathBuf> {
     entries.map(|entry| entry.path()).filter(|dir| is_marked(dir) && dir.is_dir())
 }
 
-/// `step`, two digits, `-` and a pid, in front of the first dot.
-fn is_marked(dir: &Path) -> bool {
+/// `step`, two digits, `-` and a pid or a container's id, in front of the first dot.
+pub fn is_marked(dir: &Path) -> bool {
     let name = dir.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some((number, pid)) = name.strip_prefix("step").and_then(|rest| rest.split_once('-')) else { return false };
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    number.len() == 2 && is_number(number) && is_number(pid)
+    let Some((number, id)) = name.strip_prefix("step").and_then(|rest| rest.split_once('-')) else { return false };
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    number.len() == 2 && is_digits(number) && id.len() <= 16 && is_digits(id)
 }
 
-/// Host: what a step holds on its own group for as long as it lives; the kernel lets go of it with the process, however
-/// that ends. A pid would prove less: it may be another's by now, or count in another pid namespace. See flock(2).
-pub fn hold(dir: &Path) -> nix::Result<Flock<File>> {
-    let file = File::open(dir).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
-}
-
-/// Whether the step that has made this group still lives. `step02-4711.host` belongs to whoever has `step02-4711`.
-fn owner_lives(dir: &Path) -> bool {
-    hold(&dir.with_extension("")).is_err_and(|errno| errno == Errno::EWOULDBLOCK)
+/// Whether the step that has made this group still lives: it holds a lock on it, which the kernel lets go of with the
+/// process, however that ends. A pid would prove less: it may be another's by now, or count in another pid namespace.
+/// `step02-4711.host` belongs to whoever has `step02-4711`.
+pub fn owner_lives(dir: &Path) -> bool {
+    is_locked(&dir.with_extension(""))
 }
 
 /// Host: ends whatever still runs in the group: where it has no pid namespace, a program's own children outlive it.

@@ -18,19 +18,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::unistd::Pid;
 use shared::explain::{self, CallFailed, During, Failure};
 use shared::formula::{Fact, Formula};
-use shared::{signals, sys};
+use shared::lock::{try_lock, wait_for_lock};
+use shared::sys;
+
+use leftovers::{is_marked, owner_lives};
 
 pub use hierarchy::{Hierarchy, Version, detect};
+pub use leftovers::empty;
 pub use limits::{CpuList, Limits, Rate};
 
 /// The child's cgroup: on v1 a group in each hierarchy, on v2 one, on a hybrid machine both.
 pub struct Cgroup {
     limits: Limits,
     groups: Vec<Group>,
+    /// Set where the caller may not make them, and goes on without.
+    without: OnceCell<()>,
 }
 
 /// A group in one hierarchy.
@@ -75,7 +81,14 @@ impl Cgroup {
     /// # Errors
     /// Where no hierarchy that can be reached has a controller that a limit needs.
     pub fn new(step: &str, limits: &Limits) -> Result<Self> {
-        let name = format!("{step}-{}", std::process::id());
+        Cgroup::named(&format!("{step}-{}", std::process::id()), limits)
+    }
+
+    /// Host: the same, named `step04-` and up to 16 hexadecimal digits that are nobody else's.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn named(name: &str, limits: &Limits) -> Result<Self> {
         let hierarchies = detect(Path::new("/proc"), "self")?;
         for (option, [on_v1, on_v2]) in limits.needs() {
             let there =
@@ -87,9 +100,31 @@ impl Cgroup {
         }
         let group = |hierarchy: Hierarchy| {
             let place = hierarchy.version.twin().place(&hierarchy, limits);
-            Group { dir: place.join(&name), place, hierarchy, held: OnceCell::new() }
+            Group { dir: place.join(name), place, hierarchy, held: OnceCell::new() }
         };
-        Ok(Cgroup { limits: limits.clone(), groups: hierarchies.into_iter().map(group).collect() })
+        let groups = hierarchies.into_iter().map(group).collect();
+        Ok(Cgroup { limits: limits.clone(), groups, without: OnceCell::new() })
+    }
+
+    /// Host: what another process has made, by its folders ([`dirs`](Self::dirs)); good for being removed.
+    pub fn left(dirs: &[PathBuf]) -> Self {
+        let group = |dir: &PathBuf| {
+            let place = dir.parent().unwrap_or(dir).to_owned();
+            let hierarchy = hierarchy::of_place(&place)?;
+            is_marked(dir).then(|| Group { dir: dir.clone(), place, hierarchy, held: OnceCell::new() })
+        };
+        let groups = dirs.iter().filter_map(group).collect();
+        Cgroup { limits: Limits::default(), groups, without: OnceCell::new() }
+    }
+
+    /// The folders of its groups, made or not.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        self.groups().iter().map(|group| group.dir.clone()).collect()
+    }
+
+    /// Host: takes away what steps that were killed with SIGKILL have left in the same places.
+    pub fn sweep(&self) -> Result<()> {
+        self.groups().iter().try_for_each(Group::sweep)
     }
 
     /// Host: makes the groups and writes their limits.
@@ -101,7 +136,7 @@ impl Cgroup {
             !self.groups.is_empty(),
             "no cgroup hierarchy can be reached here: none is mounted, or only a part of it that this process is not in"
         );
-        for group in &self.groups {
+        for group in self.groups() {
             explain::note(&group.hierarchy);
             group.create(&self.limits)?;
         }
@@ -110,11 +145,11 @@ impl Cgroup {
 
     /// Host: the same; but where the caller may not make cgroups and no limit was asked for, goes on without one and
     /// has the formula say why.
-    pub fn create_or_go_without(&mut self, formula: &mut Formula) -> Result<()> {
+    pub fn create_or_go_without(&self, formula: &mut Formula) -> Result<()> {
         match self.create() {
             Err(error) if self.limits.is_empty() && (self.groups.is_empty() || not_permitted(&error)) => {
                 self.remove()?;
-                self.groups.clear();
+                let _ = self.without.set(());
                 let Failure { sentence, remedy, .. } = Failure::of(&error);
                 formula.refuse("cgroup", [Some(sentence), remedy].into_iter().flatten().collect::<Vec<_>>().join("; "));
                 Ok(())
@@ -125,7 +160,7 @@ impl Cgroup {
 
     /// Host: puts a held child in, so that it has run nothing outside the limits.
     pub fn admit(&self, child: Pid) -> Result<()> {
-        self.groups.iter().try_for_each(|group| explain::host_echo(child, &group.dir.join(group.twin().procs())))
+        self.groups().iter().try_for_each(|group| explain::host_echo(child, &group.dir.join(group.twin().procs())))
     }
 
     /// Host: what the kernel says: which group the child is in, by the group's own list and by the child's, and each limit.
@@ -135,7 +170,7 @@ impl Cgroup {
         }
         let theirs = detect(Path::new("/proc"), &child.to_string())?;
         let mut facts = Vec::new();
-        for group in &self.groups {
+        for group in self.groups() {
             let same = |it: &&Hierarchy| it.mount == group.hierarchy.mount;
             let own = theirs.iter().find(same).map_or(Path::new("nowhere"), |it| &it.own);
             let listed = hierarchy::words(&group.dir.join(group.twin().procs()));
@@ -158,7 +193,7 @@ impl Cgroup {
 
     /// Host, and the child gone: the counters that moved.
     pub fn tell_counters(&self) {
-        for group in &self.groups {
+        for group in self.groups() {
             for counter in group.twin().counters(&group.dir) {
                 explain::note(counter);
             }
@@ -167,7 +202,11 @@ impl Cgroup {
 
     /// Host, and the child gone: takes everything away. Succeeds where there is nothing.
     pub fn remove(&self) -> Result<()> {
-        self.groups.iter().rev().map(Group::remove).fold(Ok(()), Result::and)
+        self.groups().iter().rev().map(Group::remove).fold(Ok(()), Result::and)
+    }
+
+    fn groups(&self) -> &[Group] {
+        if self.without.get().is_some() { &[] } else { &self.groups }
     }
 }
 
@@ -181,15 +220,19 @@ impl Setting {
 impl Group {
     fn create(&self, limits: &Limits) -> Result<()> {
         let _lock = self.lock()?;
-        leftovers::remove(&self.place)?;
-        self.twin().take_back(self)?;
         explain::host(format_args!("mkdir {}", self.dir.display()), || std::fs::create_dir(&self.dir))?;
         if !explain::dry_run() {
-            let held = leftovers::hold(&self.dir).during(format_args!("cannot lock {}", self.dir.display()))?;
+            let held = try_lock(&self.dir).during(format_args!("cannot lock {}", self.dir.display()))?;
             let _ = self.held.set(held);
         }
         self.twin().prepare(self, limits)?;
         self.settings(limits).iter().try_for_each(|setting| self.write(setting))
+    }
+
+    fn sweep(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        leftovers::remove(&self.place)?;
+        self.twin().take_back(self)
     }
 
     fn write(&self, setting: &Setting) -> Result<()> {
@@ -253,8 +296,8 @@ impl Group {
     }
 
     fn remove(&self) -> Result<()> {
-        // A group of that name that this step does not hold is another's: of a step with the same pid in another namespace.
-        if !explain::dry_run() && (self.held.get().is_none() || !self.dir.exists()) {
+        // A group of that name that another step holds is another's: of a step with the same pid in another namespace.
+        if !explain::dry_run() && (!self.dir.exists() || self.held.get().is_none() && owner_lives(&self.dir)) {
             return Ok(());
         }
         let _lock = self.lock()?;
@@ -266,21 +309,7 @@ impl Group {
     /// One step at a time changes what stands in a place: between two of them, one could take a controller away
     /// that the other has just asked for.
     fn lock(&self) -> Result<Flock<File>> {
-        let mut place = File::open(&self.place).during(format_args!("cannot open {}", self.place.display()))?;
-        let mut told = false;
-        loop {
-            // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.
-            match Flock::lock(place, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((file, Errno::EWOULDBLOCK)) => place = file,
-                Err((_, errno)) => return Err(errno).during(format_args!("cannot lock {}", self.place.display())),
-            }
-            if !std::mem::replace(&mut told, true) {
-                explain::note(format_args!("another step is at work in {}: waiting for it", self.place.display()));
-            }
-            signals::check()?;
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        wait_for_lock(&self.place)
     }
 
     /// Whether groups of other steps stand in the same place.

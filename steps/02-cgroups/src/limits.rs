@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// What the child may use up. Nothing is limited that is not asked for.
-#[derive(clap::Args, Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[command(next_help_heading = "What the child may use up (step 02)")]
 pub struct Limits {
     /// Memory, swap included: 64M, 1G
@@ -32,11 +34,11 @@ pub struct Limits {
 }
 
 /// Processors by number, and how that was written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CpuList(pub String);
 
 /// Bytes a second of a block device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rate {
     /// `8:0`.
     pub device: String,

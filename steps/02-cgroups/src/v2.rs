@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::unistd::{AccessFlags, access, getpid};
+use nix::unistd::{AccessFlags, access, getpid, getppid};
 use shared::explain;
 
 use crate::hierarchy::{Hierarchy, words};
@@ -48,9 +48,12 @@ impl Twin for V2 {
         if missing.is_empty() {
             return Ok(());
         }
-        if !is_top(&group.place) && words(&group.place.join("cgroup.procs")).contains(&getpid().to_string()) {
+        let there = words(&group.place.join("cgroup.procs"));
+        if !is_top(&group.place) && there.contains(&getpid().to_string()) {
             explain::host(format_args!("mkdir {}", aside(group).display()), || std::fs::create_dir(aside(group)))?;
-            explain::host_echo(getpid(), &aside(group).join("cgroup.procs"))?;
+            for pid in there.iter().filter(|pid| is_ours(pid)) {
+                explain::host_echo(pid, &aside(group).join("cgroup.procs"))?;
+            }
         }
         for name in missing {
             // A group that stands for "handed on by a step": whoever leaves last takes it back, also after a SIGKILL.
@@ -125,7 +128,9 @@ impl Twin for V2 {
         }
         let aside = aside(group);
         if aside.exists() {
-            explain::host_echo_cleanup(getpid(), &group.place.join("cgroup.procs"))?;
+            for pid in words(&aside.join("cgroup.procs")) {
+                explain::host_echo_cleanup(pid, &group.place.join("cgroup.procs"))?;
+            }
             explain::host_cleanup(format_args!("rmdir {}", aside.display()), || std::fs::remove_dir(&aside))?;
         }
         Ok(())
@@ -145,10 +150,18 @@ fn is_top(dir: &Path) -> bool {
     !dir.join("cgroup.type").exists()
 }
 
-/// The processes of a group, but for this one.
+/// The processes of a group, but for ours.
 fn others(dir: &Path) -> Vec<String> {
-    let me = getpid().to_string();
-    words(&dir.join("cgroup.procs")).into_iter().filter(|pid| *pid != me).collect()
+    words(&dir.join("cgroup.procs")).into_iter().filter(|pid| !is_ours(pid)).collect()
+}
+
+/// Whether it is this process, or the one that has made it by fork to do its work: they can step aside together.
+fn is_ours(pid: &str) -> bool {
+    let same_program = || {
+        let program = |process: &str| std::fs::read_link(format!("/proc/{process}/exe"));
+        program(pid).is_ok_and(|its| program("self").is_ok_and(|own| own == its))
+    };
+    pid == getpid().to_string() || (pid == getppid().to_string() && same_program())
 }
 
 /// Where the step itself waits while the group that it was in hands controllers on.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
-use nix::unistd::symlinkat;
+use nix::unistd::{fchdir, symlinkat};
 use shared::explain::{self, CallFailed};
 use shared::sys;
 
@@ -47,11 +47,9 @@ impl Inside {
 
     /// Child: the place at this path, made where nothing is there.
     pub fn place(&self, path: &Path, make: Make) -> Result<Place> {
-        // Taken from the root's own descriptor, which an absolute path would ignore.
-        let path = path.strip_prefix("/").unwrap_or(path);
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         match self.find(path) {
             Err(error) if is(&error, Errno::ENOENT) => {
+                let path = relative(path);
                 let name = path.file_name().context("a path without a name")?;
                 let above = self.place(path.parent().unwrap_or(Path::new(".")), Make::Folder)?;
                 match make {
@@ -64,7 +62,9 @@ impl Inside {
         }
     }
 
-    fn find(&self, path: &Path) -> Result<Place> {
+    /// Child: the place at this path.
+    pub fn find(&self, path: &Path) -> Result<Place> {
+        let path = relative(path);
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
         let place = explain::child(
             format_args!("openat2({}, {path:?}, {{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT}})", number(&self.root)),
@@ -107,6 +107,11 @@ impl Place {
         })
     }
 
+    /// Child: makes this folder the one that it stands in. fchdir(2).
+    pub fn stand_in(&self) -> Result<()> {
+        explain::child(format_args!("fchdir({})", number(&self.0)), || fchdir(fd(&self.0)?))
+    }
+
     /// Child: makes the mount here, and all below it, read-only.
     pub fn set_read_only(&self) -> Result<()> {
         read_only(&self.0, true)
@@ -124,6 +129,12 @@ fn read_only(mount: &Option<OwnedFd>, recursive: bool) -> Result<()> {
 /// In a dry run there is none, and then no call is made with it either.
 fn fd(of: &Option<OwnedFd>) -> nix::Result<BorrowedFd<'_>> {
     of.as_ref().map(AsFd::as_fd).ok_or(Errno::EBADF)
+}
+
+/// To be looked up from the root's own descriptor, which an absolute path would ignore.
+fn relative(path: &Path) -> &Path {
+    let path = path.strip_prefix("/").unwrap_or(path);
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 fn number(of: &Option<OwnedFd>) -> String {

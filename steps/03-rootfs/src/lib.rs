@@ -26,7 +26,7 @@ use shared::formula::Fact;
 use shared::{explain, mountinfo, sys};
 
 use inside::{Inside, Make};
-pub use root::{Root, Volume};
+pub use root::{Root, Variable, Volume, inside as path_inside, variable};
 
 /// Host: what this step cannot do without.
 pub fn validate(view: &View) -> Result<()> {
@@ -49,7 +49,15 @@ pub fn enter(root: &Root, dir: &Path, view: &View) -> Result<()> {
         inside.set_read_only()?; // last: until here places had to be made in it
     }
     pivot(dir)?;
-    change_dir(&root.workdir) // until now this process stands in the old root
+    stand_in(&root.workdir) // until now this process stands in the old root
+}
+
+/// Child, in its root: goes to a folder in there.
+///
+/// Not by chdir(2) alone: this process still has descriptors of the host's, and a path like `/proc/self/fd/7` would be
+/// the way to them. That was CVE-2024-21626. Links of that kind fail here with ELOOP.
+pub fn stand_in(workdir: &Path) -> Result<()> {
+    Inside::open(Path::new("/"))?.find(workdir)?.stand_in()
 }
 
 /// Child: binds the folder onto itself. pivot_root(2) takes only a mount point as the new root, else EBUSY.

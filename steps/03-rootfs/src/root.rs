@@ -8,10 +8,11 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Result, ensure};
 use process::Environment;
+use serde::{Deserialize, Serialize};
 use shared::explain::{self, During};
 
 /// Where the child stands.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Where the child stands (step 03)")]
 pub struct Root {
     /// The folder that becomes its `/` [default: target/rootfs, made from this machine's own tools where it is not there]
@@ -28,15 +29,22 @@ pub struct Root {
     pub(crate) workdir: PathBuf,
     /// A variable of its environment; without a value, the host's
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
-    env: Vec<Option<(OsString, OsString)>>,
+    env: Vec<Variable>,
 }
 
 /// A folder or file of the host that the child sees too.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Volume {
     pub(crate) source: PathBuf,
     pub(crate) target: PathBuf,
     pub(crate) read_only: bool,
+}
+
+/// A variable for the environment, and its value; none where the host's was asked for and the host has none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Variable {
+    name: String,
+    value: Option<String>,
 }
 
 /// The default root, and the script that makes it, in the folder where this project was built.
@@ -80,7 +88,32 @@ impl Root {
         ];
         let term = std::env::var_os("TERM").map(|term| ("TERM".into(), term));
         let fixed = fixed.into_iter().map(|(name, value)| (name.into(), value.into())).chain(term);
-        Environment::new(fixed.chain(self.env.iter().flatten().cloned()))
+        Environment::new(fixed.chain(self.env.iter().filter_map(Variable::to_pair)))
+    }
+
+    /// The folder, inside, in which the program begins.
+    pub fn workdir(&self) -> &Path {
+        &self.workdir
+    }
+
+    /// The same, with paths that mean the same wherever the caller stands later.
+    ///
+    /// # Errors
+    /// Those of [`prepare`](Self::prepare).
+    pub fn settled(mut self) -> Result<Self> {
+        let absolute = |path: &Path| std::path::absolute(path).during("cannot tell the current folder");
+        self.dir = Some(self.prepare()?);
+        for volume in &mut self.volumes {
+            volume.source = absolute(&volume.source)?;
+        }
+        Ok(self)
+    }
+}
+
+impl Variable {
+    /// As [`Environment`] takes it.
+    pub fn to_pair(&self) -> Option<(OsString, OsString)> {
+        self.value.as_ref().map(|value| (OsString::from(&self.name), OsString::from(value)))
     }
 }
 
@@ -124,8 +157,8 @@ fn volume(text: &str) -> Result<Volume, String> {
     Ok(Volume { source: source.into(), target, read_only })
 }
 
-/// A path inside the new root.
-fn inside(text: &str) -> Result<PathBuf, String> {
+/// A path inside the new root, as an option has it.
+pub fn inside(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return Err("a path inside is absolute and has no `..`".to_owned());
@@ -133,13 +166,14 @@ fn inside(text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn variable(text: &str) -> Result<Option<(OsString, OsString)>, String> {
+/// A variable, as an option has it: `NAME=VALUE`, or `NAME` for the host's.
+pub fn variable(text: &str) -> Result<Variable, String> {
     let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(OsString::from(value))),
-        None => (text, std::env::var_os(text)),
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, std::env::var_os(text).map(|value| value.to_string_lossy().into_owned())),
     };
     if name.is_empty() {
         return Err("a variable is NAME=VALUE, or NAME for the host's".to_owned());
     }
-    Ok(value.map(|value| (name.into(), value)))
+    Ok(Variable { name: name.to_owned(), value })
 }

@@ -1,0 +1,111 @@
+//! All processes of a container at once, which are those of its cgroup: frozen, let go on, ended.
+//!
+//! On v1 the freezer is a hierarchy of its own; on v2 every group has it. See Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst
+//! and cgroup-v2.rst, *cgroup.freeze* and *cgroup.kill*.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use shared::explain;
+
+/// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which
+/// cannot be interrupted (a disk, a network file system) stops after it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What can freeze a group: the file to write, the two words, and the file and the line that say that it is done.
+struct Freezer {
+    file: PathBuf,
+    frozen: &'static str,
+    thawed: &'static str,
+    confirmed_by: (PathBuf, &'static str),
+}
+
+impl Freezer {
+    /// The first of the container's groups that can. On a hybrid machine both could, and v1 comes first.
+    fn of(groups: &[PathBuf]) -> Option<Self> {
+        groups.iter().find_map(|dir| Freezer::v1(dir).or_else(|| Freezer::v2(dir)))
+    }
+
+    fn v1(dir: &Path) -> Option<Self> {
+        let file = dir.join("freezer.state");
+        // FREEZING means that not all of them have stopped yet.
+        file.exists().then(|| Freezer {
+            confirmed_by: (file.clone(), "FROZEN"),
+            file,
+            frozen: "FROZEN",
+            thawed: "THAWED",
+        })
+    }
+
+    fn v2(dir: &Path) -> Option<Self> {
+        let file = dir.join("cgroup.freeze");
+        file.exists().then(|| Freezer {
+            file,
+            frozen: "1",
+            thawed: "0",
+            confirmed_by: (dir.join("cgroup.events"), "frozen 1"),
+        })
+    }
+
+    fn is_frozen(&self) -> bool {
+        let (file, line) = &self.confirmed_by;
+        std::fs::read_to_string(file).is_ok_and(|text| text.lines().any(|it| it == *line))
+    }
+}
+
+/// Host: stops every process, wherever it is, and comes back when all of them have stopped.
+///
+/// # Errors
+/// Where the container has no group, or the kernel does not stop them in time: then they all go on.
+pub fn freeze(groups: &[PathBuf]) -> Result<()> {
+    let freezer = Freezer::of(groups).context(
+        "pausing takes a cgroup, and this container has none with a freezer (`step00 check` says why)",
+    )?;
+    explain::host_echo(freezer.frozen, &freezer.file)?;
+    let since = Instant::now();
+    while !explain::dry_run() && !freezer.is_frozen() {
+        if since.elapsed() > PATIENCE {
+            explain::host_echo_cleanup(freezer.thawed, &freezer.file)?;
+            bail!("not all of its processes could be stopped within {} s: they all go on", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Host: lets them go on.
+pub fn thaw(groups: &[PathBuf]) -> Result<()> {
+    Freezer::of(groups).map_or(Ok(()), |freezer| explain::host_echo_cleanup(freezer.thawed, &freezer.file))
+}
+
+/// Whether they are frozen, as the kernel says.
+pub fn are_frozen(groups: &[PathBuf]) -> bool {
+    Freezer::of(groups).is_some_and(|freezer| freezer.is_frozen())
+}
+
+/// Host: ends every process of the container's groups, frozen or not, also one that forks all the time.
+///
+/// # Errors
+/// Where processes are left after all: those of a pid namespace that we cannot see into.
+pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
+    if explain::dry_run() {
+        return Ok(());
+    }
+    if let Some(dir) = groups.iter().find(|dir| Freezer::v1(dir).is_some()) {
+        // Frozen, none of them can fork away from its SIGKILL; thawed, each of them dies of it.
+        let _ = freeze(groups);
+        let pids = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
+            let _ = explain::host_cleanup(format_args!("kill({pid}, SIGKILL)"), || kill(pid, Signal::SIGKILL));
+        }
+        thaw(groups)?;
+    } else if let Some(dir) = groups.iter().find(|dir| dir.join("cgroup.kill").exists()) {
+        // Linux 5.14: one write, which no fork can outrun.
+        explain::host_echo_cleanup(1, &dir.join("cgroup.kill"))?;
+    }
+    // Where the kernel has neither: again and again, until nobody is left.
+    groups.iter().try_for_each(|dir| cgroups::empty(dir))
+}

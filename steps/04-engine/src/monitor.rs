@@ -1,0 +1,281 @@
+//! The parent of a container, from its making to its end: Docker's *shim*.
+//!
+//! Somebody must wait for the program, or nobody learns how it ended; somebody must read what it writes, or it stops
+//! when the pipe is full; and somebody must take its cgroup away. An engine that did this itself could not be ended, or
+//! replaced by a newer one, without ending its containers. So each container has a small process of its own for it. In
+//! the foreground that is the engine's command itself; a detached container's is made by fork, and lets go of the
+//! terminal.
+//!
+//! ```text
+//! step04 run -d ── fork ───────────────┬─ hears "created" ─ connects ──────┬─ hears "started" ─ prints the id
+//! monitor          └─ create (lib.rs) ─┴─ waits at its socket ─ start ─────┴─ log ··· wait ─ cleanup ─ exit code
+//! child                  └─ enter ── held ──────────────────────└─ exec, program ········┘
+//! ```
+//!
+//! A monitor that is killed takes its container along (the child's PR_SET_PDEATHSIG), and its lock with it: so the next
+//! command knows.
+
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cgroups::Cgroup;
+use namespaces::Ready;
+use nix::sys::signal::kill;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use shared::explain::{self, During, Failure};
+use shared::formula::{Fact, Formula};
+use shared::signals::{self, ENDING};
+
+use crate::Part;
+use crate::log::Output;
+use crate::parts::{Limited, Namespaces, Recipe, Rootfs};
+use crate::store::{Container, Life, Process, State, Store, now};
+
+/// To whoever waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
+const DONE: u8 = 0;
+
+/// How long a monitor may take to clean up after its container's last process.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Host: makes a container and runs it here, with the caller's terminal. Its program's exit code.
+pub fn run(store: &Store, container: &Container, life: Life) -> Result<u8> {
+    let worth_keeping = Cell::new(false);
+    let result = look_after(container, None, |ready, state| {
+        let running = ready.start()?;
+        worth_keeping.set(true);
+        container.save(&State { started: Some(now()), ..state })?;
+        running.wait()
+    });
+    finish(store, container, &life, worth_keeping.get(), result)
+}
+
+/// Host: makes a container that outlives this command, up to the moment before its program begins; [`start`] is what
+/// it then waits for. `fresh`: it is new, so where it cannot be made nothing of it is kept.
+///
+/// # Errors
+/// What the monitor could not do.
+pub fn create(store: &Store, container: &Container, life: Life, fresh: bool) -> Result<()> {
+    let (mut host_end, mut monitor_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
+    let monitor = process::fork(|| {
+        detached(store, container, &life, fresh, &mut monitor_end);
+        Ok(())
+    })?;
+    if explain::dry_run() {
+        detached(store, container, &life, fresh, &mut monitor_end);
+        return Ok(());
+    }
+    // Held here too, the lock would say that somebody looks after the container when its monitor is gone.
+    life.hand_over();
+    drop(monitor_end);
+
+    let answer = hear(&mut host_end, |came| {
+        // The monitor decides what a signal means, as it is the one with something to clean up.
+        if ENDING.contains(&came.signal) && !came.by_terminal {
+            let _ = kill(monitor, came.signal);
+        }
+    });
+    if answer.is_err() {
+        waitpid(monitor, None).during("cannot wait for the monitor")?;
+    }
+    answer.with_context(|| format!("container {}", container.name()))
+}
+
+/// Host: has the program of a created container begin.
+///
+/// # Errors
+/// 127 where the program was not found, 126 where it cannot be executed.
+pub fn start(container: &Container) -> Result<()> {
+    let monitor = explain::host(format_args!("connect({})", container.path("start").display()), || {
+        by_short_path(container, |path| UnixStream::connect(path).map(OwnedFd::from).map(Some))
+    })?;
+    explain::note("the monitor opens the last gate: the child becomes its program");
+    monitor.map_or(Ok(()), |monitor| hear(&mut UnixStream::from(monitor), |_| {}))
+}
+
+/// Host: waits until whoever looks after the container has ended; an ending signal ends the wait.
+pub fn wait(container: &Container) -> Result<()> {
+    if let Some(monitor) = container.state()?.monitor.map(|monitor| monitor.open()).transpose()?.flatten() {
+        while let Some(came) = signals::wait(&[monitor.as_fd()])? {
+            signals::interrupt(came)?;
+        }
+    }
+    Ok(())
+}
+
+/// Monitor: its whole life.
+fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, engine: &mut UnixStream) {
+    let worth_keeping = Cell::new(!fresh);
+    let result = Output::open(container).and_then(|output| {
+        let listener = listen(container)?;
+        look_after(container, Some(&output), |ready, state| {
+            // An engine that was killed meanwhile hears nothing; the container is made all the same, and listed.
+            worth_keeping.set(true);
+            let _ = engine.write_all(&[DONE]);
+            let_go()?;
+            let Some(mut asker) = wait_for_start(&listener, ready.pid())? else { return ready.wait() };
+            let started = ready.start().and_then(|running| {
+                container.save(&State { started: Some(now()), ..state })?;
+                Ok(running)
+            });
+            let _ = asker.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
+            drop((asker, listener));
+            started?.wait_beside(&output.ends(), || output.keep())
+        })
+    });
+    if let Err(error) = finish(store, container, life, worth_keeping.get(), result) {
+        // Where it has said "created" already, nobody listens, and the sentence stands in the container's `exit`.
+        let _ = engine.write_all(&Failure::of(&error).to_bytes());
+    }
+}
+
+/// Monitor: the engine's heart with a life around it: `create` (lib.rs), then `live`, then `cleanup`.
+fn look_after(
+    container: &Container,
+    output: Option<&Output>,
+    live: impl FnOnce(Ready, State) -> Result<u8>,
+) -> Result<u8> {
+    let Recipe { view, limits, root, command } = &container.config.recipe;
+    let hostname = view.hostname.as_deref().unwrap_or(&container.config.id);
+    let dir = root.prepare()?;
+    let cgroup = &Cgroup::named(&format!("step04-{}", container.config.id), limits)?;
+
+    // In this order, and cleaned up in the opposite one.
+    let namespaces = Namespaces { view, hostname }; // first: private mounts before any other
+    let limited = Limited { cgroup, view }; // then: what comes now happens inside its limits
+    let rootfs = Rootfs { root, dir: dir.clone(), view };
+    let mut parts: Vec<&dyn Part> = vec![&namespaces, &limited, &rootfs];
+    parts.extend(output.map(|output| output as &dyn Part)); // last: until here the child can tell the caller
+
+    // Before anything is made: where to look for it, should this process be killed.
+    let mut state = State { monitor: Some(Process::of(Pid::this())?), cgroups: cgroup.dirs(), ..State::default() };
+    container.save(&state)?;
+
+    let mut formula = Formula::default();
+    let program = || {
+        process::exec(&strings(command), &root.environment(hostname))
+            .with_context(|| format!("in the root {}", dir.display()))
+    };
+    let code = crate::create(view, &parts, program, &mut formula).and_then(|ready| {
+        if !explain::dry_run() {
+            state = State { init: Some(Process::of(ready.pid())?), cgroups: cgroup.dirs(), ..state };
+        }
+        container.save(&state)?;
+        formula.light("engine", &facts(container, ready.pid())?)?;
+        formula.tell();
+        live(ready, state)
+    });
+    let cleaned = crate::cleanup(&parts);
+    code.and_then(|code| cleaned.map(|()| code))
+}
+
+/// Monitor, and everything cleaned up: writes the end down. Of a container that never came to be, nothing is kept.
+fn finish(store: &Store, container: &Container, life: &Life, worth_keeping: bool, result: Result<u8>) -> Result<u8> {
+    if container.config.rm {
+        // For those who wait for it.
+        let _ = container.finish(result.as_ref().map_or_else(|error| Failure::of(error).code, |code| *code), None);
+    }
+    if !worth_keeping || container.config.rm {
+        store.remove(container, life)?;
+        return result;
+    }
+    let failure = result.as_ref().err().map(Failure::of);
+    let code = *result.as_ref().unwrap_or(&failure.as_ref().map_or(0, |failure| failure.code));
+    container.finish(code, failure.map(|failure| failure.sentence))?;
+    result
+}
+
+/// What the kernel and the folder say: that this process is the child's parent, and that the child is the one written down.
+fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
+    if explain::dry_run() {
+        return Ok(Vec::new());
+    }
+    let status = std::fs::read_to_string(format!("/proc/{child}/status")).during("cannot look at the child")?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim().to_owned();
+    let fact = |what: &str, child: String, holds| Fact { what: what.to_owned(), host: String::new(), child, holds };
+    let written = container.state()?.init;
+    Ok(vec![
+        fact("monitor", format!("{parent} is its parent"), parent == Pid::this().to_string()),
+        fact(
+            "state.json",
+            format!("pid {child}, in {}", container.path("").display()),
+            written == Some(Process::of(child)?),
+        ),
+    ])
+}
+
+/// Monitor: waits until somebody wants the program to begin; `None` where the child has ended before.
+fn wait_for_start(listener: &Option<UnixListener>, child: Pid) -> Result<Option<UnixStream>> {
+    let Some(listener) = listener else {
+        explain::note("dry run: here the monitor waits for `start`");
+        return Ok(UnixStream::pair().ok().map(|(end, _)| end));
+    };
+    loop {
+        match signals::wait(&[listener.as_fd()])? {
+            None => return Ok(Some(listener.accept().during("cannot hear who wants it started")?.0)),
+            Some(came) => signals::interrupt(came)?,
+        }
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        if waitid(Id::Pid(child), flags).during("cannot look at the child")? != WaitStatus::StillAlive {
+            return Ok(None);
+        }
+    }
+}
+
+/// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its folder.
+fn let_go() -> Result<()> {
+    explain::host(format_args!("setsid()"), setsid)?;
+    explain::host_last(format_args!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")"))?;
+    if explain::dry_run() {
+        return Ok(());
+    }
+    explain::hush();
+    let null = File::options().read(true).write(true).open("/dev/null").during("cannot open /dev/null")?;
+    dup2_stdin(&null).during("dup2(/dev/null, 0)")?;
+    dup2_stdout(&null).during("dup2(/dev/null, 1)")?;
+    dup2_stderr(&null).during("dup2(/dev/null, 2)")?;
+    chdir("/").during("chdir(\"/\")")
+}
+
+/// The answer of a monitor: done, or its failure. Signals that come meanwhile are given to `signal`.
+fn hear(from: &mut UnixStream, mut signal: impl FnMut(signals::Came)) -> Result<()> {
+    while let Some(came) = signals::wait(&[from.as_fd()])? {
+        signal(came);
+    }
+    let mut answer = vec![0];
+    match from.read(&mut answer).during("cannot hear the monitor")? {
+        0 => bail!("its monitor was killed (`step04 clean` takes away what is left)"),
+        _ if answer == [DONE] => Ok(()),
+        _ => {
+            from.read_to_end(&mut answer).during("cannot hear the monitor")?;
+            Err(Failure::from_bytes(&answer).context("the monitor said nothing")?.into())
+        }
+    }
+}
+
+/// Monitor: the socket at which it waits for `start`; `None` in a dry run.
+fn listen(container: &Container) -> Result<Option<UnixListener>> {
+    let socket = explain::host(format_args!("bind({})", container.path("start").display()), || {
+        // Of the last time that it was started.
+        let _ = std::fs::remove_file(container.path("start"));
+        by_short_path(container, |path| UnixListener::bind(path).map(OwnedFd::from).map(Some))
+    })?;
+    Ok(socket.map(UnixListener::from))
+}
+
+/// The socket's address, by way of a descriptor: it has at most 107 bytes, and a path can be longer. See unix(7).
+fn by_short_path<T>(container: &Container, make: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+    let folder = File::open(container.path(""))?;
+    make(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join("start"))
+}
+
+fn strings(words: &[String]) -> Vec<OsString> {
+    words.iter().map(Into::into).collect()
+}

@@ -1,0 +1,118 @@
+//! Steps 01 to 03 as parts. Nothing new is done here: each line was in `main.rs` of step 03.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use cgroups::Cgroup;
+use namespaces::View;
+use nix::unistd::Pid;
+use rootfs::Root;
+use serde::{Deserialize, Serialize};
+use shared::formula::Formula;
+
+use crate::Part;
+
+/// What a container is to be: the options of the steps before, and its program.
+#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
+pub struct Recipe {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub view: View,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub limits: cgroups::Limits,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub root: Root,
+    /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
+    #[arg(trailing_var_arg = true)]
+    pub command: Vec<String>,
+}
+
+impl Recipe {
+    /// Host: the same, once it is certain that it can be followed: without contradictions, with paths that mean the same
+    /// from wherever it is read again, and with a root that is there.
+    ///
+    /// # Errors
+    /// What is wrong, in one sentence; nothing has been made then.
+    pub fn checked(self) -> Result<Self> {
+        self.view.validate()?;
+        rootfs::validate(&self.view)?;
+        Ok(Recipe { view: self.view.with_cgroup().settled(), root: self.root.settled()?, ..self })
+    }
+}
+
+/// Step 01: namespaces, and what belongs into them.
+pub struct Namespaces<'a> {
+    /// Which.
+    pub view: &'a View,
+    /// The name where no `--hostname` is given.
+    pub hostname: &'a str,
+}
+
+impl Part for Namespaces<'_> {
+    fn admit(&self, child: Pid) -> Result<()> {
+        namespaces::map_ids(child, self.view)
+    }
+
+    fn enter(&self) -> Result<()> {
+        namespaces::keep_mounts_private(self.view)?; // before any mount
+        namespaces::set_hostname(self.view, self.hostname)?;
+        namespaces::set_loopback_up(self.view)
+    }
+
+    fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
+        formula.light("namespace", &namespaces::facts(child, self.view)?)
+    }
+}
+
+/// Step 02: a cgroup, and the namespace that hides the others.
+pub struct Limited<'a> {
+    /// The group, not made yet.
+    pub cgroup: &'a Cgroup,
+    /// Whether the child has a cgroup namespace.
+    pub view: &'a View,
+}
+
+impl Part for Limited<'_> {
+    fn prepare(&self, formula: &mut Formula) -> Result<()> {
+        self.cgroup.create_or_go_without(formula)
+    }
+
+    fn admit(&self, child: Pid) -> Result<()> {
+        self.cgroup.admit(child)
+    }
+
+    fn enter(&self) -> Result<()> {
+        namespaces::unshare_cgroup(self.view)
+    }
+
+    fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
+        formula.light("cgroup", &self.cgroup.facts(child)?)
+    }
+
+    fn cleanup(&self) -> Result<()> {
+        self.cgroup.tell_counters();
+        self.cgroup.remove()
+    }
+}
+
+/// Step 03: a root of its own.
+pub struct Rootfs<'a> {
+    /// What belongs into it.
+    pub root: &'a Root,
+    /// The folder that becomes `/`.
+    pub dir: PathBuf,
+    /// Which namespaces it may rely on.
+    pub view: &'a View,
+}
+
+impl Part for Rootfs<'_> {
+    fn enter(&self) -> Result<()> {
+        rootfs::enter(self.root, &self.dir, self.view)
+    }
+
+    fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
+        formula.light("rootfs", &rootfs::facts(child, &self.dir)?)
+    }
+}

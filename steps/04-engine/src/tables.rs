@@ -1,0 +1,92 @@
+//! Containers as people read them, and as programs do.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use engine::states::Status;
+use engine::store::Container;
+use serde_json::{Value, json};
+
+/// `step04 ps`.
+pub fn table(rows: &[(Container, Status)]) {
+    let mut cells = vec![["CONTAINER ID", "NAME", "COMMAND", "CREATED", "STATUS"].map(str::to_owned)];
+    for (container, status) in rows {
+        let config = &container.config;
+        let created = format!("{} ago", since(&config.created));
+        let name = config.name.clone().unwrap_or_default();
+        cells.push([config.id.clone(), name, command(container), created, in_words(container, *status)]);
+    }
+    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths = [0, 1, 2, 3, 4].map(width);
+    for row in &cells {
+        let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        println!("{}", padded.collect::<Vec<_>>().join("   ").trim_end());
+    }
+}
+
+/// The same as JSON: one object.
+pub fn row(container: &Container, status: Status) -> Result<Value> {
+    let config = &container.config;
+    let running = matches!(status, Status::Created | Status::Running | Status::Paused);
+    Ok(json!({
+        "id": config.id,
+        "name": config.name,
+        "command": config.recipe.command,
+        "created": config.created,
+        "status": status,
+        "pid": container.state()?.init.filter(|_| running).map(|init| init.pid),
+        "exit_code": container.end()?.map(|end| end.code),
+    }))
+}
+
+/// `step04 inspect`: what was wanted, what has become of it, and how it ended.
+pub fn everything(container: &Container) -> Result<Value> {
+    Ok(json!({
+        "config": container.config,
+        "status": container.status()?,
+        "state": container.state()?,
+        "end": container.end()?,
+        "folder": container.path(""),
+    }))
+}
+
+fn command(container: &Container) -> String {
+    let words = &container.config.recipe.command;
+    let text = if words.is_empty() { "a shell".to_owned() } else { words.join(" ") };
+    let text = shared::explain::printable(&text);
+    let short: String = text.chars().take(24).collect();
+    if short == text { text } else { format!("{short}…") }
+}
+
+/// As Docker says it.
+fn in_words(container: &Container, status: Status) -> String {
+    let started = container.state().ok().and_then(|state| state.started);
+    let up = || started.as_deref().map_or("Up".to_owned(), |started| format!("Up {}", since(started)));
+    match status {
+        Status::Creating => "Being created".to_owned(),
+        Status::Created => "Created".to_owned(),
+        Status::Running => up(),
+        Status::Paused => format!("{} (Paused)", up()),
+        Status::Stopped => match container.end() {
+            Ok(Some(end)) => {
+                let error = end.error.map_or(String::new(), |_| ", the engine failed: see inspect".to_owned());
+                format!("Exited ({}) {} ago{error}", end.code, since(&end.finished))
+            }
+            _ => "Exited".to_owned(),
+        },
+        Status::Dead => "Dead: its monitor was killed".to_owned(),
+    }
+}
+
+/// How long that is ago, in whole units of the largest that fits: `3 minutes`.
+fn since(time: &str) -> String {
+    let then = humantime::parse_rfc3339(time).unwrap_or_else(|_| SystemTime::now());
+    let seconds = SystemTime::now().duration_since(then).unwrap_or(Duration::ZERO).as_secs();
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86400, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
