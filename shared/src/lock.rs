@@ -24,7 +24,9 @@ pub fn try_lock(folder: &Path) -> nix::Result<Flock<File>> {
 /// Whether somebody has the lock on a folder. Those who only ask do not get in each other's way.
 pub fn is_locked(folder: &Path) -> bool {
     let file = File::open(folder);
-    file.is_ok_and(|file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err_and(|(_, it)| it == Errno::EWOULDBLOCK))
+    file.is_ok_and(|file| {
+        Flock::lock(file, FlockArg::LockSharedNonblock).is_err_and(|(_, it)| it == Errno::EWOULDBLOCK)
+    })
 }
 
 /// The lock on a folder, as soon as nobody else has it.

@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use crate::mountinfo;
 
 /// Longer than anything here takes; what takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One test: a sentence, what it needs of the machine (the reasons why it cannot be told here), and what it does.
 pub struct Check {
@@ -198,6 +198,11 @@ impl Run {
         Ran { code, out: text(out), err: text(err) }
     }
 
+    /// Starts it, and leaves the rest to the caller.
+    pub fn spawn(mut self) -> Child {
+        self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0))
+    }
+
     /// Starts it, and comes back when its program has said "ready": so the program is `sh -c 'echo ready; …'`.
     pub fn until_ready(mut self) -> Live {
         self.0.stdin(Stdio::piped());
@@ -275,7 +280,7 @@ impl Drop for Live {
 }
 
 /// Reads in a thread of its own, line by line: a full pipe would hold the step up.
-fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+pub fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
         let mut from = BufReader::new(from);
@@ -290,7 +295,8 @@ fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receive
 }
 
-fn end_of(child: &mut Child, patience: Duration) -> i32 {
+/// Waits for the end; what takes longer hangs.
+pub fn end_of(child: &mut Child, patience: Duration) -> i32 {
     let since = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("wait") {

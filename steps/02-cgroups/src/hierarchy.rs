@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::{AccessFlags, access};
 use shared::explain::During;
 use shared::mountinfo::{self, Mount};
 
@@ -79,6 +80,12 @@ fn hierarchy(membership: &str, mounts: &[Mount]) -> Option<Hierarchy> {
         own: mount.point.join(own).components().collect(),
         mount: mount.point.clone(),
     })
+}
+
+/// Whether this user may make groups, in every hierarchy that there is.
+pub fn may_make_groups() -> bool {
+    let all = detect(Path::new("/proc"), "self").unwrap_or_default();
+    !all.is_empty() && all.iter().all(|it| access(&it.own, AccessFlags::W_OK).is_ok())
 }
 
 /// The hierarchy that a folder belongs to, as far as its files tell; `None` where it is in none.

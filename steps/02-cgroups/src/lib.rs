@@ -27,7 +27,7 @@ use shared::sys;
 
 use leftovers::{is_marked, owner_lives};
 
-pub use hierarchy::{Hierarchy, Version, detect};
+pub use hierarchy::{Hierarchy, Version, detect, may_make_groups};
 pub use leftovers::empty;
 pub use limits::{CpuList, Limits, Rate};
 

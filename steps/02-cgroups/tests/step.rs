@@ -295,9 +295,7 @@ fn may_make_groups() -> Option<String> {
 }
 
 fn writable() -> Option<String> {
-    let all = hierarchies();
-    let may = !all.is_empty() && all.iter().all(|it| access(&it.own, AccessFlags::W_OK).is_ok());
-    (!may).then(|| "needs a user who may make cgroups".to_owned())
+    (!cgroups::may_make_groups()).then(|| "needs a user who may make cgroups".to_owned())
 }
 
 /// By its name on v1; v2 will do as well.

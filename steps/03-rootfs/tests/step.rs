@@ -173,11 +173,14 @@ fn checks() -> Vec<Check> {
             let ran = inside(&["true"]).ran();
             let with = "Container = [cgroup] + [namespace] + [rootfs] + engine";
             let without = "Container = cgroup ✘ + [namespace] + [rootfs] + engine";
-            assert!(ran.err.contains(if may_make_groups() { with } else { without }), "{}", ran.err);
+            assert!(ran.err.contains(if cgroups::may_make_groups() { with } else { without }), "{}", ran.err);
         }),
         check(
             "without_the_right_to_make_groups_it_goes_on_and_says_why",
-            [needs::user_namespaces(), may_make_groups().then(|| "needs a user who may not make cgroups".to_owned())],
+            [
+                needs::user_namespaces(),
+                cgroups::may_make_groups().then(|| "needs a user who may not make cgroups".to_owned()),
+            ],
             || {
                 let ran = inside(&["true"]).ran();
                 assert_eq!(ran.code, 0, "{}", ran.err);
@@ -192,7 +195,10 @@ fn checks() -> Vec<Check> {
         ),
         check(
             "a_limit_holds_in_the_root_too",
-            [needs::user_namespaces(), (!may_make_groups()).then(|| "needs a user who may make cgroups".to_owned())],
+            [
+                needs::user_namespaces(),
+                (!cgroups::may_make_groups()).then(|| "needs a user who may make cgroups".to_owned()),
+            ],
             || {
                 let ran = inside_with(&["--pids-limit", "20"], &["/usr/local/bin/fork_bomb"]).ran();
                 assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
@@ -256,7 +262,10 @@ fn checks() -> Vec<Check> {
         ),
         check(
             "a_dry_run_and_a_real_one_make_the_same_calls",
-            [needs::user_namespaces(), (!may_make_groups()).then(|| "needs a user who may make cgroups".to_owned())],
+            [
+                needs::user_namespaces(),
+                (!cgroups::may_make_groups()).then(|| "needs a user who may make cgroups".to_owned()),
+            ],
             || {
                 let [dry, real] = ["--dry-run", "--color=never"].map(|it| inside_with(&[it], &["/bin/true"]).ran().err);
                 for (dry, real) in testing::calls(&dry).iter().zip(&testing::calls(&real)) {
@@ -316,7 +325,7 @@ fn the_story_is_what_strace_sees() {
     ];
     let dir = tempfile::tempdir().expect("tempdir");
     for name in ["step01", "step02", "step03"] {
-        if name == "step02" && !may_make_groups() {
+        if name == "step02" && !cgroups::may_make_groups() {
             continue;
         }
         let trace = dir.path().join(name);
@@ -446,12 +455,6 @@ fn inside(command: &[&str]) -> testing::Run {
 fn inside_with(options: &[&str], command: &[&str]) -> testing::Run {
     let root = rootfs_str();
     step("step03", ["--rootfs", &root].iter().chain(options).chain(command))
-}
-
-fn may_make_groups() -> bool {
-    let all = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
-    let may = |it: &cgroups::Hierarchy| nix::unistd::access(&it.own, nix::unistd::AccessFlags::W_OK).is_ok();
-    !all.is_empty() && all.iter().all(may)
 }
 
 fn initial_user_namespace() -> Option<String> {

@@ -180,10 +180,9 @@ fn end(container: &Container) -> Result<()> {
         return Ok(());
     }
     let state = container.state()?;
-    if let Some(init) = state.init {
-        init.signal(Signal::SIGKILL)?;
-    }
     members::kill_all(&state.cgroups)?;
+    // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
+    state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
     if wait_for_end(container, monitor::PATIENCE)? {
         return Ok(());
     }
@@ -302,7 +301,11 @@ fn fail(error: anyhow::Error) -> Result<u8> {
 
 fn lost(container: &Container) -> Failure {
     let sentence = format!("container {} is dead: its monitor was killed, and its exit code is lost", container.name());
-    Failure { code: explain::STEP_FAILED, sentence, remedy: Some("`step04 rm` or `step04 clean` takes it away".to_owned()) }
+    Failure {
+        code: explain::STEP_FAILED,
+        sentence,
+        remedy: Some("`step04 rm` or `step04 clean` takes it away".to_owned()),
+    }
 }
 
 /// To standard output; nobody may be reading, and the work is done all the same.

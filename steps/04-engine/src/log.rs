@@ -49,8 +49,9 @@ pub struct Output {
     path: PathBuf,
     null: File,
     pipes: [Pipe; 2],
+    file: RefCell<File>,
     /// Lines that could not be written, as the disk was full.
-    lost: Cell<u64>,
+    lost: Cell<usize>,
 }
 
 struct Pipe {
@@ -73,10 +74,9 @@ impl Output {
         };
         let path = container.path("log");
         // There from the beginning, so that whoever wants to follow it can open it before the first line comes.
-        if !explain::dry_run() {
-            append(&path).during(format_args!("cannot open {}", path.display()))?;
-        }
+        let file = if explain::dry_run() { File::open("/dev/null") } else { append(&path) };
         Ok(Output {
+            file: RefCell::new(file.during(format_args!("cannot open {}", path.display()))?),
             path,
             null: File::open("/dev/null").during("cannot open /dev/null")?,
             pipes: [pipe(Stream::Stdout)?, pipe(Stream::Stderr)?],
@@ -96,10 +96,14 @@ impl Output {
             let mut buffer = [0; LONGEST_LINE];
             while let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) {
                 rest.extend_from_slice(&buffer[..count]);
-                while let Some(end) = end_of_line(&rest) {
-                    self.write(pipe.stream, &rest[..end]);
-                    rest.drain(..end);
+                let mut lines = Vec::new();
+                let mut begin = 0;
+                while let Some(length) = end_of_line(&rest[begin..]) {
+                    lines.push(&rest[begin..begin + length]);
+                    begin += length;
                 }
+                self.write(pipe.stream, &lines);
+                rest.drain(..begin);
                 // One stream that never pauses does not keep the other from being read.
                 if count < buffer.len() {
                     break;
@@ -108,19 +112,25 @@ impl Output {
         }
     }
 
-    fn write(&self, stream: Stream, line: &[u8]) {
-        let line = Line { log: String::from_utf8_lossy(line).into_owned(), stream, time: now() };
+    fn write(&self, stream: Stream, lines: &[&[u8]]) {
+        let time = now();
+        let mut records = Vec::new();
+        for line in lines {
+            let record = Line { log: String::from_utf8_lossy(line).into_owned(), stream, time: time.clone() };
+            let _ = serde_json::to_writer(&mut records, &record); // memory takes everything
+            records.push(b'\n');
+        }
         let write = || -> std::io::Result<()> {
-            let mut file = append(&self.path)?;
-            // One write a line: a reader never sees half of one, unless the disk is full.
-            file.write_all(&[serde_json::to_vec(&line)?.as_slice(), b"\n"].concat())?;
+            let mut file = self.file.borrow_mut();
+            file.write_all(&records)?;
             if file.metadata()?.len() > KEEP {
                 std::fs::rename(&self.path, self.path.with_extension("old"))?;
+                *file = append(&self.path)?;
             }
             Ok(())
         };
         if write().is_err() {
-            self.lost.set(self.lost.get() + 1);
+            self.lost.set(self.lost.get() + lines.len());
         }
     }
 }
@@ -133,10 +143,10 @@ impl Part for Output {
         let numbers = [self.null.as_raw_fd(), out.write.as_raw_fd(), err.write.as_raw_fd()];
         // Told before, as afterwards it would be told to the log.
         explain::child_last(format_args!("dup2({}, 0); dup2({}, 1); dup2({}, 2)", numbers[0], numbers[1], numbers[2]))?;
-        explain::hush();
         if explain::dry_run() {
             return Ok(());
         }
+        explain::hush();
         dup2_stdin(&self.null).during("dup2(/dev/null, 0)")?;
         dup2_stdout(&out.write).during("dup2(log, 1)")?;
         dup2_stderr(&err.write).during("dup2(log, 2)")
@@ -148,7 +158,7 @@ impl Part for Output {
         for pipe in &self.pipes {
             let rest = pipe.rest.take();
             if !rest.is_empty() {
-                self.write(pipe.stream, &rest);
+                self.write(pipe.stream, &[&rest]);
             }
         }
         match self.lost.get() {

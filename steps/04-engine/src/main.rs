@@ -189,5 +189,7 @@ fn signal(text: &str) -> Result<Signal, String> {
     let upper = text.to_uppercase();
     let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     let by_number = text.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
-    by_number.or_else(|| name.parse().ok()).ok_or_else(|| "no signal has this name or number; `kill -l` lists them".to_owned())
+    by_number
+        .or_else(|| name.parse().ok())
+        .ok_or_else(|| "no signal has this name or number; `kill -l` lists them".to_owned())
 }

@@ -61,12 +61,12 @@ impl Freezer {
 /// # Errors
 /// Where the container has no group, or the kernel does not stop them in time: then they all go on.
 pub fn freeze(groups: &[PathBuf]) -> Result<()> {
-    let freezer = Freezer::of(groups).context(
-        "pausing takes a cgroup, and this container has none with a freezer (`step00 check` says why)",
-    )?;
+    let freezer = Freezer::of(groups)
+        .context("pausing takes a cgroup, and this container has none with a freezer (`step00 check` says why)")?;
     explain::host_echo(freezer.frozen, &freezer.file)?;
     let since = Instant::now();
-    while !explain::dry_run() && !freezer.is_frozen() {
+    // A group that is gone had ended meanwhile.
+    while !explain::dry_run() && freezer.file.exists() && !freezer.is_frozen() {
         if since.elapsed() > PATIENCE {
             explain::host_echo_cleanup(freezer.thawed, &freezer.file)?;
             bail!("not all of its processes could be stopped within {} s: they all go on", PATIENCE.as_secs());
@@ -78,7 +78,11 @@ pub fn freeze(groups: &[PathBuf]) -> Result<()> {
 
 /// Host: lets them go on.
 pub fn thaw(groups: &[PathBuf]) -> Result<()> {
-    Freezer::of(groups).map_or(Ok(()), |freezer| explain::host_echo_cleanup(freezer.thawed, &freezer.file))
+    let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
+    match explain::host_echo_cleanup(freezer.thawed, &freezer.file) {
+        Err(_) if !freezer.file.exists() => Ok(()),
+        thawed => thawed,
+    }
 }
 
 /// Whether they are frozen, as the kernel says.
@@ -104,7 +108,10 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
         thaw(groups)?;
     } else if let Some(dir) = groups.iter().find(|dir| dir.join("cgroup.kill").exists()) {
         // Linux 5.14: one write, which no fork can outrun.
-        explain::host_echo_cleanup(1, &dir.join("cgroup.kill"))?;
+        match explain::host_echo_cleanup(1, &dir.join("cgroup.kill")) {
+            Err(error) if dir.exists() => return Err(error),
+            _ => {}
+        }
     }
     // Where the kernel has neither: again and again, until nobody is left.
     groups.iter().try_for_each(|dir| cgroups::empty(dir))

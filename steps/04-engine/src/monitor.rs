@@ -125,7 +125,8 @@ fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, engi
                 container.save(&State { started: Some(now()), ..state })?;
                 Ok(running)
             });
-            let _ = asker.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
+            let _ =
+                asker.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
             drop((asker, listener));
             started?.wait_beside(&output.ends(), || output.keep())
         })

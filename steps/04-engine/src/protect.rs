@@ -40,9 +40,10 @@ pub fn from_sealed_copy() -> Result<()> {
     explain::host(format_args!("copy_file_range(\"/proc/self/exe\", {number})"), || {
         std::io::copy(&mut own, &mut copy.as_ref().ok_or(Errno::EBADF)?).map(drop)
     })?;
-    explain::host(format_args!("fcntl({number}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)"), || {
-        fcntl(copy.as_ref().ok_or(Errno::EBADF)?, FcntlArg::F_ADD_SEALS(all)).map(drop)
-    })?;
+    explain::host(
+        format_args!("fcntl({number}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)"),
+        || fcntl(copy.as_ref().ok_or(Errno::EBADF)?, FcntlArg::F_ADD_SEALS(all)).map(drop),
+    )?;
     explain::host(format_args!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"), || sys::close_range_on_exec(3))?;
     explain::host_last(format_args!("execve(\"/proc/self/fd/{number}\", …)"))?;
     if explain::dry_run() {

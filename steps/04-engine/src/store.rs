@@ -234,7 +234,9 @@ impl Store {
     pub fn remove_if_empty(&self) -> Result<()> {
         if self.dir.exists() && !explain::dry_run() {
             let _lock = wait_for_lock(&self.dir)?;
-            let _ = std::fs::remove_dir(self.dir.join("names")).and_then(|()| std::fs::remove_dir(&self.dir));
+            if self.entries()?.iter().all(|name| name == "names") {
+                let _ = std::fs::remove_dir(self.dir.join("names")).and_then(|()| std::fs::remove_dir(&self.dir));
+            }
         }
         Ok(())
     }
@@ -478,7 +480,9 @@ pub fn read_end(file: &mut File) -> Result<Option<End>> {
 pub fn name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if text.is_empty() || text.len() > 64 || !text.chars().all(fits) || text.starts_with(['_', '.', '-']) {
-        return Err("a name has 1 to 64 letters, digits, `_`, `.` and `-`, and begins with a letter or digit".to_owned());
+        return Err(
+            "a name has 1 to 64 letters, digits, `_`, `.` and `-`, and begins with a letter or digit".to_owned()
+        );
     }
     Ok(text.to_owned())
 }

@@ -1,0 +1,684 @@
+//! Step 04, run as a learner runs it, and looked at from the host.
+
+mod home;
+mod killed;
+
+use std::collections::BTreeSet;
+use std::fs::{create_dir, read_link, read_to_string, write};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use engine::states::{Answer, STATES, Status, TABLE, Verb};
+use home::{Home, alive, rootfs};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use shared::testing::{self, Check, check, needs, proc, proc_link, program, step, wait_until};
+
+const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
+
+fn main() -> ExitCode {
+    let code = testing::run("step04", checks());
+    home::remove_rootfs();
+    code
+}
+
+fn groups() -> Option<String> {
+    (!cgroups::may_make_groups())
+        .then(|| "needs a user who may make cgroups".to_owned())
+        .or_else(needs::user_namespaces)
+}
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("run_makes_the_calls_of_step_03_and_those_of_a_life", [needs::user_namespaces()], run_is_step_03),
+        check("the_exit_code_is_the_programs", [needs::user_namespaces()], || {
+            let home = Home::new();
+            for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)] {
+                // As PID 1 a shell cannot kill itself: its child does.
+                let ran = home.step(&["-q", "run", "--rm", "sh", "-c", &format!("sh -c '{script}'; exit $?")]).ran();
+                assert_eq!(ran.code, code, "{script}: {}", ran.err);
+            }
+            for (command, code) in [("nosuch", 127), ("/etc", 126)] {
+                for way in [&["run"][..], &["run", "-d"]] {
+                    let ran = home.step(&[&["-q"], way, &[command]].concat()).ran();
+                    assert_eq!(ran.code, code, "{way:?} {command}: {}", ran.err);
+                    assert_eq!(home.all(), "", "a container whose program cannot begin is none");
+                }
+            }
+        }),
+        check("a_foreground_container_is_kept_until_it_is_removed", [needs::user_namespaces()], || {
+            let home = Home::new();
+            assert_eq!(home.step(&["-q", "run", "--name", "once", "sh", "-c", "exit 3"]).ran().code, 3);
+            assert_eq!(home.status("once"), "stopped");
+            assert_eq!(home.json("once")["end"]["code"], 3);
+            home.ok(&["rm", "once"]);
+            assert_eq!(home.all(), "");
+        }),
+        check("a_detached_container_has_a_monitor_and_no_engine", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "sleep", "100"]);
+            let (init, monitor) = (home.init(&id), home.monitor(&id));
+            assert!(proc(init, "status").contains(&format!("PPid:\t{monitor}\n")));
+            let field = |pid, number: usize| {
+                let stat = proc(pid, "stat");
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(number - 3)).map(str::to_owned)
+            };
+            assert_eq!(field(monitor, 6), Some(monitor.to_string()), "a session of its own");
+            assert_eq!(field(init, 6), Some(init.to_string()), "and one for the container");
+            for number in 0..3 {
+                assert_eq!(proc_link(monitor, &format!("fd/{number}")), "/dev/null");
+            }
+            assert_eq!(proc_link(monitor, "cwd"), "/");
+            assert_eq!(proc_link(init, "fd/0"), "/dev/null");
+        }),
+        check("a_created_container_waits_before_exec", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["create", "sleep", "100"]);
+            assert_eq!(home.status(&id), "created");
+            let init = home.init(&id);
+            assert!(proc_link(init, "ns/pid") != proc_link(Pid::this(), "ns/pid"), "in its namespaces already");
+            assert!(!proc(init, "cmdline").starts_with("sleep"));
+            home.ok(&["start", &id]);
+            assert!(proc(init, "cmdline").starts_with("sleep"), "the same process");
+        }),
+        check("every_command_in_every_state_does_what_the_table_says", [needs::user_namespaces()], || {
+            STATES.iter().filter(|state| **state != Status::Paused).for_each(every_command_in);
+        }),
+        check("every_command_does_what_the_table_says_when_paused", [groups()], || every_command_in(&Status::Paused)),
+        check("a_stopped_container_starts_again", [needs::user_namespaces()], || {
+            let home = Home::new();
+            home.ok(&["create", "--name", "again", "sh", "-c", "echo so; exit 4"]);
+            for _ in 0..2 {
+                let ran = home.step(&["-q", "start", "--attach", "again"]).ran();
+                assert_eq!((ran.code, ran.out.as_str()), (4, "so\n"), "{}", ran.err);
+            }
+            assert_eq!(home.ok(&["logs", "again"]), "so\nso");
+        }),
+        check("start_attached_shows_all_that_a_short_container_writes", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["create", "--rm", "sh", "-c", "echo out; echo err >&2; exit 5"]);
+            let ran = home.step(&["-q", "start", "-a", &id]).ran();
+            assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (5, "out\n", "err\n"));
+            assert_eq!(home.all(), "", "--rm");
+        }),
+        check("logs_keep_both_streams_with_times", [needs::user_namespaces()], logs_keep),
+        check("a_log_does_not_grow_without_end", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "sh", "-c", "yes $(seq -s. 40) | head -c 12000000; echo; echo last"]);
+            home.ok(&["wait", &id]);
+            let size = |name: &str| home.folder(&id).join(name).metadata().map_or(0, |it| it.len());
+            assert!(size("log") + size("log.old") < (17 << 20) && size("log.old") > (8 << 20));
+            assert!(home.ok(&["logs", &id]).ends_with("\nlast"));
+        }),
+        check("exec_joins_everything_of_the_container", [needs::user_namespaces()], exec_joins),
+        check("exec_takes_its_own_environment_and_folder", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "-e", "OLD=old", "-w", "/usr", "sleep", "100"]);
+            assert_eq!(home.ok(&["exec", &id, "sh", "-c", "echo $OLD $NEW; pwd"]), "old\n/usr");
+            assert_eq!(
+                home.ok(&["exec", "-e", "NEW=new", "-w", "/tmp", &id, "sh", "-c", "echo $OLD $NEW; pwd"]),
+                "old new\n/tmp"
+            );
+            for (command, code) in [(&["sh", "-c", "exit 9"][..], 9), (&["nosuch"], 127), (&["/etc"], 126)] {
+                assert_eq!(home.step(&[&["-q", "exec", &id], command].concat()).ran().code, code);
+            }
+        }),
+        check("the_engine_cannot_be_written_over_from_inside", [needs::user_namespaces()], engine_is_not_overwritten),
+        check("no_descriptor_of_the_host_leads_out", [needs::user_namespaces()], no_descriptor_leads_out),
+        check("pause_stops_every_process_and_unpause_lets_them_go_on", [groups()], || {
+            let home = Home::new();
+            let dir = tempfile::tempdir().expect("tempdir");
+            let volume = format!("{}:/ticks", dir.path().display());
+            let script = "(while :; do echo x >>/ticks/child; done) & while :; do echo x >>/ticks/first; done";
+            let id = home.ok(&["run", "-d", "-v", &volume, "sh", "-c", script]);
+            let sizes = || ["child", "first"].map(|name| dir.path().join(name).metadata().map_or(0, |it| it.len()));
+            let moves = || {
+                let before = sizes();
+                std::thread::sleep(Duration::from_millis(150));
+                let after = sizes();
+                [after[0] > before[0], after[1] > before[1]]
+            };
+            wait_until("both write", || moves() == [true; 2]);
+            home.ok(&["pause", &id]);
+            assert_eq!(moves(), [false; 2]);
+            assert_eq!(home.status(&id), "paused");
+            home.ok(&["unpause", &id]);
+            wait_until("both write again", || moves() == [true; 2]);
+        }),
+        check(
+            "a_user_without_cgroups_is_told_that_pause_takes_one",
+            [needs::user_namespaces(), may_not_make_groups()],
+            || {
+                let home = Home::new();
+                let id = home.ok(&["run", "-d", "sleep", "100"]);
+                home.refuses(&["pause", &id], "takes a cgroup");
+                assert_eq!(home.status(&id), "running");
+            },
+        ),
+        check("stop_asks_first_and_kills_then", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let polite = "trap 'echo bye; exit 6' TERM; echo ready; while :; do sleep 0.05; done";
+            let id = home.ok(&["run", "-d", "sh", "-c", polite]);
+            wait_until("it listens", || home.ok(&["logs", &id]) == "ready");
+            home.ok(&["stop", &id]);
+            assert_eq!((&home.json(&id)["end"]["code"], home.ok(&["logs", &id]).as_str()), (&6.into(), "ready\nbye"));
+            // PID 1 of a pid namespace: the kernel does not even deliver what it has no handler for.
+            let id = home.ok(&["run", "-d", "sleep", "100"]);
+            home.ok(&["stop", "-t", "0", &id]);
+            assert_eq!(home.json(&id)["end"]["code"], 137);
+        }),
+        check("stop_ends_what_has_left_the_first_process", [groups()], || {
+            let home = Home::new();
+            // Without a pid namespace its children outlive it, unless somebody ends them.
+            let script =
+                "for i in 1 2 3; do setsid sleep 1000 & done; trap '' TERM; echo ready; while :; do sleep 0.05; done";
+            let id = home.ok(&["run", "-d", "--namespaces", "user,mount", "sh", "-c", script]);
+            wait_until("it runs", || home.ok(&["logs", &id]) == "ready");
+            home.ok(&["stop", "-t", "0", &id]);
+            assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+        }),
+        check("a_fork_bomb_is_stopped", [groups()], || {
+            let home = Home::new();
+            let bomb = "echo ready; f() { f | f & }; while :; do f; done 2>/dev/null";
+            let id = home.ok(&["run", "-d", "--pids-limit", "40", "sh", "-c", bomb]);
+            wait_until("it runs", || home.ok(&["logs", &id]) == "ready");
+            home.ok(&["stop", "-t", "0", &id]);
+            assert_eq!(home.status(&id), "stopped");
+        }),
+        check("kill_sends_any_signal", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let script = "trap 'echo usr1; exit 8' USR1; echo ready; while :; do sleep 0.05; done";
+            for signal in ["USR1", "sigusr1", "10"] {
+                let id = home.ok(&["run", "-d", "sh", "-c", script]);
+                wait_until("it listens", || home.ok(&["logs", &id]) == "ready");
+                home.ok(&["kill", "-s", signal, &id]);
+                assert_eq!(home.ok(&["wait", &id]), "8");
+            }
+            home.refuses(&["kill", "-s", "NOSUCH", "x"], "no signal");
+        }),
+        check("wait_tells_the_code_of_a_container_that_is_gone_then", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "--rm", "sh", "-c", "sleep 0.3; exit 11"]);
+            assert_eq!(home.ok(&["wait", &id]), "11");
+            wait_until("it is removed", || home.all().is_empty());
+        }),
+        check("ctrl_c_ends_a_foreground_container_and_leaves_its_record", [needs::user_namespaces()], || {
+            let home = Home::new();
+            for signal in [Signal::SIGINT, Signal::SIGTERM] {
+                let live = home.step(&["-q", "run", "--name", "fore", "cat"]);
+                let live = live.with(|command| {
+                    command.stdin(Stdio::piped());
+                });
+                let mut child = live.spawn();
+                wait_until("it runs", || home.all().contains("fore") && home.status("fore") == "running");
+                kill(Pid::from_raw(child.id() as i32), signal).expect("kill");
+                let code = child.wait().expect("wait").code();
+                assert_eq!(code, Some(128 + signal as i32));
+                assert_eq!(home.json("fore")["end"]["code"], 128 + signal as i32);
+                home.ok(&["rm", "fore"]);
+            }
+        }),
+        check("containers_are_found_by_name_by_id_and_by_its_beginning", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["create", "--name", "web", "true"]);
+            for word in [&id, "web", &id[..5]] {
+                assert_eq!(home.json(word)["config"]["id"], id.as_str());
+            }
+            home.refuses(&["create", "--name", "web", "true"], "is taken");
+            home.refuses(&["stop", "nosuch"], "no container");
+            home.ok(&["rm", "web"]);
+            home.ok(&["create", "--name", "web", "true"]);
+        }),
+        check("ids_and_names_are_names_and_not_paths", [], || {
+            let home = Home::new();
+            let long = "x".repeat(65);
+            let bad = ["../x", "/etc", ".", "..", "a/b", "", "a b", "a\nb", "a\u{1b}[2Jb", "_x", "ä", &long];
+            for name in bad {
+                home.refuses(&["create", "--name", name, "true"], "a name has 1 to 64");
+                for verb in ["start", "rm", "inspect", "kill", "stop", "pause", "wait", "logs"] {
+                    home.refuses(&[verb, "--", name], "a name has 1 to 64");
+                }
+                home.refuses(&["exec", "--", name, "true"], "a name has 1 to 64");
+            }
+            assert!(!home.store().exists(), "nothing was made for them");
+        }),
+        check("a_name_belongs_to_one_of_many_engines", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let tries: Vec<_> = (0..8).map(|_| home.step(&["-q", "create", "--name", "one", "true"]).spawn()).collect();
+            let made = tries.into_iter().map(|mut it| it.wait().expect("wait").code()).filter(|code| *code == Some(0));
+            assert_eq!(made.count(), 1);
+            assert_eq!(home.all().lines().count(), 1);
+            // And many that end the same one do not get in each other's way.
+            let ends = ["stop", "kill", "rm", "rm"].map(|verb| {
+                let force: &[&str] = if verb == "rm" { &["-f"] } else { &[] };
+                home.step(&[&["-q", verb], force, &["one"]].concat()).spawn()
+            });
+            ends.into_iter().for_each(|mut it| drop(it.wait()));
+            home.step(&["-q", "rm", "-f", "one"]).ran();
+            assert_eq!(home.all(), "");
+        }),
+        check("nobody_else_may_look_into_the_store", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "--name", "mine", "sh", "-c", "echo secret"]);
+            for dir in [home.store(), home.folder(&id), home.store().join("names")] {
+                assert_eq!(dir.metadata().expect("store").permissions().mode() & 0o777, 0o700, "{dir:?}");
+            }
+            let open = Home::new();
+            create_dir(open.store()).expect("mkdir");
+            std::fs::set_permissions(open.store(), PermissionsExt::from_mode(0o755)).expect("chmod");
+            open.refuses(&["ps"], "alone can look into");
+            std::fs::remove_dir(open.store()).expect("rmdir");
+            std::os::unix::fs::symlink("/etc", open.store()).expect("symlink");
+            open.refuses(&["ps"], "alone can look into");
+            std::fs::remove_file(open.store()).expect("rm");
+        }),
+        check("a_pid_that_was_given_to_another_process_is_not_the_container", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let mut other = Command::new("sleep").arg("100").spawn().expect("sleep");
+            let id = home.ok(&["create", "sleep", "100"]);
+            kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
+            wait_until("it is dead", || home.status(&id) == "dead");
+            // As if the kernel had used both numbers again.
+            let path = home.folder(&id).join("state.json");
+            let (init, monitor) = (home.init(&id).to_string(), home.monitor(&id).to_string());
+            let text = read_to_string(&path).expect("state").replace(&init, &other.id().to_string());
+            write(&path, text.replace(&monitor, &other.id().to_string())).expect("state");
+            for arguments in [&["kill"][..], &["stop", "-t", "0"], &["rm", "-f"]] {
+                home.step(&[&["-q"], arguments, &[&id]].concat()).ran();
+            }
+            assert_eq!(home.all(), "");
+            assert!(other.try_wait().expect("wait").is_none(), "a stranger was killed");
+            other.kill().expect("kill");
+            other.wait().expect("wait");
+        }),
+        check("a_container_without_its_monitor_is_dead_and_says_so", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "--name", "left", "sleep", "100"]);
+            let init = home.init(&id);
+            kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
+            wait_until("its processes end with it", || !alive(init));
+            assert_eq!(home.status("left"), "dead");
+            assert!(home.step(&["ps", "-a"]).ran().out.contains("Dead: its monitor was killed"));
+            home.refuses(&["wait", "left"], "its monitor was killed");
+            home.step(&["-q", "clean"]).ran();
+            assert_eq!(home.all(), "");
+            assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+        }),
+        check("clean_takes_away_what_is_ours_and_nothing_else", [groups()], clean_takes_what_is_ours),
+        check("json_is_what_programs_read", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["create", "--name", "json", "echo", "a\"b\n"]);
+            let out = home.step(&["ps", "-a", "--format", "json"]).ran().out;
+            let row: serde_json::Value = serde_json::from_str(&out).expect("json");
+            assert_eq!((&row["id"], &row["status"]), (&id.clone().into(), &"created".into()));
+            assert_eq!(row["command"][1], "a\"b\n");
+            assert_eq!(row["pid"], home.init(&id).as_raw());
+            let table = home.step(&["ps", "-a"]).ran().out;
+            assert!(table.lines().count() == 2 && table.contains("echo a\"b\\n"), "{table}");
+        }),
+        check("a_dry_run_tells_the_same_story_and_does_nothing", [needs::user_namespaces(), groups()], || {
+            let home = Home::new();
+            // The first container makes the store; the second finds it.
+            home.ok(&["create", "true"]);
+            for way in [&["run", "--rm"][..], &["create"]] {
+                let arguments = [way, &["/bin/true"]].concat();
+                let before = home.all();
+                let dry = home.step(&[&["--dry-run"], arguments.as_slice()].concat()).ran();
+                assert_eq!((dry.code, home.all()), (0, before), "{}", dry.err);
+                let real = home.step(&arguments).ran();
+                let calls = |story: &str| testing::calls(&home::without_ids(story));
+                let (dry, real) = (calls(&dry.err), calls(&real.err));
+                let missing: Vec<_> =
+                    real.iter().filter(|call| !dry.contains(call) && !home::writes_down(call)).collect();
+                assert!(missing.is_empty(), "{way:?}: {missing:?} in {dry:#?}");
+            }
+        }),
+        check("where_user_namespaces_are_forbidden_nothing_is_left", [needs::no_user_namespaces()], || {
+            let home = Home::new();
+            for way in [&["run"][..], &["run", "-d"], &["create"]] {
+                let ran = home.step(&[&["-q"], way, &["true"]].concat()).ran();
+                assert!(ran.code == 125 && ran.err.contains("what to do:"), "{}", ran.err);
+                assert_eq!(home.all(), "");
+            }
+            assert_eq!(home.step(&["--dry-run", "run", "true"]).ran().code, 0);
+        }),
+        check("bad_options_make_nothing", [], || {
+            let home = Home::new();
+            home.refuses(&["run", "--namespaces", "user,pid", "true"], "mount namespace");
+            home.refuses(&["run", "--rootfs", "/no/such", "true"], "ENOENT");
+            home.refuses(&["run", "--memory", "1", "true"], "--memory");
+            home.refuses(&["start"], "required");
+            home.refuses(&["stop", "-t", "-1", "x"], "unexpected argument");
+            home.refuses(&["nosuch"], "unrecognized");
+            assert!(!home.store().exists());
+        }),
+        check("a_killed_engine_loses_nothing_while_it_creates", [needs::user_namespaces()], || {
+            killed::at_every_pause(|_| {}, &["create", "--name", "it", "/bin/true"], killed::Who::Engine);
+        }),
+        check("a_killed_engine_loses_nothing_while_it_runs_one", [needs::user_namespaces()], || {
+            killed::at_every_pause(|_| {}, &["run", "--name", "it", "/bin/true"], killed::Who::Engine);
+        }),
+        check("a_killed_monitor_loses_nothing_while_it_creates", [needs::user_namespaces()], || {
+            killed::at_every_pause(|_| {}, &["create", "--name", "it", "/bin/true"], killed::Who::Monitor);
+        }),
+        check("a_killed_engine_loses_nothing_while_it_starts_one_again", [needs::user_namespaces()], || {
+            let stopped = |home: &Home| {
+                home.step(&["-q", "run", "--name", "it", "/bin/true"]).ran();
+            };
+            killed::at_every_pause(stopped, &["start", "it"], killed::Who::Engine);
+            killed::at_every_pause(stopped, &["start", "it"], killed::Who::Monitor);
+        }),
+        check("a_killed_engine_loses_nothing_while_it_ends_one", [needs::user_namespaces()], || {
+            let running = |home: &Home| {
+                home.ok(&["run", "-d", "--name", "it", "sleep", "100"]);
+            };
+            for arguments in [&["stop", "-t", "0", "it"][..], &["kill", "it"], &["rm", "-f", "it"]] {
+                killed::at_every_pause(running, arguments, killed::Who::Engine);
+            }
+        }),
+        check("a_killed_engine_loses_nothing_while_it_pauses_and_cleans", [groups()], || {
+            let running = |home: &Home| {
+                home.ok(&["run", "-d", "--name", "it", "sleep", "100"]);
+            };
+            let dead = |home: &Home| {
+                let id = home.ok(&["run", "-d", "--name", "it", "sleep", "100"]);
+                kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
+                wait_until("it is dead", || home.status(&id) == "dead");
+            };
+            killed::at_every_pause(running, &["pause", "it"], killed::Who::Engine);
+            killed::at_every_pause(dead, &["clean"], killed::Who::Engine);
+        }),
+        check("two_hundred_containers_come_and_go", [needs::user_namespaces()], two_hundred),
+    ]
+}
+
+fn may_not_make_groups() -> Option<String> {
+    cgroups::may_make_groups().then(|| "needs a user who may not make cgroups".to_owned())
+}
+
+/// The heart is step 03's recipe: all of its calls are there, in the same order, and what comes on top belongs to a life.
+fn run_is_step_03() {
+    let home = Home::new();
+    let root = rootfs().display().to_string();
+    let options = ["--rootfs", &root, "--hostname", "same", "/bin/true"];
+    let plain = step("step03", ["--color=never"].iter().chain(&options)).ran();
+    let engine = home.step(&[&["run", "--rm"][..], &options].concat()).ran();
+    assert_eq!((plain.code, engine.code), (0, 0), "{}{}", plain.err, engine.err);
+    let calls = |story: &str| testing::calls(&home::without_ids(story));
+    let mut rest = Vec::new();
+    let all = calls(&engine.err);
+    let mut engine = all.iter();
+    for call in calls(&plain.err) {
+        // The gate's and the store's descriptors count differently: `without_numbers` has taken them away.
+        loop {
+            let next =
+                engine.next().unwrap_or_else(|| panic!("step03 has {call:?}, and step04 not, or not there: {all:#?}"));
+            if *next == call {
+                break;
+            }
+            rest.push(next.clone());
+        }
+    }
+    rest.extend(engine.cloned());
+    for call in rest {
+        let of_a_life = ["memfd_create", "copy_file_range", "fcntl", "close_range", "execve(\"/proc/self/fd"];
+        let known = of_a_life.iter().any(|name| call.starts_with(&format!("host  {name}"))) || home::writes_down(&call);
+        assert!(known, "step04 calls {call:?}, and step03 does not");
+    }
+}
+
+/// Makes a container in that state, does the command, and looks what has become of it.
+fn every_command_in(status: &Status) {
+    for (verb, row) in TABLE {
+        let column = STATES.iter().position(|it| it == status).expect("a column");
+        let answer = row[column];
+        let home = Home::new();
+        let _paused = home::in_state(&home, "it", *status);
+        assert_eq!(home.status("it"), status.to_string(), "before {verb:?}");
+        let init = home.json("it")["state"]["init"]["pid"].as_i64();
+        let arguments = match verb {
+            Verb::Start => vec!["start", "it"],
+            Verb::Exec => vec!["exec", "it", "true"],
+            Verb::Pause => vec!["pause", "it"],
+            Verb::Unpause => vec!["unpause", "it"],
+            Verb::Kill => vec!["kill", "it"],
+            Verb::Stop => vec!["stop", "-t", "0", "it"],
+            Verb::Wait => vec!["wait", "it"],
+            Verb::Rm => vec!["rm", "it"],
+            Verb::RmForce => vec!["rm", "-f", "it"],
+        };
+        let needs_freezer = verb == Verb::Pause && *status == Status::Running && !cgroups::may_make_groups();
+        if needs_freezer {
+            continue; // a test of its own
+        }
+        let here = format!("{verb:?} of a container that is {status}");
+        if verb == Verb::Wait && matches!(status, Status::Creating | Status::Created | Status::Running | Status::Paused)
+        {
+            // It waits for the end, which somebody else must bring about.
+            let mut waiting = home.step(&["-q", "wait", "it"]).spawn();
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(waiting.try_wait().expect("wait").is_none(), "{here} does not wait");
+            if *status == Status::Creating {
+                home.ok(&["rm", "-f", "it"]);
+                assert_eq!(waiting.wait().expect("wait").code(), Some(125), "{here}: it never came to be");
+            } else {
+                home.ok(&["kill", "it"]);
+                assert_eq!(waiting.wait().expect("wait").code(), Some(0), "{here}");
+                assert_eq!(home.status("it"), "stopped", "{here}");
+            }
+            continue;
+        }
+        let ran = home.step(&[&["-q"], arguments.as_slice()].concat()).ran();
+        match answer {
+            Answer::Refused(why) => {
+                assert_eq!(ran.code, 125, "{here}: {}", ran.err);
+                assert!(ran.err.contains(why), "{here} says {}", ran.err);
+                assert_eq!(home.status("it"), status.to_string(), "{here} is refused, and changes it");
+            }
+            Answer::To(next) => {
+                assert_eq!(ran.code, 0, "{here}: {}", ran.err);
+                wait_until(&format!("{here} leads to {next}, not {}", home.status("it")), || {
+                    home.status("it") == next.to_string()
+                });
+                let same = home.json("it")["state"]["init"]["pid"].as_i64() == init;
+                assert!(same || (verb == Verb::Start && *status == Status::Stopped), "{here}: another process");
+            }
+            Answer::Gone => {
+                assert_eq!(ran.code, 0, "{here}: {}", ran.err);
+                assert_eq!(home.all(), "", "{here}");
+            }
+        }
+    }
+}
+
+fn logs_keep() {
+    let home = Home::new();
+    let script =
+        "echo one; echo two >&2; printf '\\303\\244\\377'; sleep 0.2; head -c 40000 /dev/zero | tr '\\0' z; echo";
+    let id = home.ok(&["run", "-d", "sh", "-c", script]);
+    let followed = home.step(&["-q", "logs", "-f", &id]).ran();
+    home.ok(&["wait", &id]);
+    let ran = home.step(&["-q", "logs", &id]).ran();
+    let expected = format!("one\nä\u{fffd}{}\n", "z".repeat(40000));
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), (expected.as_str(), "two\n"));
+    assert_eq!((followed.out, followed.err), (ran.out, ran.err), "followed or not, it is the same");
+    let timed = home.step(&["-q", "logs", "--timestamps", &id]).ran().out;
+    for line in timed.lines() {
+        let time = line.split(' ').next().expect("a time");
+        let time = humantime::parse_rfc3339(time).unwrap_or_else(|_| panic!("no time: {line}"));
+        assert!(time.elapsed().expect("the past") < Duration::from_secs(60));
+    }
+    let log = read_to_string(home.folder(&id).join("log")).expect("log");
+    assert!(log.lines().count() == 5 && log.lines().all(|line| line.len() < 20_000), "a line of 40000 bytes is cut");
+    // In the foreground there is none, and that is said.
+    home.ok(&["run", "--name", "fore", "echo", "hello"]);
+    assert!(home.step(&["logs", "fore"]).ran().err.contains("it has no log"));
+}
+
+fn exec_joins() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sleep", "100"]);
+    let init = home.init(&id);
+    let mut live = home.step(&[&["exec", &id], &WAIT[..]].concat()).until_ready();
+    let told = live.told();
+    let line = told.lines().find(|line| line.contains("CLONE_PARENT")).expect("a clone").to_owned();
+    let guest = Pid::from_raw(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid"));
+    for kind in ["pid", "mnt", "user", "net", "ipc", "uts", "cgroup"] {
+        let kind = format!("ns/{kind}");
+        assert_eq!(proc_link(guest, &kind), proc_link(init, &kind));
+        assert!(
+            proc_link(guest, &kind) != proc_link(Pid::this(), &kind)
+                || proc_link(init, &kind) == proc_link(Pid::this(), &kind)
+        );
+    }
+    assert_eq!(proc(guest, "cgroup"), proc(init, "cgroup"));
+    assert_eq!(cgroups::may_make_groups(), proc(guest, "cgroup").contains(&format!("/step04-{id}")));
+    assert!(proc(guest, "status").contains(&format!("PPid:\t{}\n", live.step())), "the engine waits for it");
+    assert!(proc(guest, "status").lines().any(|line| line.starts_with("NSpid:") && line.split('\t').count() == 3));
+    // It goes with the container.
+    home.ok(&["kill", &id]);
+    assert_eq!(live.end().code, 137);
+}
+
+/// CVE-2019-5736, against what anyone would write first, where it works, and against the engine.
+fn engine_is_not_overwritten() {
+    let home = Home::new();
+    let root = home::own_root(&["overwrite_engine"]);
+    let evil = root.path().join("rootfs/bin/evil");
+    write(&evil, "#!/proc/self/exe\n").expect("evil");
+    std::fs::set_permissions(&evil, PermissionsExt::from_mode(0o755)).expect("chmod");
+    let attacked = |name: &str, exec: &dyn Fn(&str)| {
+        let rootfs = root.path().join("rootfs").display().to_string();
+        home.ok_with_root(&rootfs, &["run", "-d", "--name", name, "overwrite_engine"]);
+        wait_until("it waits", || home.ok(&["logs", name]) == "ready");
+        exec(name);
+        home.ok(&["wait", name]);
+        home.ok(&["logs", name])
+    };
+
+    let naive = root.path().join("naive");
+    std::fs::copy(program("step04_first_try"), &naive).expect("a copy to be spoilt");
+    let log = attacked("one", &|name| {
+        let pid = home.init(name).to_string();
+        let mut command = Command::new(&naive);
+        command.args([&pid, "/", "/bin/evil"]);
+        testing::Run::new(command).ran();
+    });
+    assert_eq!(log, "ready\noverwritten", "one would write it so first, and it works");
+    assert!(std::fs::read(&naive).expect("the copy").starts_with(b"#!/bin/sh"), "on the host");
+
+    let before = std::fs::read(program("step04")).expect("step04");
+    let log = attacked("two", &|name| {
+        let ran = home.step(&["-q", "exec", name, "/bin/evil"]).ran();
+        assert!(ran.err.contains("unrecognized subcommand"), "the engine itself has run inside: {}", ran.err);
+    });
+    assert!(log.contains("refused: Operation not permitted"), "sealed: {log}");
+    assert!(std::fs::read(program("step04")).expect("step04") == before);
+}
+
+/// CVE-2024-21626: a descriptor of the host's that the caller has left open, against both.
+fn no_descriptor_leads_out() {
+    let home = Home::new();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let word = testing::random_word();
+    write(dir.path().join("secret"), &word).expect("secret");
+    let open = std::fs::File::open(dir.path()).expect("open");
+    nix::fcntl::fcntl(&open, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).expect("not close-on-exec");
+    let id = home.ok(&["run", "-d", "sleep", "100"]);
+
+    let number = open.as_raw_fd();
+    let workdir = format!("/proc/self/fd/{number}");
+    let mut naive = Command::new(program("step04_first_try"));
+    naive.args([&home.init(&id).to_string(), &workdir, "cat", "secret"]);
+    let ran = testing::Run::new(naive).ran();
+    assert_eq!(ran.out, word, "one would write it so first, and it works: {}", ran.err);
+
+    // Every number that could be one of ours, too: the folder of the store, a pidfd, the gate.
+    for number in 3..=number.max(12) {
+        let workdir = format!("/proc/self/fd/{number}");
+        for way in [&["run", "--rm", "-w", &workdir][..], &["exec", "-w", &workdir, &id]] {
+            let ran = home.step(&[&["-q"], way, &["sh", "-c", "cat secret; ls -a ..; pwd"]].concat()).ran();
+            assert!(ran.code == 125 && !ran.out.contains(&word), "{way:?}: {ran:?}");
+        }
+    }
+    for way in [&["run", "--rm"][..], &["exec", &id]] {
+        let ran = home.step(&[&["-q"], way, &["sh", "-c", "ls /proc/self/fd"]].concat()).ran();
+        assert_eq!(ran.out, "0\n1\n2\n3\n", "3 is that of ls itself");
+    }
+}
+
+/// Groups and folders with a mark that nobody holds go; others stay.
+fn clean_takes_what_is_ours() {
+    let home = Home::new();
+    let trees = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
+    let own = &trees[0].own;
+    let word = testing::random_word();
+    // Names that look like ours, and are not.
+    let strangers =
+        [format!("web-{word}"), format!("step04-{word}z"), format!("xstep04-{word}")].map(|name| own.join(name));
+    strangers.iter().for_each(|dir| create_dir(dir).expect("mkdir"));
+    let dead = home.ok(&["run", "-d", "sleep", "100"]);
+    let lives = home.ok(&["run", "-d", "sleep", "100"]);
+    kill(home.monitor(&dead), Signal::SIGKILL).expect("kill");
+    wait_until("it is dead", || home.status(&dead) == "dead");
+    let groups = || BTreeSet::from_iter(testing::groups_of_steps());
+    let before = groups();
+
+    let dry = home.step(&["--dry-run", "clean"]).ran();
+    assert!(dry.code == 0 && dry.err.contains(&dead) && !dry.err.contains(&lives), "{}", dry.err);
+    assert_eq!(groups(), before, "a dry run does nothing");
+    assert_eq!(home.status(&dead), "dead");
+
+    let real = home.step(&["clean"]).ran();
+    assert_eq!(real.code, 0, "{}", real.err);
+    assert_eq!(home.status(&lives), "running");
+    let left: Vec<_> = groups().into_iter().filter(|group| group.contains(&dead)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(groups().iter().any(|group| group.contains(&lives)));
+    for dir in strangers {
+        std::fs::remove_dir(&dir).expect("it is still there");
+    }
+    home.ok(&["rm", "-f", &lives]);
+    home.ok(&["clean"]);
+    assert!(!home.store().exists(), "nothing at all is left");
+}
+
+/// Eight at a time; none lost, none doubled, nothing left.
+fn two_hundred() {
+    let home = Home::new();
+    let eight_at_a_time = |what: &(dyn Fn(usize) + Sync)| {
+        std::thread::scope(|scope| {
+            for worker in 0..8 {
+                scope.spawn(move || (0..25).for_each(|turn| what(worker * 25 + turn)));
+            }
+        });
+    };
+    eight_at_a_time(&|number| {
+        home.ok(&["run", "-d", "--name", &format!("c{number}"), "sleep", "1000"]);
+    });
+    let ids: BTreeSet<_> = home.ok(&["ps", "-q"]).lines().map(str::to_owned).collect();
+    assert_eq!(ids.len(), 200);
+    let inits: BTreeSet<_> = ids.iter().map(|id| home.init(id)).collect();
+    assert_eq!(inits.len(), 200);
+    for init in &inits {
+        assert!(
+            read_link(format!("/proc/{init}/exe")).is_ok_and(|exe| exe.to_string_lossy().contains("/bin/")),
+            "{init}"
+        );
+    }
+    eight_at_a_time(&|number| {
+        home.ok(&["stop", "-t", "0", &format!("c{number}")]);
+    });
+    assert_eq!(home.ok(&["ps", "-q"]), "");
+    assert_eq!(home.ok(&["ps", "-aq"]).lines().count(), 200);
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+    eight_at_a_time(&|number| {
+        home.ok(&["rm", &format!("c{number}")]);
+    });
+    assert_eq!(home.all(), "");
+    let _ = std::io::stdout().flush();
+}
