@@ -235,7 +235,8 @@ impl Store {
         if self.dir.exists() && !explain::dry_run() {
             let _lock = wait_for_lock(&self.dir)?;
             if self.entries()?.iter().all(|name| name == "names") {
-                let _ = std::fs::remove_dir(self.dir.join("names")).and_then(|()| std::fs::remove_dir(&self.dir));
+                let _ = std::fs::remove_dir(self.dir.join("names"));
+                let _ = std::fs::remove_dir(&self.dir);
             }
         }
         Ok(())
