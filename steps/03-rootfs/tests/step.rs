@@ -288,11 +288,6 @@ fn checks() -> Vec<Check> {
             assert_eq!((ran.code, ran.out.as_str()), (0, "step03\n"), "{}", ran.err);
         }),
         check(
-            "the_readme_shows_what_happens",
-            [needs::root(), pure_v2(), default_root_is_ours()],
-            the_readme_shows_what_happens,
-        ),
-        check(
             "the_default_root_is_made_where_it_is_not_there",
             [needs::user_namespaces(), default_root_is_ours()],
             || {
@@ -379,30 +374,6 @@ fn the_story_is_what_strace_sees() {
         }
         assert!(told.len() > 3, "{name}: {}", ran.err);
     }
-}
-
-/// Every line of the README's run occurs in a run of today, in that order; numbers are not compared.
-fn the_readme_shows_what_happens() {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("project");
-    let readme = read_to_string(project.join("README.md")).expect("README.md");
-    let block = readme.split("```console\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a run");
-    let (command, shown) = block.split_once('\n').expect("a command");
-    let arguments = command.strip_prefix("# cargo run --quiet --bin step03 -- ").expect("step03");
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("exec {} {arguments} 2>&1", program("step03").display())]);
-    let ran = testing::Run::new(shell).ran();
-    // How wide ps makes its first column depends on the largest pid of the machine.
-    let plain = |line: &str| testing::without_numbers(line.trim_start());
-    let mut lines = ran.out.lines();
-    for line in shown.lines().filter(|line| *line != "⋮") {
-        assert!(lines.any(|it| plain(it) == plain(line)), "the README has {line:?}, and not this run: {}", ran.out);
-    }
-}
-
-fn pure_v2() -> Option<String> {
-    let all = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
-    let pure = !all.is_empty() && all.iter().all(|it| it.version == cgroups::Version::V2);
-    (!pure).then(|| "needs a machine of cgroup v2 alone".to_owned())
 }
 
 /// As far as both write it alike: a quoted word, or a number.

@@ -218,16 +218,15 @@ fn wait_for_start(listener: &Option<UnixListener>, child: Pid) -> Result<Option<
         explain::note("dry run: here the monitor waits for `start`");
         return Ok(UnixStream::pair().ok().map(|(end, _)| end));
     };
-    loop {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
+    while waitid(Id::Pid(child), flags).during("cannot look at the child")? == WaitStatus::StillAlive {
         match signals::wait(&[listener.as_fd()])? {
             None => return Ok(Some(listener.accept().during("cannot hear who wants it started")?.0)),
             Some(came) => signals::interrupt(came)?,
         }
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        if waitid(Id::Pid(child), flags).during("cannot look at the child")? != WaitStatus::StillAlive {
-            return Ok(None);
-        }
     }
+    Ok(None)
 }
 
 /// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its folder.

@@ -439,7 +439,8 @@ impl Process {
     pub fn open(&self) -> Result<Option<OwnedFd>> {
         let pid = Pid::from_raw(self.pid);
         let fd = match sys::pidfd_open(pid) {
-            Err(Errno::ESRCH) => return Ok(None),
+            // Older kernels say EINVAL of one that has just been waited for.
+            Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             fd => fd.during(format_args!("pidfd_open({pid})"))?,
         };
         // Looked at only now, when the descriptor already means whoever it is.

@@ -23,6 +23,10 @@ impl Home {
         Home(tempfile::tempdir().expect("tempdir"))
     }
 
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     pub fn store(&self) -> PathBuf {
         self.0.path().join("step04")
     }

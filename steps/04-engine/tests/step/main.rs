@@ -392,7 +392,12 @@ fn checks() -> Vec<Check> {
             killed::at_every_pause(running, &["pause", "it"], killed::Who::Engine);
             killed::at_every_pause(dead, &["clean"], killed::Who::Engine);
         }),
-        check("two_hundred_containers_come_and_go", [needs::user_namespaces()], two_hundred),
+        check(
+            "the_readme_shows_what_happens",
+            [needs::root(), pure_v2(), default_root_is_ours()],
+            the_readme_shows_what_happens,
+        ),
+        check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred),
     ]
 }
 
@@ -611,6 +616,54 @@ fn no_descriptor_leads_out() {
     }
 }
 
+/// Every line of the README's two runs occurs in a run of today, in that order; ids and numbers are not compared.
+fn the_readme_shows_what_happens() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("project");
+    let readme = read_to_string(project.join("README.md")).expect("README.md");
+    let blocks: Vec<_> = readme.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    let home = Home::new();
+    for block in blocks {
+        let commands = block.lines().filter_map(|line| line.strip_prefix("# "));
+        let commands = commands.filter(|line| line.starts_with("step04 ") || line.starts_with("cargo "));
+        let script: Vec<_> = commands
+            .map(|line| format!("echo '# '; {}", line.replace("cargo run --quiet --bin step04 --", "step04")))
+            .collect();
+        let mut shell = Command::new("sh");
+        shell.args([
+            "-c",
+            &format!("step04() {{ {} \"$@\"; }}; exec 2>&1; {}", program("step04").display(), script.join("\n")),
+        ]);
+        shell.env("XDG_RUNTIME_DIR", home.path());
+        let ran = testing::Run::new(shell).ran();
+        let plain = |line: &str| {
+            // How wide a column is depends on what stands in it.
+            let line = home::without_ids(line).replace(&home.path().display().to_string(), "/run");
+            testing::without_numbers(&line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .replace("seconds", "second")
+        };
+        let mut lines = ran.out.lines();
+        for line in
+            block.lines().filter(|line| *line != "⋮" && !line.starts_with("# step04") && !line.starts_with("# cargo"))
+        {
+            assert!(lines.any(|it| plain(it) == plain(line)), "the README has {line:?}, and not this run: {}", ran.out);
+        }
+    }
+}
+
+fn pure_v2() -> Option<String> {
+    let all = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
+    let pure = !all.is_empty() && all.iter().all(|it| it.version == cgroups::Version::V2);
+    (!pure).then(|| "needs a machine of cgroup v2 alone".to_owned())
+}
+
+/// Where another user has built this project, its target folder is not this one's to write to.
+fn default_root_is_ours() -> Option<String> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let may = nix::unistd::access(&target, nix::unistd::AccessFlags::W_OK).is_ok() || target.join("rootfs").exists();
+    (!may).then(|| "needs a target folder that it may write to".to_owned())
+}
+
 /// Groups and folders with a mark that nobody holds go; others stay.
 fn clean_takes_what_is_ours() {
     let home = Home::new();
@@ -645,6 +698,11 @@ fn clean_takes_what_is_ours() {
     home.ok(&["rm", "-f", &lives]);
     home.ok(&["clean"]);
     assert!(!home.store().exists(), "nothing at all is left");
+}
+
+fn two_processors() -> Option<String> {
+    let one = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
+    one.then(|| "needs a machine with more than one processor".to_owned())
 }
 
 /// Eight at a time; none lost, none doubled, nothing left.
