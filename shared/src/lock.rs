@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::poll::PollTimeout;
 
 use crate::explain::{self, During};
 use crate::signals;
@@ -45,8 +44,6 @@ pub fn wait_for_lock(folder: &Path) -> Result<Flock<File>> {
             explain::note(format_args!("another step is at work in {}: waiting for it", folder.display()));
         }
         // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.
-        if let Some(came) = signals::wait_for(&[], PollTimeout::from(1u8))? {
-            signals::interrupt(came)?;
-        }
+        signals::pause(Duration::from_millis(1))?;
     }
 }

@@ -88,6 +88,18 @@ pub const REMEDIES: &[Remedy] = &[
         say: "mounting needs rights over the mount namespace: add `user` and `mount` to --namespaces, or run the step with sudo",
     },
     Remedy {
+        call: "setns(",
+        errno: &[EPERM],
+        applies: |_| true,
+        say: "this user has no rights over the container's namespaces: run the step as the user who started it, or with sudo",
+    },
+    Remedy {
+        call: "execve(\"/proc/self/fd",
+        errno: &[EACCES, EPERM],
+        applies: |_| true,
+        say: "this machine forbids programs in memory: sudo sysctl vm.memfd_noexec=1",
+    },
+    Remedy {
         call: "pivot_root(",
         errno: &[EBUSY],
         applies: |_| true,
@@ -159,6 +171,9 @@ pub fn look(call: &str, child: i32) -> Option<String> {
     Some(match name {
         "clone" | "clone3" | "fork" => format!("pstree -p {step}; ls -l /proc/{step}/ns"),
         "mkdir" | "rmdir" => format!("ls -d {}", call.split(' ').nth(1)?),
+        "rename" => format!("ls -la {}", Path::new(call.split('"').nth(1)?).parent()?.display()),
+        "bind" | "connect" => format!("ls -l {}", call.split(['(', ')']).nth(1)?),
+        "symlink" => format!("ls -l {}", call.split('"').nth(3)?),
         // These two can only be written; what they make is in the list.
         "echo" => format!(
             "cat {}",

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -97,6 +98,14 @@ pub fn wait_for(others: &[BorrowedFd], timeout: PollTimeout) -> Result<Option<Ca
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno).during("cannot wait for a signal"),
         }
+    }
+}
+
+/// Waits for a while; an ending signal ends that.
+pub fn pause(time: Duration) -> Result<()> {
+    match wait_for(&[], PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX))? {
+        Some(came) => interrupt(came),
+        None => Ok(()),
     }
 }
 

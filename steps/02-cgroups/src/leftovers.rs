@@ -14,17 +14,38 @@ use crate::hierarchy::words;
 /// How long the kernel may take to end a group's processes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Host: takes away the groups in this place whose step is no more.
+/// Host: takes away the groups in this place whose step is no more. One that resists does not keep the others.
+///
+/// # Errors
+/// The first failure.
 pub fn remove(place: &Path) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    for dir in ours(place).filter(|dir| !owner_lives(dir)).collect::<Vec<_>>() {
+    let dead: Vec<_> = ours(place).filter(|dir| !owner_lives(dir)).collect();
+    let take = |dir: &PathBuf| {
         explain::note(format_args!("{} is left from a step that was killed", dir.display()));
+        take_away(dir)
+    };
+    dead.iter().map(take).fold(Ok(()), Result::and)
+}
+
+/// Host: ends what still runs in a group and in those that were made in it, and removes them all, the deepest first.
+pub fn take_away(dir: &Path) -> Result<()> {
+    for dir in with_groups_below(dir) {
         empty(&dir)?;
-        explain::host(format_args!("rmdir {}", dir.display()), || rmdir(&dir))?;
+        explain::host_cleanup(format_args!("rmdir {}", dir.display()), || rmdir(&dir))?;
     }
     Ok(())
+}
+
+/// A group, and before it those below: where a container can mount a cgroup file system, it can make some.
+fn with_groups_below(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut groups: Vec<_> = below.flat_map(|entry| with_groups_below(&entry.path())).collect();
+    groups.push(dir.to_owned());
+    groups
 }
 
 /// The groups in this place that a step has made: `step02-4711`, and `step02-4711.host` where it stood aside.
@@ -53,8 +74,19 @@ pub fn owner_lives(dir: &Path) -> bool {
     is_locked(&dir.with_extension(""))
 }
 
-/// Host: ends whatever still runs in the group: where it has no pid namespace, a program's own children outlive it.
-pub fn empty(dir: &Path) -> Result<()> {
+/// Host: ends whatever still runs in a group and in those below: where it has no pid namespace, a program's own children
+/// outlive it.
+///
+/// # Errors
+/// Where it does not end.
+pub fn empty_all(dir: &Path) -> Result<()> {
+    with_groups_below(dir).iter().try_for_each(|dir| empty(dir))
+}
+
+fn empty(dir: &Path) -> Result<()> {
+    if explain::dry_run() {
+        return Ok(());
+    }
     let since = Instant::now();
     let mut told = false;
     loop {
@@ -77,7 +109,7 @@ pub fn empty(dir: &Path) -> Result<()> {
 }
 
 /// rmdir(2), again while the kernel still counts a process that has just ended: EBUSY.
-pub fn rmdir(dir: &Path) -> std::io::Result<()> {
+fn rmdir(dir: &Path) -> std::io::Result<()> {
     let since = Instant::now();
     loop {
         match std::fs::remove_dir(dir) {

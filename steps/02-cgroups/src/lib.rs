@@ -28,7 +28,7 @@ use shared::sys;
 use leftovers::{is_marked, owner_lives};
 
 pub use hierarchy::{Hierarchy, Version, detect, may_make_groups};
-pub use leftovers::empty;
+pub use leftovers::empty_all;
 pub use limits::{CpuList, Limits, Rate};
 
 /// The child's cgroup: on v1 a group in each hierarchy, on v2 one, on a hybrid machine both.
@@ -124,7 +124,7 @@ impl Cgroup {
 
     /// Host: takes away what steps that were killed with SIGKILL have left in the same places.
     pub fn sweep(&self) -> Result<()> {
-        self.groups().iter().try_for_each(Group::sweep)
+        self.groups().iter().map(Group::sweep).fold(Ok(()), Result::and)
     }
 
     /// Host: makes the groups and writes their limits.
@@ -231,8 +231,7 @@ impl Group {
 
     fn sweep(&self) -> Result<()> {
         let _lock = self.lock()?;
-        leftovers::remove(&self.place)?;
-        self.twin().take_back(self)
+        leftovers::remove(&self.place).and(self.twin().take_back(self))
     }
 
     fn write(&self, setting: &Setting) -> Result<()> {
@@ -301,8 +300,7 @@ impl Group {
             return Ok(());
         }
         let _lock = self.lock()?;
-        leftovers::empty(&self.dir)?;
-        explain::host_cleanup(format_args!("rmdir {}", self.dir.display()), || leftovers::rmdir(&self.dir))?;
+        leftovers::take_away(&self.dir)?;
         self.twin().take_back(self)
     }
 

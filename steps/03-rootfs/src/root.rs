@@ -91,6 +91,11 @@ impl Root {
         Environment::new(fixed.chain(self.env.iter().filter_map(Variable::to_pair)))
     }
 
+    /// The folder that becomes `/`, as it was asked for.
+    pub fn dir(&self) -> &Path {
+        self.dir.as_deref().unwrap_or(Path::new(DEFAULT))
+    }
+
     /// The folder, inside, in which the program begins.
     pub fn workdir(&self) -> &Path {
         &self.workdir

@@ -7,31 +7,32 @@ use anyhow::{Context, Result, bail};
 use cgroups::{Cgroup, Limits};
 use engine::join::{self, Guest};
 use engine::log::{Reader, Show};
+use engine::parts::parts;
 use engine::states::{Status, Verb};
-use engine::store::{Container, State, Store, read_end};
+use engine::store::{Container, Life, Process, State, Store, read_end};
 use engine::{members, monitor};
-use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use shared::explain::{self, Failure};
-use shared::signals;
+use shared::explain::{self, During, Failure};
+use shared::signals::{self, Came};
 
 use crate::{Format, New, tables};
 
+/// Between two looks at something that others change.
+const MOMENT: Duration = Duration::from_millis(2);
+
 pub fn run(new: New) -> Result<u8> {
-    let store = Store::open()?;
-    let (container, life) = store.add(new.name, new.rm, new.recipe.checked()?)?;
-    monitor::run(&store, &container, life)
+    let (store, container, life) = add(new)?;
+    monitor::run(&store, &container, life, parts)
 }
 
 pub fn run_detached(new: New) -> Result<u8> {
-    let store = Store::open()?;
-    let (container, life) = store.add(new.name, new.rm, new.recipe.checked()?)?;
-    monitor::create(&store, &container, life, true)?;
+    let (store, container, life) = add(new)?;
+    monitor::create(&store, &container, life, true, parts)?;
     if let Err(error) = monitor::start(&container) {
-        // A container whose program cannot begin is none.
+        // A container whose program cannot begin is none. With --rm, its monitor knows that.
         if !container.config.rm {
-            remove(&store, &container)?;
+            remove(&store, &container, Verb::RmForce)?;
         }
         return Err(error);
     }
@@ -40,87 +41,110 @@ pub fn run_detached(new: New) -> Result<u8> {
 }
 
 pub fn create(new: New) -> Result<u8> {
-    let store = Store::open()?;
-    let (container, life) = store.add(new.name, new.rm, new.recipe.checked()?)?;
-    monitor::create(&store, &container, life, true)?;
+    let (store, container, life) = add(new)?;
+    monitor::create(&store, &container, life, true, parts)?;
     say(&container.config.id);
     Ok(0)
 }
 
+fn add(new: New) -> Result<(Store, Container, Life)> {
+    let recipe = new.recipe.checked()?;
+    let store = Store::open()?;
+    let (container, life) = store.add(new.name, new.rm, recipe)?;
+    Ok((store, container, life))
+}
+
 pub fn start(words: &[String], attach: bool) -> Result<u8> {
     let store = Store::open()?;
-    if attach {
-        let [word] = words else { bail!("--attach takes one container") };
-        return start_attached(&store, &store.find(word)?);
+    if !attach {
+        return each(&store, words, |container| match make_again(&store, container)? {
+            Status::Running => Ok(()),
+            _ => start_it(container),
+        });
     }
-    each(&store, words, |container| start_one(&store, container))
+    let [word] = words else { bail!("--attach takes one container") };
+    let container = store.find(word)?;
+    // What it writes from now on, and not what it has written when it ran before.
+    let mut reader = Reader::from_end(&container)?;
+    let status = make_again(&store, &container)?;
+    // Before it starts: with --rm, its folder can be gone a moment later.
+    let exit = container.open_end()?;
+    let init = container.state()?.init;
+    if status != Status::Running {
+        start_it(&container)?;
+    }
+    let Some(init) = init.filter(|_| !explain::dry_run()) else { return Ok(0) };
+    // From here on this command only shows: it may end with the pipe that it writes to.
+    signals::end_with_pipe()?;
+    let end = reader.follow(&container, exit, false, |came| {
+        // The container has no terminal: what a key has sent, nobody else sends there.
+        process::pass_on(Pid::from_raw(init.pid), Came { by_terminal: false, ..came })
+    })?;
+    Ok(end.ok_or_else(|| lost(&container))?.code)
 }
 
-fn start_one(store: &Store, container: &Container) -> Result<()> {
-    match container.allows(Verb::Start)? {
-        Status::Running => return Ok(()),
-        Status::Stopped => {
-            let life = container.take(monitor::PATIENCE)?;
-            container.save(&State::default())?;
-            container.forget_end()?;
-            monitor::create(store, container, life, false)?;
+/// A stopped container becomes a created one. The state before that.
+fn make_again(store: &Store, container: &Container) -> Result<Status> {
+    loop {
+        let status = container.allows(Verb::Start)?;
+        if status != Status::Stopped {
+            return Ok(status);
         }
-        _ => {}
+        // Its monitor may still be on its way out, or another engine may be as far as this one: then look again.
+        let Some(life) = container.take()? else {
+            signals::pause(MOMENT)?;
+            continue;
+        };
+        if container.end()?.is_none() && !explain::dry_run() {
+            continue;
+        }
+        container.save(&State { monitor: Some(Process::of(Pid::this())?), ..State::default() })?;
+        container.forget_end()?;
+        monitor::create(store, container, life, false, parts)?;
+        return Ok(status);
     }
-    monitor::start(container)
 }
 
-/// Shows what the container writes from now on, and ends as it ends.
-fn start_attached(store: &Store, container: &Container) -> Result<u8> {
-    if container.allows(Verb::Start)? == Status::Stopped {
-        let life = container.take(monitor::PATIENCE)?;
-        container.save(&State::default())?;
-        container.forget_end()?;
-        monitor::create(store, container, life, false)?;
-    }
-    let mut reader = Reader::from_end(container)?;
-    let mut end = container.open_end()?;
-    monitor::start(container)?;
-    if explain::dry_run() {
-        return Ok(0);
-    }
-    let init = container.state()?.init.context("it has no process")?;
-    reader.follow(container, false, |came| process::pass_on(Pid::from_raw(init.pid), came))?;
-    monitor::wait(container).ok();
-    Ok(read_end(&mut end)?.with_context(|| lost(container))?.code)
+fn start_it(container: &Container) -> Result<()> {
+    let started = monitor::start(container);
+    // Another engine may have come first.
+    if started.is_err() && matches!(container.status(), Ok(Status::Running)) { Ok(()) } else { started }
 }
 
 pub fn ps(all: bool, format: Format) -> Result<u8> {
+    let (containers, broken) = Store::open()?.all()?;
+    let mut code = 0;
+    for error in broken {
+        code = explain::report(&error);
+    }
     let mut rows = Vec::new();
-    for container in Store::open()?.all()? {
+    for container in containers {
         match container.status() {
             Ok(status) if all || matches!(status, Status::Running | Status::Paused) => rows.push((container, status)),
             Ok(_) => {}
             // Removed meanwhile.
-            Err(_) if !container.path("").exists() => {}
-            Err(error) => return Err(error),
+            Err(_) if !container.exists() => {}
+            Err(error) => code = explain::report(&error),
         }
     }
-    match format {
-        _ if explain::quiet() => rows.iter().for_each(|(container, _)| println!("{}", container.config.id)),
+    print(&match format {
+        _ if explain::quiet() => rows.iter().map(|(container, _)| format!("{}\n", container.config.id)).collect(),
         Format::Table => tables::table(&rows),
         Format::Json => {
-            for (container, status) in &rows {
-                println!("{}", tables::row(container, *status)?);
-            }
+            rows.iter().map(|(container, status)| format!("{}\n", tables::row(container, *status))).collect()
         }
-    }
-    Ok(0)
+    })?;
+    Ok(code)
 }
 
 pub fn logs(word: &str, show: Show) -> Result<u8> {
     let container = Store::open()?.find(word)?;
-    if !container.path("log").exists() && !container.path("log.old").exists() {
+    let mut reader = Reader::from_start(&container);
+    if !reader.has_log() {
         explain::note("it has no log: it ran in the foreground, and what it wrote went to the caller's terminal");
     }
-    let mut reader = Reader::from_start(&container);
     match show.follow {
-        true => reader.follow(&container, show.timestamps, signals::interrupt)?,
+        true => drop(reader.follow(&container, container.open_end()?, show.timestamps, signals::interrupt)?),
         false => reader.show(show.timestamps)?,
     }
     Ok(0)
@@ -149,6 +173,9 @@ pub fn unpause(words: &[String]) -> Result<u8> {
 pub fn kill(words: &[String], signal: Signal) -> Result<u8> {
     each(&Store::open()?, words, |container| {
         let status = container.allows(Verb::Kill)?;
+        if status == Status::Created {
+            return end(container); // there is no program yet that could make anything of a signal
+        }
         let state = container.state()?;
         state.init.context("it has no process")?.signal(signal)?;
         // A frozen process dies of it only when it goes on.
@@ -168,7 +195,7 @@ pub fn stop(words: &[String], seconds: u32) -> Result<u8> {
         if status != Status::Created {
             init.signal(Signal::SIGTERM)?;
             members::thaw(&state.cgroups)?;
-            wait_for_end(container, Duration::from_secs(seconds.into()))?;
+            monitor::wait(container, Some(Duration::from_secs(seconds.into())))?;
         }
         end(container)
     })
@@ -183,24 +210,10 @@ fn end(container: &Container) -> Result<()> {
     members::kill_all(&state.cgroups)?;
     // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
     state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
-    if wait_for_end(container, monitor::PATIENCE)? {
+    if monitor::wait(container, Some(monitor::PATIENCE))? {
         return Ok(());
     }
     bail!("container {} has been killed, and its monitor does not come to an end", container.name())
-}
-
-/// Whether its monitor has ended within this time; a signal ends the wait.
-fn wait_for_end(container: &Container, patience: Duration) -> Result<bool> {
-    let since = Instant::now();
-    while shared::lock::is_locked(&container.path("")) && !explain::dry_run() {
-        if since.elapsed() >= patience {
-            return Ok(false);
-        }
-        if let Some(came) = signals::wait_for(&[], PollTimeout::from(5u8))? {
-            signals::interrupt(came)?;
-        }
-    }
-    Ok(true)
 }
 
 pub fn wait(words: &[String]) -> Result<u8> {
@@ -211,11 +224,11 @@ pub fn wait(words: &[String]) -> Result<u8> {
             container.allows(Verb::Wait)?;
             // Open before the wait, it tells the end also of a container that is removed then.
             let mut end = container.open_end()?;
-            monitor::wait(&container)?;
-            read_end(&mut end)?.with_context(|| lost(&container))
+            monitor::wait(&container, None)?;
+            Ok(read_end(&mut end)?.ok_or_else(|| lost(&container))?)
         });
         match waited {
-            Ok(end) => println!("{}", end.code),
+            Ok(end) => print(&format!("{}\n", end.code))?,
             Err(error) => code = fail(error)?,
         }
     }
@@ -232,51 +245,67 @@ pub fn inspect(words: &[String]) -> Result<u8> {
             Err(error) => code = fail(error)?,
         }
     }
-    println!("{:#}", serde_json::Value::Array(all));
+    print(&format!("{:#}\n", serde_json::Value::Array(all)))?;
     Ok(code)
 }
 
 pub fn rm(words: &[String], verb: Verb) -> Result<u8> {
     let store = Store::open()?;
-    each(&store, words, |container| {
-        container.allows(verb)?;
-        remove(&store, container)
-    })
+    each(&store, words, |container| remove(&store, container, verb))
 }
 
-/// Takes a container away, whatever state it is in.
-fn remove(store: &Store, container: &Container) -> Result<()> {
-    let state = container.state()?;
-    match container.status()? {
-        Status::Stopped => {}
-        // Before it has a process there is only the monitor to end; its child dies with it.
-        Status::Creating => state.monitor.map_or(Ok(()), |monitor| monitor.signal(Signal::SIGKILL))?,
-        // With the monitor gone its first process is, too, unless it has got rid of PR_SET_PDEATHSIG.
-        Status::Dead => state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?,
-        Status::Created | Status::Running | Status::Paused => end(container)?,
+/// Takes a container away, if the table lets this verb do so. Looks again at each turn, as others may be at work on it.
+fn remove(store: &Store, container: &Container, verb: Verb) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        let status = container.allows(verb)?;
+        let state = container.state().unwrap_or_default();
+        match status {
+            // Before it has a process there is only its maker to end; a child dies with it.
+            Status::Creating => state.monitor.map_or(Ok(()), |monitor| monitor.signal(Signal::SIGKILL))?,
+            Status::Created | Status::Running | Status::Paused => end(container)?,
+            Status::Stopped | Status::Dead => {}
+        }
+        if container.config.rm && !container.exists() {
+            return Ok(()); // its monitor has removed it
+        }
+        if let Some(life) = container.take()? {
+            // With its monitor gone, its first process is, too, unless that has got rid of PR_SET_PDEATHSIG.
+            if container.end()?.is_none() {
+                state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
+            }
+            Cgroup::left(&state.cgroups).remove()?;
+            return store.remove(container, &life);
+        }
+        if since.elapsed() > monitor::PATIENCE {
+            bail!("another engine is at work on container {}", container.name());
+        }
+        signals::pause(MOMENT)?;
     }
-    if container.config.rm && !container.path("").exists() {
-        return Ok(()); // its monitor has removed it
-    }
-    let life = container.take(monitor::PATIENCE)?;
-    Cgroup::left(&state.cgroups).remove()?;
-    store.remove(container, &life)
 }
 
 pub fn clean(all: bool) -> Result<u8> {
     let store = Store::open()?;
-    for container in store.all()? {
-        let status = container.status()?;
-        if status == Status::Dead || (all && matches!(status, Status::Created | Status::Stopped)) {
-            explain::note(format_args!("container {} is {status}", container.name()));
-            remove(&store, &container)?;
+    let mut code = 0;
+    for container in store.all()?.0 {
+        let removed = container.status().and_then(|status| {
+            if status == Status::Dead || (all && matches!(status, Status::Created | Status::Stopped)) {
+                explain::note(format_args!("container {} is {status}", container.name()));
+                remove(&store, &container, Verb::Rm)?;
+            }
+            Ok(())
+        });
+        match removed {
+            // Removed by another engine, or started.
+            Err(_) if !container.exists() || matches!(container.status(), Ok(Status::Running)) => {}
+            Err(error) => code = fail(error)?,
+            Ok(()) => {}
         }
     }
     store.sweep()?;
-    store.remove_if_empty()?;
     // Groups of steps 02 to 04 that nobody holds, where this user would make new ones.
-    Cgroup::new("step04", &Limits::default())?.sweep()?;
-    Ok(0)
+    Cgroup::named("step04-0", &Limits::default())?.sweep()?;
+    Ok(code)
 }
 
 /// Does it to each container and prints its name, as Docker does; one that fails does not keep the others from it.
@@ -311,4 +340,10 @@ fn lost(container: &Container) -> Failure {
 /// To standard output; nobody may be reading, and the work is done all the same.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// To standard output, which is what this command is for.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).during("cannot write to standard output")
 }

@@ -8,10 +8,11 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cgroups::Cgroup;
 use nix::unistd::Pid;
 
+use crate::states::Status;
 use crate::store::Container;
 
 /// What to run in a container, beside its program.
@@ -37,8 +38,8 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
     let process = init.open()?.with_context(gone)?;
     let own = namespaces::own_of(Pid::from_raw(init.pid))?;
     let recipe = &container.config.recipe;
-    let hostname = recipe.view.hostname.as_deref().unwrap_or(&container.config.id);
-    let environment = recipe.root.environment(hostname).with(guest.env.iter().filter_map(rootfs::Variable::to_pair));
+    let environment = recipe.root.environment(container.config.hostname());
+    let environment = environment.with(guest.env.iter().filter_map(rootfs::Variable::to_pair));
     let workdir: &Path = guest.workdir.as_deref().unwrap_or(recipe.root.workdir());
 
     // Child, once released. It stands at the container's root already: setns(2) put it there with the mount namespace.
@@ -47,7 +48,14 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
     let program = || process::exec(&guest.command, &environment).context("in the container");
 
     // Host, and the child held: into the container's cgroup, before it runs anything.
-    let held = namespaces::join(&Some(process), &own, enter, program)?;
-    Cgroup::left(&state.cgroups).admit(held.pid())?;
-    held.release()?.start()?.wait()
+    let joined = || {
+        let held = namespaces::join(&Some(process), &own, enter, program)?;
+        Cgroup::left(&state.cgroups).admit(held.pid())?;
+        held.release()?.start()
+    };
+    match joined() {
+        // Whatever the kernel has said of its namespaces then.
+        Err(_) if !matches!(container.status(), Ok(Status::Running | Status::Paused)) => bail!(gone()),
+        running => running?.wait(),
+    }
 }

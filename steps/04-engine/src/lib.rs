@@ -19,6 +19,8 @@ pub mod protect;
 pub mod states;
 pub mod store;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use namespaces::{Ready, View};
 use nix::unistd::Pid;
@@ -36,6 +38,11 @@ use shared::formula::Formula;
 /// | enter | child | let through | the child's own view | the child's death |
 /// | cleanup | host | gone | nothing | – |
 pub trait Part {
+    /// The folders of its cgroups, made or not: written down before anything is made, so that every other command can
+    /// freeze and end what is in them, and take them away if their maker was killed.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
     /// Host, and no child yet: makes what will outlive the child.
     fn prepare(&self, _formula: &mut Formula) -> Result<()> {
         Ok(())

@@ -4,26 +4,30 @@
 //! JSON is UTF-8: other bytes are kept as `\u{fffd}`.
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::ffi::OsString;
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::poll::PollTimeout;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 use shared::explain::{self, During};
+use shared::lock::is_locked;
 use shared::signals::{self, Came};
 
 use crate::Part;
-use crate::store::{Container, now, read_end};
+use crate::store::{Container, End, now, read_end};
 
-/// A log that has grown to this becomes `log.old`, and the `log.old` before it is gone: so a container cannot fill the
-/// memory that `/run` is made of.
+/// A log is cut into files, `log.0`, `log.1` and so on, that grow to this. The last two are kept, and those that somebody
+/// is still reading; so a container cannot fill the memory that `/run` is made of.
 const KEEP: u64 = 8 << 20;
+/// However slow somebody reads, no more files than these are kept.
+const MOST_FILES: usize = 16;
 /// What is longer is cut into several lines.
 const LONGEST_LINE: usize = 16 << 10;
 /// How often one that follows looks.
@@ -46,10 +50,11 @@ enum Stream {
 
 /// A part of a detached container: its standard output and error lead to the log, and its input is empty.
 pub struct Output {
-    path: PathBuf,
+    folder: PathBuf,
     null: File,
     pipes: [Pipe; 2],
-    file: RefCell<File>,
+    /// Where lines are written now: the file, and its number.
+    file: RefCell<(File, usize)>,
     /// Lines that could not be written, as the disk was full.
     lost: Cell<usize>,
 }
@@ -72,12 +77,13 @@ impl Output {
             fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).during("cannot make a pipe for the log")?;
             Ok::<_, anyhow::Error>(Pipe { stream, read, write, rest: RefCell::default() })
         };
-        let path = container.path("log");
+        let folder = container.path("");
+        let number = numbers(&folder).last().copied().unwrap_or(0);
         // There from the beginning, so that whoever wants to follow it can open it before the first line comes.
-        let file = if explain::dry_run() { File::open("/dev/null") } else { append(&path) };
+        let file = if explain::dry_run() { File::open("/dev/null") } else { append(&folder, number) };
         Ok(Output {
-            file: RefCell::new(file.during(format_args!("cannot open {}", path.display()))?),
-            path,
+            file: RefCell::new((file.during(format_args!("cannot open the log in {}", folder.display()))?, number)),
+            folder,
             null: File::open("/dev/null").during("cannot open /dev/null")?,
             pipes: [pipe(Stream::Stdout)?, pipe(Stream::Stderr)?],
             lost: Cell::new(0),
@@ -89,27 +95,32 @@ impl Output {
         self.pipes.each_ref().map(|pipe| pipe.read.as_fd())
     }
 
-    /// Host: writes down what has come. Never fails: a container does not end because a disk is full.
-    pub fn keep(&self) {
+    /// Host: writes down what has come, and hands back whether something had. Never fails: a container does not end
+    /// because a disk is full.
+    pub fn keep(&self) -> bool {
+        let mut something = false;
+        // One read of each: the monitor has other things to look at, too, however fast somebody writes.
         for pipe in &self.pipes {
+            let mut buffer = [0; 4 * LONGEST_LINE];
+            let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) else { continue };
+            something = true;
             let mut rest = pipe.rest.borrow_mut();
-            let mut buffer = [0; LONGEST_LINE];
-            while let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) {
-                rest.extend_from_slice(&buffer[..count]);
-                let mut lines = Vec::new();
-                let mut begin = 0;
-                while let Some(length) = end_of_line(&rest[begin..]) {
-                    lines.push(&rest[begin..begin + length]);
-                    begin += length;
-                }
-                self.write(pipe.stream, &lines);
-                rest.drain(..begin);
-                // One stream that never pauses does not keep the other from being read.
-                if count < buffer.len() {
-                    break;
-                }
+            rest.extend_from_slice(&buffer[..count]);
+            let mut lines = Vec::new();
+            let mut begin = 0;
+            while let Some(length) = end_of_line(&rest[begin..]) {
+                lines.push(&rest[begin..begin + length]);
+                begin += length;
             }
+            self.write(pipe.stream, &lines);
+            rest.drain(..begin);
         }
+        something
+    }
+
+    /// How many lines are lost, because a disk was full.
+    pub fn lost(&self) -> usize {
+        self.lost.get()
     }
 
     fn write(&self, stream: Stream, lines: &[&[u8]]) {
@@ -121,16 +132,31 @@ impl Output {
             records.push(b'\n');
         }
         let write = || -> std::io::Result<()> {
-            let mut file = self.file.borrow_mut();
+            let (file, number) = &mut *self.file.borrow_mut();
             file.write_all(&records)?;
             if file.metadata()?.len() > KEEP {
-                std::fs::rename(&self.path, self.path.with_extension("old"))?;
-                *file = append(&self.path)?;
+                *file = append(&self.folder, *number + 1)?;
+                *number += 1;
+                self.remove_old(*number);
             }
             Ok(())
         };
         if write().is_err() {
             self.lost.set(self.lost.get() + lines.len());
+        }
+    }
+}
+
+impl Output {
+    /// The file before this one stays, and those that somebody reads.
+    fn remove_old(&self, current: usize) {
+        let old: Vec<_> = numbers(&self.folder).into_iter().filter(|number| number + 1 < current).collect();
+        let too_many = old.len().saturating_sub(MOST_FILES);
+        for (place, number) in old.into_iter().enumerate() {
+            let path = path(&self.folder, number);
+            if place < too_many || !is_read(&path) {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 }
@@ -152,19 +178,21 @@ impl Part for Output {
         dup2_stderr(&err.write).during("dup2(log, 2)")
     }
 
-    /// Host: what came last, also where no newline follows.
+    /// Host: what came last, also where no newline follows. Not without end: whoever still writes is no process of the
+    /// container's any more.
     fn cleanup(&self) -> Result<()> {
-        self.keep();
+        for _ in 0..MOST_FILES {
+            if !self.keep() {
+                break;
+            }
+        }
         for pipe in &self.pipes {
             let rest = pipe.rest.take();
             if !rest.is_empty() {
                 self.write(pipe.stream, &[&rest]);
             }
         }
-        match self.lost.get() {
-            0 => Ok(()),
-            lost => anyhow::bail!("{lost} lines of the log could not be written to {}", self.path.display()),
-        }
+        Ok(())
     }
 }
 
@@ -195,8 +223,9 @@ pub struct Show {
 
 /// A place in a container's log, from which it is shown.
 pub struct Reader {
-    path: PathBuf,
-    file: Option<BufReader<File>>,
+    folder: PathBuf,
+    /// The file that is being read, its number, and the lock that keeps it from being removed meanwhile.
+    file: Option<(BufReader<File>, usize, Flock<File>)>,
     /// Half a line, of a write that is just being made.
     rest: String,
 }
@@ -204,8 +233,9 @@ pub struct Reader {
 impl Reader {
     /// From the first line on.
     pub fn from_start(container: &Container) -> Self {
-        let path = container.path("log");
-        Reader { file: open(&path.with_extension("old")).or_else(|| open(&path)), path, rest: String::new() }
+        let folder = container.path("");
+        let first = numbers(&folder).first().copied();
+        Reader { file: first.and_then(|number| open(&folder, number)), folder, rest: String::new() }
     }
 
     /// From here on: only what comes now.
@@ -215,32 +245,41 @@ impl Reader {
         Ok(reader)
     }
 
+    /// Whether there is a log at all.
+    pub fn has_log(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Shows what is there: what the container wrote to its standard output on ours, and likewise its errors.
     pub fn show(&mut self, timestamps: bool) -> Result<()> {
+        let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
         self.read(&mut |line| {
             let time = if timestamps { format!("{} ", line.time) } else { String::new() };
             let text = format!("{time}{}", line.log);
             match line.stream {
-                Stream::Stdout => std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()),
-                Stream::Stderr => std::io::stderr().write_all(text.as_bytes()),
+                Stream::Stdout => out.write_all(text.as_bytes()),
+                Stream::Stderr => out.flush().and_then(|()| err.write_all(text.as_bytes())),
             }
-        })
+        })?;
+        out.flush().during("cannot show the log")
     }
 
-    /// Shows what is there and what comes, until the container has ended. A signal that comes meanwhile is given to `signal`.
+    /// Shows what is there and what comes, until the container has ended, and tells how, by the file `exit` that says so;
+    /// `None` where nobody could write that down. A signal that comes meanwhile is given to `signal`.
     pub fn follow(
         &mut self,
         container: &Container,
+        mut exit: File,
         timestamps: bool,
         mut signal: impl FnMut(Came) -> Result<()>,
-    ) -> Result<()> {
-        let mut exit = container.open_end()?;
+    ) -> Result<Option<End>> {
         loop {
-            // In this order: what was written before the end is read after it was seen.
-            let ended = read_end(&mut exit)?.is_some() || !shared::lock::is_locked(&container.path(""));
+            // In this order: whoever lets go of the lock has written the end before, and the last line before that.
+            let alone = !is_locked(&container.path(""));
+            let end = read_end(&mut exit)?;
             self.show(timestamps)?;
-            if ended {
-                return Ok(());
+            if alone || end.is_some() {
+                return Ok(end);
             }
             if let Some(came) = signals::wait_for(&[], PollTimeout::from(INTERVAL_MS))? {
                 signal(came)?;
@@ -249,32 +288,64 @@ impl Reader {
     }
 
     fn read(&mut self, show: &mut dyn FnMut(Line) -> std::io::Result<()>) -> Result<()> {
-        loop {
-            if self.file.is_none() {
-                self.file = open(&self.path);
+        while let Some((file, number, _)) = &mut self.file {
+            read_lines(file, &mut self.rest, show)?;
+            let later: Vec<_> = numbers(&self.folder).into_iter().filter(|it| it > number).collect();
+            // One that is removed just now has another one after it.
+            let Some(next) = later.into_iter().find_map(|number| open(&self.folder, number)) else { break };
+            // With a next one there, nothing more comes into this one; but it may have come since the last look.
+            read_lines(file, &mut self.rest, show)?;
+            if next.1 > *number + 1 {
+                explain::line(format_args!("# some lines are lost: they came faster than they could be shown"));
             }
-            let Some(file) = &mut self.file else { return Ok(()) };
-            while file.read_line(&mut self.rest).during("cannot read the log")? > 0 && self.rest.ends_with('\n') {
-                let line = serde_json::from_str(&self.rest);
-                self.rest.clear();
-                let Ok(line) = line else { continue };
-                show(line).during("cannot show the log")?;
-            }
-            // This file became `log.old`, or is it: then the next one follows.
-            let inode = |path: &Path| path.metadata().map(|it| it.ino()).ok();
-            let own = file.get_ref().metadata().map(|it| it.ino()).ok();
-            if inode(&self.path).is_none_or(|now| Some(now) == own) {
-                return Ok(());
-            }
-            self.file = None;
+            self.file = Some(next);
         }
+        Ok(())
     }
 }
 
-fn append(path: &Path) -> std::io::Result<File> {
-    File::options().append(true).create(true).mode(0o600).open(path)
+fn read_lines(
+    file: &mut BufReader<File>,
+    rest: &mut String,
+    show: &mut dyn FnMut(Line) -> std::io::Result<()>,
+) -> Result<()> {
+    while file.read_line(rest).during("cannot read the log")? > 0 && rest.ends_with('\n') {
+        let line = serde_json::from_str(rest);
+        rest.clear();
+        // What a full disk has cut off is no line.
+        if let Ok(line) = line {
+            show(line).during("cannot show the log")?;
+        }
+    }
+    Ok(())
 }
 
-fn open(path: &Path) -> Option<BufReader<File>> {
-    File::open(path).ok().map(BufReader::new)
+fn path(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("log.{number}"))
+}
+
+/// The numbers of the files that are there, the oldest first.
+fn numbers(folder: &Path) -> Vec<usize> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |name: OsString| name.to_str()?.strip_prefix("log.")?.parse().ok();
+    let mut numbers: Vec<_> = entries.filter_map(|entry| number(entry.file_name())).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn append(folder: &Path, number: usize) -> std::io::Result<File> {
+    let file = File::options().append(true).create(true).mode(0o600).open(path(folder, number))?;
+    // The caller's umask can have taken rights away, from us too.
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+fn open(folder: &Path, number: usize) -> Option<(BufReader<File>, usize, Flock<File>)> {
+    let file = File::open(path(folder, number)).ok()?;
+    let lock = Flock::lock(file.try_clone().ok()?, FlockArg::LockSharedNonblock).ok()?;
+    Some((BufReader::new(file), number, lock))
+}
+
+fn is_read(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
 }

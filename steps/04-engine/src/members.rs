@@ -113,6 +113,6 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
             _ => {}
         }
     }
-    // Where the kernel has neither: again and again, until nobody is left.
-    groups.iter().try_for_each(|dir| cgroups::empty(dir))
+    // Where the kernel has neither, and in groups that were made inside: again and again, until nobody is left.
+    groups.iter().try_for_each(|dir| cgroups::empty_all(dir))
 }

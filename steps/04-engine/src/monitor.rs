@@ -22,11 +22,11 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use cgroups::Cgroup;
 use namespaces::Ready;
+use nix::poll::PollTimeout;
 use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -36,7 +36,7 @@ use shared::signals::{self, ENDING};
 
 use crate::Part;
 use crate::log::Output;
-use crate::parts::{Limited, Namespaces, Recipe, Rootfs};
+use crate::parts::{Parts, Recipe};
 use crate::store::{Container, Life, Process, State, Store, now};
 
 /// To whoever waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
@@ -46,9 +46,9 @@ const DONE: u8 = 0;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Host: makes a container and runs it here, with the caller's terminal. Its program's exit code.
-pub fn run(store: &Store, container: &Container, life: Life) -> Result<u8> {
+pub fn run(store: &Store, container: &Container, life: Life, parts: Parts) -> Result<u8> {
     let worth_keeping = Cell::new(false);
-    let result = look_after(container, None, |ready, state| {
+    let result = look_after(container, parts, None, |ready, state| {
         let running = ready.start()?;
         worth_keeping.set(true);
         container.save(&State { started: Some(now()), ..state })?;
@@ -62,21 +62,22 @@ pub fn run(store: &Store, container: &Container, life: Life) -> Result<u8> {
 ///
 /// # Errors
 /// What the monitor could not do.
-pub fn create(store: &Store, container: &Container, life: Life, fresh: bool) -> Result<()> {
+pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, parts: Parts) -> Result<()> {
     let (mut host_end, mut monitor_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
     let monitor = process::fork(|| {
-        detached(store, container, &life, fresh, &mut monitor_end);
+        detached(store, container, &life, fresh, parts, &mut monitor_end);
         Ok(())
     })?;
     if explain::dry_run() {
-        detached(store, container, &life, fresh, &mut monitor_end);
+        detached(store, container, &life, fresh, parts, &mut monitor_end);
         return Ok(());
     }
     // Held here too, the lock would say that somebody looks after the container when its monitor is gone.
     life.hand_over();
     drop(monitor_end);
 
-    let answer = hear(&mut host_end, |came| {
+    let killed = "its monitor was killed (`step04 clean` takes away what is left)";
+    let answer = hear(&mut host_end, killed, |came| {
         // The monitor decides what a signal means, as it is the one with something to clean up.
         if ENDING.contains(&came.signal) && !came.by_terminal {
             let _ = kill(monitor, came.signal);
@@ -97,29 +98,43 @@ pub fn start(container: &Container) -> Result<()> {
         by_short_path(container, |path| UnixStream::connect(path).map(OwnedFd::from).map(Some))
     })?;
     explain::note("the monitor opens the last gate: the child becomes its program");
-    monitor.map_or(Ok(()), |monitor| hear(&mut UnixStream::from(monitor), |_| {}))
+    let ended = format!("container {} has ended before it could be started", container.name());
+    monitor.map_or(Ok(()), |monitor| hear(&mut UnixStream::from(monitor), &ended, |_| {}))
 }
 
-/// Host: waits until whoever looks after the container has ended; an ending signal ends the wait.
-pub fn wait(container: &Container) -> Result<()> {
-    if let Some(monitor) = container.state()?.monitor.map(|monitor| monitor.open()).transpose()?.flatten() {
-        while let Some(came) = signals::wait(&[monitor.as_fd()])? {
-            signals::interrupt(came)?;
+/// Host: waits until nobody looks after the container any more, for this long at most; whether it is so then. An ending
+/// signal ends the wait.
+pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
+    let since = Instant::now();
+    while container.is_looked_after() && !explain::dry_run() {
+        let left = patience.map(|patience| patience.saturating_sub(since.elapsed()));
+        if left == Some(Duration::ZERO) {
+            return Ok(false);
+        }
+        // The engine's command at first, then the monitor; between the two, a short while.
+        let who = container.state().ok().and_then(|state| state.monitor).map(|it| it.open()).transpose()?.flatten();
+        let longest = if who.is_some() { Duration::from_secs(1) } else { Duration::from_millis(5) };
+        let timeout = PollTimeout::try_from(left.unwrap_or(longest).min(longest)).unwrap_or(PollTimeout::ZERO);
+        let fds: Vec<_> = who.iter().map(|fd| fd.as_fd()).collect();
+        match signals::wait_for(&fds, timeout)? {
+            Some(came) => signals::interrupt(came)?,
+            // It has ended; whoever else has its lock lets go of it soon.
+            None => signals::pause(Duration::from_millis(1))?,
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Monitor: its whole life.
-fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, engine: &mut UnixStream) {
+fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, parts: Parts, engine: &mut UnixStream) {
     let worth_keeping = Cell::new(!fresh);
     let result = Output::open(container).and_then(|output| {
         let listener = listen(container)?;
-        look_after(container, Some(&output), |ready, state| {
+        look_after(container, parts, Some(&output), |ready, state| {
+            let_go()?;
             // An engine that was killed meanwhile hears nothing; the container is made all the same, and listed.
             worth_keeping.set(true);
             let _ = engine.write_all(&[DONE]);
-            let_go()?;
             let Some(mut asker) = wait_for_start(&listener, ready.pid())? else { return ready.wait() };
             let started = ready.start().and_then(|running| {
                 container.save(&State { started: Some(now()), ..state })?;
@@ -128,7 +143,13 @@ fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, engi
             let _ =
                 asker.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
             drop((asker, listener));
-            started?.wait_beside(&output.ends(), || output.keep())
+            started?.wait_beside(&output.ends(), || {
+                output.keep();
+            })
+        })
+        .map(|end| match output.lost() {
+            0 => end,
+            lost => end.complained(format!("{lost} lines of the log are lost, as they could not be written")),
         })
     });
     if let Err(error) = finish(store, container, life, worth_keeping.get(), result) {
@@ -140,33 +161,29 @@ fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, engi
 /// Monitor: the engine's heart with a life around it: `create` (lib.rs), then `live`, then `cleanup`.
 fn look_after(
     container: &Container,
+    parts: Parts,
     output: Option<&Output>,
     live: impl FnOnce(Ready, State) -> Result<u8>,
-) -> Result<u8> {
-    let Recipe { view, limits, root, command } = &container.config.recipe;
-    let hostname = view.hostname.as_deref().unwrap_or(&container.config.id);
-    let dir = root.prepare()?;
-    let cgroup = &Cgroup::named(&format!("step04-{}", container.config.id), limits)?;
-
-    // In this order, and cleaned up in the opposite one.
-    let namespaces = Namespaces { view, hostname }; // first: private mounts before any other
-    let limited = Limited { cgroup, view }; // then: what comes now happens inside its limits
-    let rootfs = Rootfs { root, dir: dir.clone(), view };
-    let mut parts: Vec<&dyn Part> = vec![&namespaces, &limited, &rootfs];
-    parts.extend(output.map(|output| output as &dyn Part)); // last: until here the child can tell the caller
+) -> Result<Outcome> {
+    let Recipe { view, root, command, .. } = &container.config.recipe;
+    let made = parts(&container.config)?;
+    let mut parts: Vec<&dyn Part> = made.iter().map(Box::as_ref).collect();
+    // Last: until here the child can tell the caller what it does.
+    parts.extend(output.map(|output| output as &dyn Part));
+    let groups = || parts.iter().flat_map(|part| part.cgroups()).collect();
 
     // Before anything is made: where to look for it, should this process be killed.
-    let mut state = State { monitor: Some(Process::of(Pid::this())?), cgroups: cgroup.dirs(), ..State::default() };
+    let mut state = State { monitor: Some(Process::of(Pid::this())?), cgroups: groups(), ..State::default() };
     container.save(&state)?;
 
     let mut formula = Formula::default();
     let program = || {
-        process::exec(&strings(command), &root.environment(hostname))
-            .with_context(|| format!("in the root {}", dir.display()))
+        process::exec(&strings(command), &root.environment(container.config.hostname()))
+            .with_context(|| format!("in the root {}", root.dir().display()))
     };
     let code = crate::create(view, &parts, program, &mut formula).and_then(|ready| {
         if !explain::dry_run() {
-            state = State { init: Some(Process::of(ready.pid())?), cgroups: cgroup.dirs(), ..state };
+            state = State { init: Some(Process::of(ready.pid())?), cgroups: groups(), ..state };
         }
         container.save(&state)?;
         formula.light("engine", &facts(container, ready.pid())?)?;
@@ -174,23 +191,44 @@ fn look_after(
         live(ready, state)
     });
     let cleaned = crate::cleanup(&parts);
-    code.and_then(|code| cleaned.map(|()| code))
+    let outcome = Outcome { code: code?, complaint: None };
+    // Its end is the program's, whatever remains to be cleaned up.
+    Ok(match cleaned {
+        Ok(()) => outcome,
+        Err(error) => {
+            explain::report(&error);
+            outcome.complained(format!("{error:#}"))
+        }
+    })
+}
+
+/// The end of a program, and what went wrong after it.
+struct Outcome {
+    code: u8,
+    complaint: Option<String>,
+}
+
+impl Outcome {
+    fn complained(self, more: String) -> Self {
+        Outcome { complaint: Some(self.complaint.map_or(more.clone(), |first| format!("{first}; {more}"))), ..self }
+    }
 }
 
 /// Monitor, and everything cleaned up: writes the end down. Of a container that never came to be, nothing is kept.
-fn finish(store: &Store, container: &Container, life: &Life, worth_keeping: bool, result: Result<u8>) -> Result<u8> {
-    if container.config.rm {
-        // For those who wait for it.
-        let _ = container.finish(result.as_ref().map_or_else(|error| Failure::of(error).code, |code| *code), None);
-    }
+fn finish(store: &Store, container: &Container, life: &Life, worth_keeping: bool, end: Result<Outcome>) -> Result<u8> {
+    let failure = end.as_ref().err().map(Failure::of);
+    let code = end.as_ref().map_or_else(|error| Failure::of(error).code, |outcome| outcome.code);
+    // Where a signal ended the engine, the program was ended, too: nothing has gone wrong.
+    let is_failure = !end.as_ref().is_err_and(|error| error.is::<signals::Interrupted>());
+    let sentence = failure.filter(|_| is_failure).map(|failure| failure.sentence);
+    // Also of one that is removed now: for those who wait for it.
+    let written = container.finish(code, sentence.or(end.as_ref().ok().and_then(|it| it.complaint.clone())));
     if !worth_keeping || container.config.rm {
         store.remove(container, life)?;
-        return result;
+    } else {
+        written?;
     }
-    let failure = result.as_ref().err().map(Failure::of);
-    let code = *result.as_ref().unwrap_or(&failure.as_ref().map_or(0, |failure| failure.code));
-    container.finish(code, failure.map(|failure| failure.sentence))?;
-    result
+    end.map(|outcome| outcome.code)
 }
 
 /// What the kernel and the folder say: that this process is the child's parent, and that the child is the one written down.
@@ -244,14 +282,15 @@ fn let_go() -> Result<()> {
     chdir("/").during("chdir(\"/\")")
 }
 
-/// The answer of a monitor: done, or its failure. Signals that come meanwhile are given to `signal`.
-fn hear(from: &mut UnixStream, mut signal: impl FnMut(signals::Came)) -> Result<()> {
+/// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals that come
+/// meanwhile are given to `signal`.
+fn hear(from: &mut UnixStream, silence: &str, mut signal: impl FnMut(signals::Came)) -> Result<()> {
     while let Some(came) = signals::wait(&[from.as_fd()])? {
         signal(came);
     }
     let mut answer = vec![0];
-    match from.read(&mut answer).during("cannot hear the monitor")? {
-        0 => bail!("its monitor was killed (`step04 clean` takes away what is left)"),
+    match from.read(&mut answer).unwrap_or(0) {
+        0 => bail!("{silence}"),
         _ if answer == [DONE] => Ok(()),
         _ => {
             from.read_to_end(&mut answer).during("cannot hear the monitor")?;

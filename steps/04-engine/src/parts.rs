@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use shared::formula::Formula;
 
 use crate::Part;
+use crate::store::Config;
 
 /// What a container is to be: the options of the steps before, and its program.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -42,39 +43,56 @@ impl Recipe {
     }
 }
 
-/// Step 01: namespaces, and what belongs into them.
-pub struct Namespaces<'a> {
-    /// Which.
-    pub view: &'a View,
-    /// The name where no `--hostname` is given.
-    pub hostname: &'a str,
+/// Makes the parts of a container: [`parts`], or a later step's longer list.
+pub type Parts = fn(&Config) -> Result<Vec<Box<dyn Part>>>;
+
+/// The parts of steps 01 to 03, in the order in which they are prepared, admitted and entered.
+pub fn parts(config: &Config) -> Result<Vec<Box<dyn Part>>> {
+    let Recipe { view, limits, root, .. } = &config.recipe;
+    let cgroup = Cgroup::named(&format!("step04-{}", config.id), limits)?;
+    Ok(vec![
+        // First: it makes mounts private, and everything after it mounts.
+        Box::new(Namespaces { view: view.clone(), hostname: config.hostname().to_owned() }),
+        // Then: what comes now happens inside its limits.
+        Box::new(Limited { cgroup, view: view.clone() }),
+        // Last: nothing of the host's can be reached any more.
+        Box::new(Rootfs { root: root.clone(), dir: root.prepare()?, view: view.clone() }),
+    ])
 }
 
-impl Part for Namespaces<'_> {
+/// Step 01: namespaces, and what belongs into them.
+struct Namespaces {
+    view: View,
+    hostname: String,
+}
+
+impl Part for Namespaces {
     fn admit(&self, child: Pid) -> Result<()> {
-        namespaces::map_ids(child, self.view)
+        namespaces::map_ids(child, &self.view)
     }
 
     fn enter(&self) -> Result<()> {
-        namespaces::keep_mounts_private(self.view)?; // before any mount
-        namespaces::set_hostname(self.view, self.hostname)?;
-        namespaces::set_loopback_up(self.view)
+        namespaces::keep_mounts_private(&self.view)?;
+        namespaces::set_hostname(&self.view, &self.hostname)?;
+        namespaces::set_loopback_up(&self.view)
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
-        formula.light("namespace", &namespaces::facts(child, self.view)?)
+        formula.light("namespace", &namespaces::facts(child, &self.view)?)
     }
 }
 
 /// Step 02: a cgroup, and the namespace that hides the others.
-pub struct Limited<'a> {
-    /// The group, not made yet.
-    pub cgroup: &'a Cgroup,
-    /// Whether the child has a cgroup namespace.
-    pub view: &'a View,
+struct Limited {
+    cgroup: Cgroup,
+    view: View,
 }
 
-impl Part for Limited<'_> {
+impl Part for Limited {
+    fn cgroups(&self) -> Vec<PathBuf> {
+        self.cgroup.dirs()
+    }
+
     fn prepare(&self, formula: &mut Formula) -> Result<()> {
         self.cgroup.create_or_go_without(formula)
     }
@@ -84,7 +102,7 @@ impl Part for Limited<'_> {
     }
 
     fn enter(&self) -> Result<()> {
-        namespaces::unshare_cgroup(self.view)
+        namespaces::unshare_cgroup(&self.view)
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
@@ -98,18 +116,15 @@ impl Part for Limited<'_> {
 }
 
 /// Step 03: a root of its own.
-pub struct Rootfs<'a> {
-    /// What belongs into it.
-    pub root: &'a Root,
-    /// The folder that becomes `/`.
-    pub dir: PathBuf,
-    /// Which namespaces it may rely on.
-    pub view: &'a View,
+struct Rootfs {
+    root: Root,
+    dir: PathBuf,
+    view: View,
 }
 
-impl Part for Rootfs<'_> {
+impl Part for Rootfs {
     fn enter(&self) -> Result<()> {
-        rootfs::enter(self.root, &self.dir, self.view)
+        rootfs::enter(&self.root, &self.dir, &self.view)
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {

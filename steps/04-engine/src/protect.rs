@@ -58,5 +58,5 @@ pub fn from_sealed_copy() -> Result<()> {
     // The copy takes hold of the signals by itself.
     signals::give_back().during("cannot give the signals back")?;
     let Err(errno) = execve(&path, &arguments, &environment);
-    Err(errno).during("execve of the engine's own copy")
+    Err(errno).during(format_args!("execve(\"/proc/self/fd/{number}\", …)"))
 }

@@ -5,30 +5,29 @@
 //! ├── 4f0c6a19e3b7/                a container, by its id; whoever looks after it holds a lock on the folder
 //! │   ├── config.json              what it is to be; never changes
 //! │   ├── state.json               what has become of it so far; replaced whole, so never half written
-//! │   ├── exit                     how it ended; empty until then. Who waits has it open, also when it is removed
-//! │   ├── log, log.old             what it has written, if it is detached
+//! │   ├── exit                     how it ended; blank until then. Who waits has it open, also when it is removed
+//! │   ├── log.0, log.1, …          what it has written, if it is detached
 //! │   └── start                    a socket: a connection is the wish that it be started
 //! ├── .new-…, .gone-…              on the way in or out; `clean` takes away those that nobody holds
 //! └── names/web -> 4f0c6a19e3b7    a name belongs to one container
 //! ```
 
 use std::fs::{File, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
-use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 use shared::explain::{self, During};
 use shared::lock::{is_locked, try_lock, wait_for_lock};
-use shared::{signals, sys};
+use shared::sys;
 
 use crate::members;
 use crate::parts::Recipe;
@@ -95,6 +94,9 @@ pub struct Process {
     pub start: u64,
 }
 
+/// Bytes of the file `exit`.
+const ROOM_FOR_END: usize = 4096;
+
 /// The lock on a container's folder: whoever has it looks after the container, and nobody else changes it. The kernel
 /// lets go of it with the process, so it cannot lie as a file with a pid in it can. None in a dry run.
 pub struct Life(Option<Flock<File>>);
@@ -140,7 +142,7 @@ impl Store {
         let container = Container { config, dir: making };
         let added = container
             .put("config.json", &container.config)
-            .and_then(|()| container.save(&State::default()))
+            .and_then(|()| container.save(&State { monitor: Some(Process::of(Pid::this())?), ..State::default() }))
             .and_then(|()| container.forget_end())
             .and_then(|()| self.take_name(&container.config))
             .and_then(|()| {
@@ -148,10 +150,9 @@ impl Store {
                 explain::host(told, || std::fs::rename(&container.dir, &dir))
             });
         if let Err(error) = added {
-            self.free_name(&container.config)?;
-            explain::host_cleanup(format_args!("rm -r {}", container.dir.display()), || {
-                std::fs::remove_dir_all(&container.dir)
-            })?;
+            // What comes on top of it is not worth a word; `clean` finds what is left.
+            let _ = self.free_name(&container.config);
+            let _ = remove_folder(&container.dir);
             return Err(error);
         }
         Ok((Container { dir, ..container }, Life(Some(life))))
@@ -169,22 +170,23 @@ impl Store {
         explain::host_cleanup(told, || std::fs::rename(&container.dir, &gone))?;
         self.free_name(&container.config)?;
         drop(lock);
-        explain::host_cleanup(format_args!("rm -r {}", gone.display()), || std::fs::remove_dir_all(&gone))
+        remove_folder(&gone)
     }
 
-    /// All containers, the newest first.
-    pub fn all(&self) -> Result<Vec<Container>> {
-        let mut all = Vec::new();
-        for id in self.entries()?.into_iter().filter(|name| is_id(name)) {
+    /// All containers, the newest first; and the failures of those that cannot be read.
+    pub fn all(&self) -> Result<(Vec<Container>, Vec<anyhow::Error>)> {
+        let ids = self.entries()?.into_iter().filter(|name| is_id(name));
+        let (mut all, mut broken) = (Vec::new(), Vec::new());
+        for id in ids {
             match self.read(&id) {
                 Ok(container) => all.push(container),
                 // Removed between the list and the look.
                 Err(_) if !self.dir.join(&id).exists() => {}
-                Err(error) => return Err(error),
+                Err(error) => broken.push(error.context(format!("container {id} (`step04 clean` takes it away)"))),
             }
         }
         all.sort_by(|one, other| other.config.created.cmp(&one.config.created));
-        Ok(all)
+        Ok((all, broken))
     }
 
     /// The container with this id, this name, or an id that begins so and is the only one.
@@ -206,18 +208,20 @@ impl Store {
         }
     }
 
-    /// Folders of containers that were on the way in or out when their engine was killed, and names of nobody: takes
-    /// them away, or says in a dry run that it would.
+    /// Folders of containers that were on the way in or out when their engine was killed, or that cannot be read, and
+    /// names of nobody: takes them away, or says in a dry run that it would. Then the store too, if nothing is in it: the
+    /// machine is as it was before.
     pub fn sweep(&self) -> Result<()> {
         if !self.dir.exists() {
             return Ok(());
         }
-        // Nobody else is half way in or out while this is held.
-        let _lock = wait_for_lock(&self.dir)?;
+        // Nobody else is half way in while this is held.
+        let _lock = self.lock()?;
         for name in self.entries()? {
             let dir = self.dir.join(&name);
-            if name.starts_with(".new-") || name.starts_with(".gone-") && try_lock(&dir).is_ok() {
-                explain::host(format_args!("rm -r {}", dir.display()), || std::fs::remove_dir_all(&dir))?;
+            let is_half = name.starts_with(".new-") || name.starts_with(".gone-");
+            if (is_half || is_id(&name) && self.read(&name).is_err()) && !is_locked(&dir) {
+                remove_folder(&dir)?;
             }
         }
         for entry in std::fs::read_dir(self.dir.join("names")).into_iter().flatten().flatten() {
@@ -227,36 +231,38 @@ impl Store {
                 explain::host(format_args!("rm {}", path.display()), || std::fs::remove_file(&path))?;
             }
         }
-        Ok(())
-    }
-
-    /// Where nothing is in it any more, the store goes too: then the machine is as it was before.
-    pub fn remove_if_empty(&self) -> Result<()> {
-        if self.dir.exists() && !explain::dry_run() {
-            let _lock = wait_for_lock(&self.dir)?;
-            if self.entries()?.iter().all(|name| name == "names") {
-                let _ = std::fs::remove_dir(self.dir.join("names"));
-                let _ = std::fs::remove_dir(&self.dir);
-            }
+        if !explain::dry_run() && self.entries()?.iter().all(|name| name == "names") {
+            let _ = std::fs::remove_dir(self.dir.join("names"));
+            let _ = std::fs::remove_dir(&self.dir);
         }
         Ok(())
     }
 
     /// One engine at a time adds, removes and names. Makes the folders where they are not there.
     fn lock(&self) -> Result<Option<Flock<File>>> {
+        let names = self.dir.join("names");
         loop {
-            for dir in [&self.dir, &self.dir.join("names")] {
-                if !dir.exists() {
-                    explain::host(format_args!("mkdir {}", dir.display()), || or_there(make_folder(dir)))?;
+            for dir in [&self.dir, &names] {
+                if dir.exists() {
+                    continue;
+                }
+                match explain::host(format_args!("mkdir {}", dir.display()), || make_folder(dir)) {
+                    // Two engines may make the same folder at the same time.
+                    Err(_) if dir.exists() => {}
+                    made => made?,
                 }
             }
             if explain::dry_run() {
                 return Ok(None);
             }
-            let lock = wait_for_lock(&self.dir)?;
-            // Another engine may have taken the empty store away just before.
-            if self.dir.join("names").exists() {
-                return Ok(Some(lock));
+            let inode = || self.dir.metadata().map(|it| it.ino()).ok();
+            match wait_for_lock(&self.dir) {
+                // Another engine may have taken the empty store away just before.
+                Ok(lock) if lock.metadata().map(|it| it.ino()).ok() == inode() && names.exists() => {
+                    return Ok(Some(lock));
+                }
+                Err(error) if self.dir.exists() => return Err(error),
+                _ => {}
             }
         }
     }
@@ -306,6 +312,13 @@ impl Store {
     }
 }
 
+impl Config {
+    /// What the container calls itself: as it was asked for, else its id, as Docker does.
+    pub fn hostname(&self) -> &str {
+        self.recipe.view.hostname.as_deref().unwrap_or(&self.id)
+    }
+}
+
 impl Container {
     /// As the user calls it: by its name, else its id.
     pub fn name(&self) -> &str {
@@ -331,19 +344,36 @@ impl Container {
 
     /// Where it is in its life. Asked of the kernel as far as the kernel knows: who holds the lock, who is frozen.
     pub fn status(&self) -> Result<Status> {
-        // In this order: an end is written before the lock is let go of.
-        let alone = !is_locked(&self.dir);
-        if self.end()?.is_some() {
-            return Ok(Status::Stopped);
+        loop {
+            // In this order: an end is written before the lock is let go of.
+            let alone = !self.is_looked_after();
+            if self.end()?.is_some() {
+                return Ok(Status::Stopped);
+            }
+            if alone {
+                // Between the two looks it may have been started again.
+                if self.is_looked_after() {
+                    continue;
+                }
+                return Ok(Status::Dead);
+            }
+            return Ok(match self.state()? {
+                State { started: Some(_), cgroups, .. } if members::are_frozen(&cgroups) => Status::Paused,
+                State { started: Some(_), .. } => Status::Running,
+                State { init: Some(_), .. } => Status::Created,
+                _ => Status::Creating,
+            });
         }
-        let state = self.state()?;
-        Ok(match state {
-            _ if alone => Status::Dead,
-            State { started: Some(_), cgroups, .. } if members::are_frozen(&cgroups) => Status::Paused,
-            State { started: Some(_), .. } => Status::Running,
-            State { init: Some(_), .. } => Status::Created,
-            _ => Status::Creating,
-        })
+    }
+
+    /// Whether somebody holds its lock: its monitor, or an engine that is at work on it.
+    pub fn is_looked_after(&self) -> bool {
+        is_locked(&self.dir)
+    }
+
+    /// Whether its folder is there.
+    pub fn exists(&self) -> bool {
+        self.dir.exists()
     }
 
     /// What this command may do now.
@@ -371,6 +401,8 @@ impl Container {
 
     /// Writes down how it ended: once, in one write, into the file that others have open.
     pub fn finish(&self, code: u8, error: Option<String>) -> Result<()> {
+        // No longer than the place that was kept for it.
+        let error = error.map(|error| error.chars().take(ROOM_FOR_END / 8).collect());
         let end = serde_json::to_vec(&End { code, finished: now(), error }).context("cannot write the end down")?;
         let path = self.path("exit");
         explain::host_cleanup(format_args!("echo … > {}", path.display()), || {
@@ -378,31 +410,21 @@ impl Container {
         })
     }
 
-    /// It has not ended, or not yet again.
+    /// It has not ended, or not yet again. Blanks keep the place, so that a full disk cannot keep the end from being told.
     pub fn forget_end(&self) -> Result<()> {
-        self.put_bytes("exit", b"")
+        self.put_bytes("exit", &[b' '; ROOM_FOR_END])
     }
 
-    /// Takes it into this process's care, as soon as nobody else looks after it.
-    ///
-    /// # Errors
-    /// Where somebody still does after `patience`.
-    pub fn take(&self, patience: Duration) -> Result<Life> {
+    /// Takes it into this process's care; `None` where somebody else looks after it.
+    pub fn take(&self) -> Result<Option<Life>> {
         if explain::dry_run() {
-            return Ok(Life(None));
+            return Ok(Some(Life(None)));
         }
-        let since = Instant::now();
-        loop {
-            match try_lock(&self.dir) {
-                Ok(lock) => return Ok(Life(Some(lock))),
-                Err(Errno::EWOULDBLOCK) => {}
-                Err(Errno::ENOENT) => bail!("container {} is gone already", self.name()),
-                Err(errno) => return Err(errno).during(format_args!("cannot lock {}", self.dir.display())),
-            }
-            ensure!(since.elapsed() < patience, "another engine is at work on container {}", self.name());
-            if let Some(came) = signals::wait_for(&[], PollTimeout::from(1u8))? {
-                signals::interrupt(came)?;
-            }
+        match try_lock(&self.dir) {
+            Ok(lock) => Ok(Some(Life(Some(lock)))),
+            Err(Errno::EWOULDBLOCK) => Ok(None),
+            Err(Errno::ENOENT) => bail!("container {} is gone already", self.name()),
+            Err(errno) => Err(errno).during(format_args!("cannot lock {}", self.dir.display())),
         }
     }
 
@@ -416,6 +438,8 @@ impl Container {
         let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
         explain::host_cleanup(format_args!("rename(\"{}\", \"{}\")", new.display(), path.display()), || {
             let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            // The caller's umask can have taken rights away, from us too.
+            file.set_permissions(Permissions::from_mode(0o600))?;
             file.write_all(bytes)?;
             std::fs::rename(&new, &path)
         })
@@ -470,11 +494,11 @@ impl Life {
     }
 }
 
-/// How it ended, by the file that says so.
+/// How it ended, by the file that says so; `None` as long as that does not stand there, whole.
 pub fn read_end(file: &mut File) -> Result<Option<End>> {
     let mut text = String::new();
-    file.read_to_string(&mut text).during("cannot read how it ended")?;
-    Ok((!text.is_empty()).then(|| serde_json::from_str(&text)).transpose()?)
+    file.rewind().and_then(|()| file.read_to_string(&mut text)).during("cannot read how it ended")?;
+    Ok(serde_json::from_str(&text).ok())
 }
 
 /// A name as Docker has it: letters, digits, `_`, `.` and `-`, beginning with a letter or a digit. So it is no path, no
@@ -511,7 +535,10 @@ fn make_folder(dir: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
 
-/// Two engines may make the same folder at the same time.
-fn or_there(made: std::io::Result<()>) -> std::io::Result<()> {
-    made.or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+fn remove_folder(dir: &Path) -> Result<()> {
+    explain::host_cleanup(format_args!("rm -r {}", dir.display()), || match std::fs::remove_dir_all(dir) {
+        // Another engine that cleans has come first.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    })
 }

@@ -8,7 +8,7 @@ use engine::store::Container;
 use serde_json::{Value, json};
 
 /// `step04 ps`.
-pub fn table(rows: &[(Container, Status)]) {
+pub fn table(rows: &[(Container, Status)]) -> String {
     let mut cells = vec![["CONTAINER ID", "NAME", "COMMAND", "CREATED", "STATUS"].map(str::to_owned)];
     for (container, status) in rows {
         let config = &container.config;
@@ -18,25 +18,27 @@ pub fn table(rows: &[(Container, Status)]) {
     }
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths = [0, 1, 2, 3, 4].map(width);
-    for row in &cells {
+    let line = |row: &[String; 5]| {
         let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("   ").trim_end());
-    }
+        format!("{}\n", padded.collect::<Vec<_>>().join("   ").trim_end())
+    };
+    cells.iter().map(line).collect()
 }
 
 /// The same as JSON: one object.
-pub fn row(container: &Container, status: Status) -> Result<Value> {
+pub fn row(container: &Container, status: Status) -> Value {
     let config = &container.config;
     let running = matches!(status, Status::Created | Status::Running | Status::Paused);
-    Ok(json!({
+    let init = container.state().ok().and_then(|state| state.init);
+    json!({
         "id": config.id,
         "name": config.name,
         "command": config.recipe.command,
         "created": config.created,
         "status": status,
-        "pid": container.state()?.init.filter(|_| running).map(|init| init.pid),
-        "exit_code": container.end()?.map(|end| end.code),
-    }))
+        "pid": init.filter(|_| running).map(|init| init.pid),
+        "exit_code": container.end().ok().flatten().map(|end| end.code),
+    })
 }
 
 /// `step04 inspect`: what was wanted, what has become of it, and how it ended.
@@ -69,7 +71,7 @@ fn in_words(container: &Container, status: Status) -> String {
         Status::Paused => format!("{} (Paused)", up()),
         Status::Stopped => match container.end() {
             Ok(Some(end)) => {
-                let error = end.error.map_or(String::new(), |_| ", the engine failed: see inspect".to_owned());
+                let error = if end.error.is_some() { ": see inspect" } else { "" };
                 format!("Exited ({}) {} ago{error}", end.code, since(&end.finished))
             }
             _ => "Exited".to_owned(),

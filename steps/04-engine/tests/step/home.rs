@@ -98,6 +98,12 @@ impl Home {
         self.store().join(id)
     }
 
+    /// The files of a container whose names begin so.
+    pub fn files(&self, id: &str, begin: &str) -> Vec<PathBuf> {
+        let all = list(&self.folder(id)).into_iter();
+        all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begin))).collect()
+    }
+
     /// Removes whatever is there; then nothing may be left.
     pub fn clear(&self) {
         let ids = self.ok(&["ps", "-aq"]);
