@@ -7,7 +7,7 @@
 //!
 //! Both sides talk over one pair of sockets, which exec closes: to the host, end of file means "exec succeeded".
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -286,7 +286,12 @@ impl Child<'_> {
             signals::interrupt(came)?;
         }
         let mut first = [0];
-        match self.socket.read(&mut first).during("cannot hear the child")? {
+        let heard = match self.socket.read(&mut first) {
+            // Killed before it had read all that was sent to it.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            heard => heard.during("cannot hear the child")?,
+        };
+        match heard {
             0 => Ok(None),
             _ if first == [READY] => Ok(Some(())),
             _ => {

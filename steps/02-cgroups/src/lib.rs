@@ -296,10 +296,15 @@ impl Group {
 
     fn remove(&self) -> Result<()> {
         // A group of that name that another step holds is another's: of a step with the same pid in another namespace.
-        if !explain::dry_run() && (!self.dir.exists() || self.held.get().is_none() && owner_lives(&self.dir)) {
+        let is_anothers = || self.held.get().is_none() && owner_lives(&self.dir);
+        if !explain::dry_run() && (!self.dir.exists() || is_anothers()) {
             return Ok(());
         }
         let _lock = self.lock()?;
+        // Whoever was at work here may just have taken it away.
+        if !explain::dry_run() && !self.dir.exists() {
+            return Ok(());
+        }
         leftovers::take_away(&self.dir)?;
         self.twin().take_back(self)
     }

@@ -29,10 +29,10 @@ pub fn run(new: New) -> Result<u8> {
 pub fn run_detached(new: New) -> Result<u8> {
     let (store, container, life) = add(new)?;
     monitor::create(&store, &container, life, true, parts)?;
-    if let Err(error) = monitor::start(&container) {
+    if let Err(error) = start_it(&container) {
         // A container whose program cannot begin is none. With --rm, its monitor knows that.
         if !container.config.rm {
-            remove(&store, &container, Verb::RmForce)?;
+            let _ = remove(&store, &container, Verb::RmForce);
         }
         return Err(error);
     }
@@ -63,24 +63,27 @@ pub fn start(words: &[String], attach: bool) -> Result<u8> {
         });
     }
     let [word] = words else { bail!("--attach takes one container") };
-    let container = store.find(word)?;
+    with(&store, word, |container| start_attached(&store, container))
+}
+
+fn start_attached(store: &Store, container: &Container) -> Result<u8> {
     // What it writes from now on, and not what it has written when it ran before.
-    let mut reader = Reader::from_end(&container)?;
-    let status = make_again(&store, &container)?;
+    let mut reader = Reader::from_end(container)?;
+    let status = make_again(store, container)?;
     // Before it starts: with --rm, its folder can be gone a moment later.
     let exit = container.open_end()?;
     let init = container.state()?.init;
     if status != Status::Running {
-        start_it(&container)?;
+        start_it(container)?;
     }
     let Some(init) = init.filter(|_| !explain::dry_run()) else { return Ok(0) };
     // From here on this command only shows: it may end with the pipe that it writes to.
     signals::end_with_pipe()?;
-    let end = reader.follow(&container, exit, false, |came| {
+    let end = reader.follow(container, exit, false, |came| {
         // The container has no terminal: what a key has sent, nobody else sends there.
         process::pass_on(Pid::from_raw(init.pid), Came { by_terminal: false, ..came })
     })?;
-    Ok(end.ok_or_else(|| lost(&container))?.code)
+    Ok(end.ok_or_else(|| lost(container))?.code)
 }
 
 /// A stopped container becomes a created one. The state before that.
@@ -151,9 +154,10 @@ pub fn logs(word: &str, show: Show) -> Result<u8> {
 }
 
 pub fn exec(word: &str, guest: &Guest) -> Result<u8> {
-    let container = Store::open()?.find(word)?;
-    container.allows(Verb::Exec)?;
-    join::exec(&container, guest)
+    with(&Store::open()?, word, |container| {
+        container.allows(Verb::Exec)?;
+        join::exec(container, guest)
+    })
 }
 
 pub fn pause(words: &[String]) -> Result<u8> {
@@ -220,12 +224,12 @@ pub fn wait(words: &[String]) -> Result<u8> {
     let store = Store::open()?;
     let mut code = 0;
     for word in words {
-        let waited = store.find(word).and_then(|container| {
+        let waited = with(&store, word, |container| {
             container.allows(Verb::Wait)?;
             // Open before the wait, it tells the end also of a container that is removed then.
             let mut end = container.open_end()?;
-            monitor::wait(&container, None)?;
-            Ok(read_end(&mut end)?.ok_or_else(|| lost(&container))?)
+            monitor::wait(container, None)?;
+            Ok(read_end(&mut end)?.ok_or_else(|| lost(container))?)
         });
         match waited {
             Ok(end) => print(&format!("{}\n", end.code))?,
@@ -240,7 +244,7 @@ pub fn inspect(words: &[String]) -> Result<u8> {
     let mut all = Vec::new();
     let mut code = 0;
     for word in words {
-        match store.find(word).and_then(|container| tables::everything(&container)) {
+        match with(&store, word, tables::everything) {
             Ok(json) => all.push(json),
             Err(error) => code = fail(error)?,
         }
@@ -312,12 +316,21 @@ pub fn clean(all: bool) -> Result<u8> {
 fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
     let mut code = 0;
     for word in words {
-        match store.find(word).and_then(|container| act(&container)) {
+        match with(store, word, &act) {
             Ok(()) => say(word),
             Err(error) => code = fail(error)?,
         }
     }
     Ok(code)
+}
+
+/// Does something with a container. Where it fails because another engine has removed it meanwhile, says that.
+fn with<T>(store: &Store, word: &str, act: impl Fn(&Container) -> Result<T>) -> Result<T> {
+    let container = store.find(word)?;
+    match act(&container) {
+        Err(_) if !container.exists() => bail!("container {word} has just been removed"),
+        done => done,
+    }
 }
 
 /// Reports a failure and hands back its code; one by a signal ends the command.

@@ -7,13 +7,18 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cgroups::Cgroup;
 use nix::unistd::Pid;
+use shared::explain::{Failure, STEP_FAILED};
 
-use crate::states::Status;
+use crate::monitor;
 use crate::store::Container;
+
+/// How long a container that has lost its first process is still looked after, at most.
+const SOON: Duration = Duration::from_millis(200);
 
 /// What to run in a container, beside its program.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,8 +59,8 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
         held.release()?.start()
     };
     match joined() {
-        // Whatever the kernel has said of its namespaces then.
-        Err(_) if !matches!(container.status(), Ok(Status::Running | Status::Paused)) => bail!(gone()),
+        // Whatever the kernel says of namespaces whose processes are just ending.
+        Err(error) if Failure::of(&error).code == STEP_FAILED && monitor::wait(container, Some(SOON))? => bail!(gone()),
         running => running?.wait(),
     }
 }

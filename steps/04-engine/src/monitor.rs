@@ -94,12 +94,13 @@ pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, par
 /// # Errors
 /// 127 where the program was not found, 126 where it cannot be executed.
 pub fn start(container: &Container) -> Result<()> {
+    let late = format!("container {} was started or ended by another engine just now", container.name());
     let monitor = explain::host(format_args!("connect({})", container.path("start").display()), || {
         by_short_path(container, |path| UnixStream::connect(path).map(OwnedFd::from).map(Some))
-    })?;
+    });
+    let Some(monitor) = monitor.with_context(|| late.clone())? else { return Ok(()) };
     explain::note("the monitor opens the last gate: the child becomes its program");
-    let ended = format!("container {} has ended before it could be started", container.name());
-    monitor.map_or(Ok(()), |monitor| hear(&mut UnixStream::from(monitor), &ended, |_| {}))
+    hear(&mut UnixStream::from(monitor), &late, |_| {})
 }
 
 /// Host: waits until nobody looks after the container any more, for this long at most; whether it is so then. An ending

@@ -194,15 +194,19 @@ impl Store {
     /// # Errors
     /// Where there is none, or more than one.
     pub fn find(&self, word: &str) -> Result<Container> {
+        let read = |id: &str| match self.read(id) {
+            Err(_) if !self.dir.join(id).exists() => bail!("container {word} has just been removed"),
+            read => read,
+        };
         if is_id(word) && self.dir.join(word).is_dir() {
-            return self.read(word);
+            return read(word);
         }
         if let Some(id) = self.named(word) {
-            return self.read(&id);
+            return read(&id);
         }
         let ids: Vec<_> = self.entries()?.into_iter().filter(|id| is_id(id) && id.starts_with(word)).collect();
         match ids.as_slice() {
-            [id] => self.read(id),
+            [id] => read(id),
             [] => bail!("no container {word:?} (`step04 ps -a` lists them all)"),
             _ => bail!("{} containers have ids that begin with {word:?}: give more of it", ids.len()),
         }
@@ -247,8 +251,8 @@ impl Store {
                     continue;
                 }
                 match explain::host(format_args!("mkdir {}", dir.display()), || make_folder(dir)) {
-                    // Two engines may make the same folder at the same time.
-                    Err(_) if dir.exists() => {}
+                    // Two engines may make the same folder at the same time, or one may take it away again.
+                    Err(_) if dir.exists() || (dir == &names && !self.dir.exists()) => {}
                     made => made?,
                 }
             }

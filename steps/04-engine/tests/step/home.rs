@@ -81,6 +81,10 @@ impl Home {
         self.json(name)["status"].as_str().expect("a status").to_owned()
     }
 
+    pub fn id(&self, name: &str) -> String {
+        self.json(name)["config"]["id"].as_str().expect("an id").to_owned()
+    }
+
     pub fn init(&self, name: &str) -> Pid {
         self.pid(name, "init")
     }

@@ -2,6 +2,7 @@
 
 mod home;
 mod killed;
+mod odd;
 
 use std::collections::BTreeSet;
 use std::fs::{create_dir, read_link, read_to_string, write};
@@ -100,10 +101,12 @@ fn checks() -> Vec<Check> {
         }),
         check("start_attached_shows_all_that_a_short_container_writes", [needs::user_namespaces()], || {
             let home = Home::new();
-            let id = home.ok(&["create", "--rm", "sh", "-c", "echo out; echo err >&2; exit 5"]);
-            let ran = home.step(&["-q", "start", "-a", &id]).ran();
-            assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (5, "out\n", "err\n"));
-            assert_eq!(home.all(), "", "--rm");
+            for _ in 0..20 {
+                let id = home.ok(&["create", "--rm", "sh", "-c", "echo out; echo err >&2; exit 5"]);
+                let ran = home.step(&["-q", "start", "-a", &id]).ran();
+                assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (5, "out\n", "err\n"));
+            }
+            wait_until("--rm", || home.all().is_empty());
         }),
         check("logs_keep_both_streams_with_times", [needs::user_namespaces()], logs_keep),
         check("a_log_does_not_grow_without_end", [needs::user_namespaces()], || {
@@ -393,6 +396,25 @@ fn checks() -> Vec<Check> {
             killed::at_every_pause(running, &["pause", "it"], killed::Who::Engine);
             killed::at_every_pause(dead, &["clean"], killed::Who::Engine);
         }),
+        check("a_dry_run_of_every_command_changes_nothing", [needs::user_namespaces()], odd::dry_runs),
+        check("start_attached_shows_all_of_a_long_output", [needs::user_namespaces()], odd::long_output),
+        check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
+        check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
+        check(
+            "a_full_disk_loses_lines_and_no_exit_code",
+            [needs::root(), needs::user_namespaces(), needs::tool("unshare")],
+            odd::full_disk,
+        ),
+        check("a_broken_folder_is_named_and_keeps_nobody_else", [needs::user_namespaces()], odd::broken_folder),
+        check("odd_callers_get_what_others_get", [needs::user_namespaces()], odd::callers),
+        check("no_reader_is_no_panic", [needs::user_namespaces()], odd::full_output),
+        check("any_signal_ends_what_has_not_begun", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let id = home.ok(&["create", "sleep", "100"]);
+            home.ok(&["kill", "-s", "TERM", &id]);
+            assert_eq!(home.status(&id), "stopped");
+        }),
+        check("many_engines_at_once_tell_no_lies", [needs::user_namespaces()], odd::many_at_once),
         check(
             "the_readme_shows_what_happens",
             [needs::root(), pure_v2(), default_root_is_ours()],

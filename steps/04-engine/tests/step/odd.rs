@@ -1,0 +1,223 @@
+//! What hardly anybody does, until somebody does it.
+
+use std::fs::{create_dir, read_dir, write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use engine::states::{STATES, Status};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, umask};
+use shared::testing::{self, program, wait_until};
+
+use crate::home::{self, Home};
+
+pub fn dry_runs() {
+    let commands: [&[&str]; 11] = [
+        &["start", "it"],
+        &["start", "-a", "it"],
+        &["exec", "it", "true"],
+        &["pause", "it"],
+        &["unpause", "it"],
+        &["kill", "it"],
+        &["stop", "-t", "0", "it"],
+        &["rm", "it"],
+        &["rm", "-f", "it"],
+        &["clean"],
+        &["clean", "--all"],
+    ];
+    for status in STATES.into_iter().filter(|it| *it != Status::Paused || cgroups::may_make_groups()) {
+        let home = Home::new();
+        let _paused = home::in_state(&home, "it", status);
+        let look = || (home.json("it"), testing::groups_of_steps());
+        let before = look();
+        for command in commands {
+            let ran = home.step(&[&["--dry-run"], command].concat()).ran();
+            assert!(ran.code == 0 || ran.code == 125, "{command:?} in {status}: {ran:?}");
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(look(), before, "dry {command:?} in {status}: {}", ran.err);
+        }
+    }
+}
+
+/// Much more than the log keeps: whoever reads keeps it from being cut.
+pub fn long_output() {
+    let home = Home::new();
+    home.ok(&["create", "--name", "long", "seq", "1", "400000"]);
+    let ran = home.step(&["-q", "start", "-a", "long"]).ran();
+    let mut expected = 0;
+    for line in ran.out.lines() {
+        expected += 1;
+        assert_eq!(line, expected.to_string(), "{}", ran.err);
+    }
+    assert_eq!((expected, ran.code, ran.err.as_str()), (400_000, 0, ""));
+    // Nobody reads any more: the next ones that write take the old files away.
+    home.ok(&["start", "long"]);
+    home.ok(&["wait", "long"]);
+    assert_eq!(home.files(&home.id("long"), "log.").len(), 2);
+}
+
+pub fn endless_output() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "--namespaces", "user,mount", "sh", "-c", "yes & sleep 0.2; exit 4"]);
+    wait_until("it is seen to have ended", || !home::alive(home.init(&id)));
+    home.ok(&["wait", &id]);
+    assert_eq!(home.json(&id)["end"]["code"], 4);
+    let id = home.ok(&["run", "-d", "sh", "-c", "yes & yes >&2"]);
+    std::thread::sleep(Duration::from_millis(200));
+    home.ok(&["stop", "-t", "0", &id]);
+    assert_eq!(home.status(&id), "stopped");
+}
+
+pub fn nested_groups() {
+    let home = Home::new();
+    // Whichever of these there is.
+    let script = "mkdir -p /tmp/c; mount -t cgroup2 none /tmp/c || mount -t cgroup -o pids none /tmp/c; \
+        mkdir -p /tmp/c/sub/sub; sleep 1000 & echo $! >/tmp/c/sub/sub/cgroup.procs; echo made; sleep 0.2; exit 5";
+    let id = home.ok(&["run", "-d", "sh", "-c", script]);
+    wait_until("it has made one", || home.ok(&["logs", &id]).ends_with("made"));
+    assert!(testing::groups_of_steps().iter().any(|group| group.contains(&id)));
+    assert_eq!(home.ok(&["wait", &id]), "5");
+    assert_eq!(home.json(&id)["end"]["error"], serde_json::Value::Null);
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+}
+
+pub fn full_disk() {
+    let home = Home::new();
+    // In a mount namespace of its own, so that nobody else has this disk.
+    let script = "mount -t tmpfs -o size=600k none $XDG_RUNTIME_DIR || exit 99
+        id=$(step04 run -d --rootfs $ROOT sh -c 'seq 1 200000; exit 3') || exit 98
+        step04 wait $id; step04 inspect $id; step04 rm $id; step04 clean; ls $XDG_RUNTIME_DIR";
+    let mut shell = Command::new("unshare");
+    let step04 = format!("step04() {{ {} -q \"$@\"; }}; ", program("step04").display());
+    shell.args(["--mount", "sh", "-c", &format!("{step04}{script}")]);
+    shell.env("XDG_RUNTIME_DIR", home.path()).env("ROOT", home::rootfs());
+    let ran = testing::Run::new(shell).ran();
+    assert_eq!(ran.out.lines().next(), Some("3"), "{ran:?}");
+    assert!(ran.out.contains("lines of the log are lost"), "{ran:?}");
+    assert!(ran.err.is_empty(), "{ran:?}");
+}
+
+pub fn broken_folder() {
+    let home = Home::new();
+    let good = home.ok(&["create", "true"]);
+    for (file, text) in [("config.json", "{"), ("config.json", ""), ("state.json", "x"), ("exit", "{{")] {
+        let bad = home.ok(&["run", "-d", "sleep", "100"]);
+        kill(home.monitor(&bad), Signal::SIGKILL).expect("kill");
+        wait_until("it is dead", || home.status(&bad) == "dead");
+        write(home.folder(&bad).join(file), text).expect("broken");
+        let ran = home.step(&["ps", "-a"]).ran();
+        assert!(ran.out.contains(&good), "{file}: {ran:?}");
+        assert!(file != "config.json" || (ran.code == 125 && ran.err.contains(&bad)), "{file}: {ran:?}");
+        home.ok(&["clean"]);
+        assert!(!home.folder(&bad).exists(), "{file}");
+        let groups = testing::groups_of_steps();
+        assert!(groups.iter().all(|group| !group.contains(&bad)), "{file}: {groups:?}");
+        assert_eq!(home.status(&good), "created");
+    }
+    // One with nothing in it.
+    create_dir(home.folder("aaaaaaaaaaaa")).expect("mkdir");
+    home.ok(&["clean"]);
+    assert!(!home.folder("aaaaaaaaaaaa").exists());
+}
+
+pub fn callers() {
+    let home = Home::new();
+    for mask in [0o777, 0] {
+        let ran = home.step(&["-q", "run", "--rm", "echo", "hi"]).with(|command| {
+            let set = move || {
+                umask(Mode::from_bits_truncate(mask));
+                Ok(())
+            };
+            // SAFETY: umask(2) is one system call, and takes no lock.
+            unsafe { command.pre_exec(set) };
+        });
+        let ran = ran.ran();
+        assert_eq!((ran.code, ran.out.as_str()), (0, "hi\n"), "umask {mask:o}: {}", ran.err);
+    }
+    // A path longer than a socket's address may be.
+    let long = home.path().join("x".repeat(200));
+    create_dir(&long).expect("mkdir");
+    let long_home = |arguments: &[&str]| {
+        home.step(arguments).with(|command| {
+            command.env("XDG_RUNTIME_DIR", &long);
+        })
+    };
+    let ran = long_home(&["-q", "create", "--rm", "echo", "hi"]).ran();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(long_home(&["-q", "start", "-a", ran.out.trim()]).ran().out, "hi\n");
+    wait_until("it is removed", || long_home(&["-q", "ps", "-aq"]).ran().out.is_empty());
+    // Nothing to read from, nothing to write to.
+    let mut shell = Command::new("sh");
+    let command = format!("{} -q run -d --rootfs {} true", program("step04").display(), home::rootfs().display());
+    shell.args(["-c", &format!("{command} <&- >&- 2>&-")]).env("XDG_RUNTIME_DIR", home.path());
+    assert_eq!(testing::Run::new(shell).ran().code, 0);
+    wait_until("it has ended", || home.all().contains("stopped"));
+}
+
+pub fn full_output() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "echo", "x"]);
+    home.ok(&["wait", &id]);
+    let ps = ["ps", "-a"];
+    let json = ["ps", "-a", "--format", "json"];
+    for arguments in [&ps[..], &["-q", "ps", "-a"], &json, &["inspect", &id], &["wait", &id], &["logs", &id]] {
+        let ran = home.step(arguments).with(|command| {
+            command.stdout(std::fs::File::options().write(true).open("/dev/full").expect("/dev/full"));
+        });
+        let ran = ran.ran();
+        assert!(
+            ran.code == 125 && ran.err.contains("ENOSPC") && !ran.err.contains("panicked"),
+            "{arguments:?}: {ran:?}"
+        );
+    }
+    // A reader who has seen enough.
+    let logs = home.step(&["logs", &id]).with(|command| {
+        command.stdout(Stdio::piped());
+    });
+    let mut child = logs.spawn();
+    drop(child.stdout.take());
+    child.wait().expect("wait");
+}
+
+/// Whoever comes second gets a sentence; nobody hangs, and nothing is left.
+pub fn many_at_once() {
+    let home = Home::new();
+    let commands: [&[&str]; 11] = [
+        &["run", "-d", "--name", "one", "sleep", "0.05"],
+        &["create", "--name", "one", "sh", "-c", "exit 3"],
+        &["start", "one"],
+        &["start", "-a", "one"],
+        &["exec", "one", "true"],
+        &["stop", "-t", "0", "one"],
+        &["kill", "one"],
+        &["rm", "one"],
+        &["rm", "-f", "one"],
+        &["ps", "-a"],
+        &["clean"],
+    ];
+    let since = Instant::now();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let home = &home;
+            scope.spawn(move || {
+                let mut turn = worker * 5;
+                while since.elapsed() < Duration::from_secs(4) {
+                    turn += usize::from(testing::random_word().as_bytes()[0]);
+                    let command = commands[turn % commands.len()];
+                    let began = Instant::now();
+                    let ran = home.step(&[&["-q"], command].concat()).ran();
+                    assert!([0, 3, 125, 137].contains(&ran.code), "{command:?}: {ran:?}");
+                    // Of two at once, the one that is told more than "no" is told who was faster.
+                    let is_said = ran.err.contains("just now") || ran.err.contains("has just");
+                    for errno in ["ENOENT", "ECONN", "ESRCH", "EBADF", "panicked"] {
+                        assert!(is_said || !ran.err.contains(errno), "{command:?}: {ran:?}");
+                    }
+                    let took = began.elapsed();
+                    assert!(took < Duration::from_secs(8), "{command:?} takes {took:?}: {ran:?}");
+                }
+            });
+        }
+    });
+    assert!(read_dir(home.path()).expect("home").count() <= 1);
+}
