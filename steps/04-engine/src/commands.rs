@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cgroups::{Cgroup, Limits};
+use engine::container::{Container, Life, State, read_end};
+use engine::identity::Process;
 use engine::join::{self, Guest};
 use engine::log::{Reader, Show};
 use engine::parts::parts;
 use engine::states::{Status, Verb};
-use engine::store::{Container, Life, Process, State, Store, read_end};
+use engine::store::Store;
 use engine::{members, monitor};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;

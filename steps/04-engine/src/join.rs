@@ -14,8 +14,8 @@ use cgroups::Cgroup;
 use nix::unistd::Pid;
 use shared::explain::{Failure, STEP_FAILED};
 
+use crate::container::Container;
 use crate::monitor;
-use crate::store::Container;
 
 /// How long a container that has lost its first process is still looked after, at most.
 const SOON: Duration = Duration::from_millis(200);

@@ -1,7 +1,7 @@
 //! Step 04: who looks after it?
 //!
 //! The heart is [`create`] and [`cleanup`]: the recipe that steps 01 to 03 have written by hand, with its four moments
-//! named ([`Part`]). Around it lies what a life cycle takes: a folder where each container is written down (`store`), a
+//! named ([`Part`]). Around it lies what a life cycle takes: a folder where each container is written down (`store`, `container`), a
 //! parent that stays with it (`monitor`), the table of what may be done when (`states`), its output (`log`), all its
 //! processes at once (`members`), one more process for it (`join`).
 //!
@@ -10,6 +10,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod container;
+pub mod identity;
 pub mod join;
 pub mod log;
 pub mod members;

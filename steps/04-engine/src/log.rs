@@ -21,7 +21,7 @@ use shared::lock::is_locked;
 use shared::signals::{self, Came};
 
 use crate::Part;
-use crate::store::{Container, End, now, read_end};
+use crate::container::{Container, End, now, read_end};
 
 /// A log is cut into files, `log.0`, `log.1` and so on, that grow to this. The last two are kept, and those that somebody
 /// is still reading; so a container cannot fill the memory that `/run` is made of.

@@ -35,9 +35,11 @@ use shared::formula::{Fact, Formula};
 use shared::signals::{self, ENDING};
 
 use crate::Part;
+use crate::container::{Container, Life, State, now};
+use crate::identity::Process;
 use crate::log::Output;
 use crate::parts::{Parts, Recipe};
-use crate::store::{Container, Life, Process, State, Store, now};
+use crate::store::Store;
 
 /// To whoever waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
 const DONE: u8 = 0;

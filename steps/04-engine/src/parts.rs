@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use shared::formula::Formula;
 
 use crate::Part;
-use crate::store::Config;
+use crate::container::Config;
 
 /// What a container is to be: the options of the steps before, and its program.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]

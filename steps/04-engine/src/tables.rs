@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use engine::container::Container;
 use engine::states::Status;
-use engine::store::Container;
 use serde_json::{Value, json};
 
 /// `step04 ps`.

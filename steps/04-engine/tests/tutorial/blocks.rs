@@ -1,0 +1,182 @@
+//! The blocks of TUTORIAL.md: Rust from the files that they name, and consoles that are run.
+
+use std::fs::read_to_string;
+use std::process::Command;
+
+use shared::testing::{self, program};
+
+use crate::{project, tutorial};
+
+/// A block between fences, and the line before it that is not empty.
+struct Block {
+    language: String,
+    before: String,
+    lines: Vec<String>,
+}
+
+fn blocks() -> Vec<Block> {
+    let text = tutorial();
+    let mut found = Vec::new();
+    let mut before = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            let inside = lines.by_ref().take_while(|line| !line.trim_start().starts_with("```"));
+            let inside = inside.map(str::to_owned).collect();
+            found.push(Block { language: language.to_owned(), before: before.clone(), lines: inside });
+        } else if !line.trim().is_empty() {
+            before = line.to_owned();
+        }
+    }
+    found
+}
+
+/// "From `steps/…`:" stands before each, and its lines stand in that file, one after the other.
+pub fn rust_blocks() {
+    let mut count = 0;
+    for block in blocks().into_iter().filter(|block| block.language.starts_with("rust")) {
+        let file = block.before.strip_prefix("From `").and_then(|rest| rest.strip_suffix("`:"));
+        let file = file.unwrap_or_else(|| panic!("which file is this from? {:?}", block.lines));
+        let text = read_to_string(project().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(&block.lines.join("\n")), "{file} does not have\n{}", block.lines.join("\n"));
+        count += 1;
+    }
+    assert!(count > 10, "just {count} blocks of Rust");
+}
+
+/// `[text](path)` and `[text](#heading)`.
+pub fn links() {
+    let text = tutorial();
+    let headings: Vec<_> = text.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
+    let mut count = 0;
+    for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        match link.strip_prefix('#') {
+            Some(heading) => assert!(headings.iter().any(|it| it == heading), "no heading #{heading} in {headings:?}"),
+            None => assert!(project().join(link).exists(), "{link} is not there"),
+        }
+        count += 1;
+    }
+    assert!(count > 10);
+}
+
+/// As GitHub makes it of a heading.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    words.chars().filter(|c| c.is_alphanumeric() || *c == '-').collect()
+}
+
+const WORLDS: [&str; 4] = ["anyone", "root", "root on v1", "root on v2"];
+
+fn world(block: &Block) -> Option<&str> {
+    block.before.strip_prefix("<!-- run: ").and_then(|rest| rest.strip_suffix(" -->"))
+}
+
+/// The very first one builds the project, which the tests have done.
+pub fn all_are_run() {
+    let consoles: Vec<_> = blocks().into_iter().filter(|block| block.language == "console").collect();
+    let unrun: Vec<_> =
+        consoles.iter().filter(|block| !world(block).is_some_and(|world| WORLDS.contains(&world))).collect();
+    assert!(
+        consoles.len() > 10 && unrun.len() == 1,
+        "{} consoles, not run: {:?}",
+        consoles.len(),
+        unrun.iter().map(|it| &it.lines).collect::<Vec<_>>()
+    );
+    assert!(unrun[0].lines[0].contains("cargo build"));
+}
+
+/// Runs those of this world, and compares.
+pub fn console_blocks(worlds: &[&str]) {
+    for block in blocks().iter().filter(|block| block.language == "console") {
+        if world(block).is_some_and(|world| worlds.contains(&world)) {
+            run_and_compare(block);
+        }
+    }
+}
+
+/// A line that separates the output of one command from that of the next.
+const MARK: &str = "@@@@";
+
+fn run_and_compare(block: &Block) {
+    let home = tempfile::tempdir().expect("tempdir");
+    let built = program("step00").parent().expect("target/debug").to_owned();
+    let commands: Vec<_> = block.lines.iter().filter_map(|line| line.strip_prefix("$ ")).collect();
+    let script: String = commands.iter().map(|command| format!("echo {MARK}\n{command}\n")).collect();
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(project());
+    shell.env("XDG_RUNTIME_DIR", home.path()).env("RUST_BACKTRACE", "0");
+    let path = std::env::var("PATH").unwrap_or_default();
+    shell.env("PATH", format!("{}:{}:{path}", built.display(), built.join("examples").display()));
+    let ran = testing::Run::new(shell).ran();
+    let answers: Vec<Vec<_>> =
+        ran.out.split(&format!("{MARK}\n")).skip(1).map(|answer| answer.lines().collect()).collect();
+    assert_eq!(answers.len(), commands.len(), "{}", ran.out);
+
+    let mut shown = Vec::new();
+    for line in &block.lines {
+        match line.strip_prefix("$ ") {
+            Some(_) => shown.push(Vec::new()),
+            None => shown.last_mut().expect("a command first").push(line.as_str()),
+        }
+    }
+    for ((command, shown), answer) in commands.iter().zip(shown).zip(answers) {
+        if let Err(line) = compare(&shown, &answer) {
+            panic!("$ {command}\nthe text has {line:?}, and this run not, or not there:\n{}", answer.join("\n"));
+        }
+    }
+}
+
+/// Line by line; where a line is `⋮`, any lines may stand. Numbers and ids are not compared.
+fn compare(shown: &[&str], answer: &[&str]) -> Result<(), String> {
+    let mut answer = answer.iter();
+    let mut anything = false;
+    for line in shown {
+        if *line == "⋮" {
+            anything = true;
+            continue;
+        }
+        let found = if anything {
+            answer.any(|it| is_like(line, it))
+        } else {
+            answer.next().is_some_and(|it| is_like(line, it))
+        };
+        if !found {
+            return Err((*line).to_owned());
+        }
+        anything = false;
+    }
+    match answer.next() {
+        Some(more) if !anything => Err(format!("(nothing where there is {more:?})")),
+        _ => Ok(()),
+    }
+}
+
+/// Within a line, too, `⋮` stands for anything.
+fn is_like(shown: &str, line: &str) -> bool {
+    let (shown, line) = (plain(shown), plain(line));
+    let mut parts = shown.split('⋮');
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let parts: Vec<_> = parts.collect();
+    for (place, part) in parts.iter().enumerate() {
+        let found = if place + 1 == parts.len() {
+            rest.ends_with(part).then(|| rest.len() - part.len())
+        } else {
+            rest.find(part)
+        };
+        let Some(found) = found else { return false };
+        rest = &rest[found + part.len()..];
+    }
+    rest.is_empty() || !parts.is_empty()
+}
+
+/// Without what differs from run to run: ids, numbers, how wide a column is, whether it is `/bin` or `/usr/bin`.
+fn plain(line: &str) -> String {
+    let words = line.split_whitespace().map(|word| {
+        let is_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let inner = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        if is_id(inner) { word.replace(inner, "ID") } else { word.to_owned() }
+    });
+    let line = words.collect::<Vec<_>>().join(" ");
+    let line = line.replace("/usr/sbin/", "/bin/").replace("/usr/bin/", "/bin/").replace("seconds", "second");
+    testing::without_numbers(&line.replace('…', "_"))
+}

@@ -1,0 +1,240 @@
+//! The containment matrix of TUTORIAL.md: what a program that misbehaves reaches from within each step.
+//!
+//! Each cell is tried, and judged from the host's side. Everything is bounded: files in temporary folders, processes of
+//! our own, a host name in a namespace of its own, settings that are opened and not written.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use shared::testing::{self, Ran, Run, program, random_word};
+
+/// The steps, by the first word of their command.
+pub const STEPS: [&str; 5] = ["step00", "step01", "step02", "step03", "step04"];
+
+/// A row: what is tried, whether it works in a step, and what stops it.
+pub struct Row {
+    pub what: &'static str,
+    /// Does it in this step; whether it has worked.
+    works: fn(&Place, &str) -> bool,
+    pub stopped_by: &'static str,
+}
+
+/// What the misbehaviours need around them.
+pub struct Place {
+    dir: tempfile::TempDir,
+}
+
+pub const ROWS: [Row; 14] = [
+    Row {
+        what: "see a process of the host",
+        works: see_process,
+        stopped_by: "pid namespace, and a `/proc` of its own",
+    },
+    Row { what: "signal a process of the host", works: signal_process, stopped_by: "pid namespace" },
+    Row { what: "leave a process behind", works: leave_process, stopped_by: "pid namespace: all end with PID 1" },
+    Row { what: "rename the host", works: rename_host, stopped_by: "uts namespace" },
+    Row { what: "mount over the host's `/proc`", works: mount_over_proc, stopped_by: "mount namespace, made private" },
+    Row { what: "connect to a socket on the host's loopback", works: connect, stopped_by: "network namespace" },
+    Row { what: "make a device node", works: make_node, stopped_by: "user namespace" },
+    Row { what: "run 300 processes (fork bomb)", works: fork_bomb, stopped_by: "cgroup: `--pids-limit`" },
+    Row { what: "take 128 MiB of memory", works: memory_hog, stopped_by: "cgroup: `--memory`" },
+    Row { what: "use a whole processor", works: cpu_hog, stopped_by: "cgroup: `--cpus`" },
+    Row { what: "read a file of the host", works: read_file, stopped_by: "`pivot_root`" },
+    Row { what: "change a file of the host", works: change_file, stopped_by: "`pivot_root`" },
+    Row { what: "break out of a `chroot`", works: break_out, stopped_by: "`pivot_root`, and the old root taken off" },
+    Row { what: "open a setting of the host for writing (called by root)", works: open_setting, stopped_by: "" },
+];
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
+        let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner"].map(program);
+        let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
+        assert!(made.status.success(), "{made:?}");
+        Place { dir }
+    }
+
+    /// Whether this misbehaviour works in each step.
+    pub fn tried(&self, row: &Row) -> [bool; 5] {
+        STEPS.map(|step| (row.works)(self, step))
+    }
+
+    /// A step with options (those of step 02 only where there are cgroups), and a command.
+    fn step(&self, step: &str, limits: &[&str], command: &[&str]) -> Run {
+        let root = self.dir.path().join("rootfs").display().to_string();
+        let mut arguments = vec!["-q"];
+        if step == "step04" {
+            arguments.extend(["run", "--rm"]);
+        }
+        if step >= "step02" {
+            arguments.extend(limits);
+        }
+        if step >= "step03" {
+            arguments.extend(["--rootfs", &root]);
+        }
+        testing::step(step, arguments.iter().chain(command)).with(|command| {
+            command.env("XDG_RUNTIME_DIR", self.dir.path());
+        })
+    }
+
+    fn sh(&self, step: &str, script: &str) -> Ran {
+        self.step(step, &[], &["sh", "-c", script]).ran()
+    }
+
+    /// One of the programs in `examples/`; from step 03 on it stands in the root.
+    fn example(&self, step: &str, limits: &[&str], name: &str, argument: &str) -> Ran {
+        let here = program(name).display().to_string();
+        let there = format!("/usr/local/bin/{name}");
+        self.step(step, limits, &[if step >= "step03" { &there } else { &here }, argument]).ran()
+    }
+
+    /// The same step inside namespaces that stand for the host: `unshare` with these flags, `before`, the step, `after`.
+    fn on_a_host_of_its_own(&self, flags: &str, before: &str, step: &str, script: &str, after: &str) -> Ran {
+        let root = self.dir.path().join("rootfs").display().to_string();
+        let options = match step {
+            "step04" => format!("run --rm --rootfs {root}"),
+            "step03" => format!("--rootfs {root}"),
+            _ => String::new(),
+        };
+        let step = program(step).display().to_string();
+        let mut command = Command::new("unshare");
+        command.args([
+            flags,
+            "sh",
+            "-c",
+            &format!("{before}\n{step} -q {options} sh -c '{script}' >/dev/null 2>&1\n{after}"),
+        ]);
+        command.env("XDG_RUNTIME_DIR", self.dir.path());
+        Run::new(command).ran()
+    }
+}
+
+/// A process of the host's, with a word of its own.
+struct Victim(Child);
+
+impl Victim {
+    fn new(word: &str) -> Self {
+        Victim(Command::new("sleep").arg0(word).arg("100").spawn().expect("sleep"))
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn see_process(place: &Place, step: &str) -> bool {
+    let word = random_word();
+    let victim = Victim::new(&word);
+    place.sh(step, &format!("cat /proc/{}/cmdline", victim.0.id())).out.contains(&word)
+}
+
+fn signal_process(place: &Place, step: &str) -> bool {
+    let mut victim = Victim::new("");
+    place.sh(step, &format!("kill -KILL {}", victim.0.id()));
+    std::thread::sleep(Duration::from_millis(20));
+    victim.0.try_wait().expect("wait").is_some()
+}
+
+fn leave_process(place: &Place, step: &str) -> bool {
+    let file = place.dir.path().join("rootfs/tmp/left");
+    let path = if step >= "step03" { PathBuf::from("/tmp/left") } else { file.clone() };
+    let _ = std::fs::remove_file(&file);
+    place.sh(step, &format!("(sleep 0.3; echo still here >{}) >/dev/null 2>&1 &", path.display()));
+    std::thread::sleep(Duration::from_millis(500));
+    file.exists()
+}
+
+fn rename_host(place: &Place, step: &str) -> bool {
+    let word = random_word();
+    let ran = place.on_a_host_of_its_own("--uts", "hostname host", step, &format!("hostname {word}"), "hostname");
+    ran.out.trim() == word
+}
+
+fn mount_over_proc(place: &Place, step: &str) -> bool {
+    let after = "test -e /proc/self && echo there";
+    let shared = "mount --make-rshared /";
+    let ran = place.on_a_host_of_its_own("--mount", shared, step, "mount -t tmpfs none /proc", after);
+    ran.out.trim() != "there"
+}
+
+fn connect(place: &Place, step: &str) -> bool {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = listener.local_addr().expect("address").port();
+    listener.set_nonblocking(true).expect("nonblocking");
+    place.step(step, &[], &["bash", "-c", &format!("echo hello >/dev/tcp/127.0.0.1/{port}")]).ran();
+    let mut said = String::new();
+    match listener.accept() {
+        Ok((mut stream, _)) => stream.read_to_string(&mut said).is_ok() && said == "hello\n",
+        Err(_) => false,
+    }
+}
+
+fn make_node(place: &Place, step: &str) -> bool {
+    let file = place.dir.path().join("rootfs/tmp/node");
+    let path = if step >= "step03" { PathBuf::from("/tmp/node") } else { file.clone() };
+    let _ = std::fs::remove_file(&file);
+    place.sh(step, &format!("mknod {} c 1 3", path.display()));
+    file.exists()
+}
+
+fn fork_bomb(place: &Place, step: &str) -> bool {
+    place.example(step, &["--pids-limit", "20"], "fork_bomb", "300").out.contains("300 forks")
+}
+
+fn memory_hog(place: &Place, step: &str) -> bool {
+    place.example(step, &["--memory", "32M"], "memory_hog", "128").out.contains("128 MiB taken")
+}
+
+fn cpu_hog(place: &Place, step: &str) -> bool {
+    let ran = place.example(step, &["--cpus", "0.2"], "cpu_spinner", "600");
+    let used: Vec<u64> = ran.out.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [used, all] = used[..] else { panic!("{ran:?}") };
+    used * 2 > all
+}
+
+fn read_file(place: &Place, step: &str) -> bool {
+    let word = random_word();
+    let file = place.dir.path().join("secret");
+    std::fs::write(&file, &word).expect("secret");
+    place.sh(step, &format!("cat {}", file.display())).out == word
+}
+
+fn change_file(place: &Place, step: &str) -> bool {
+    let file = place.dir.path().join("mine");
+    std::fs::write(&file, "mine").expect("file");
+    place.sh(step, &format!("echo theirs >{}", file.display()));
+    std::fs::read_to_string(&file).expect("file") != "mine"
+}
+
+fn break_out(place: &Place, step: &str) -> bool {
+    let word = random_word();
+    let file = place.dir.path().join("secret");
+    std::fs::write(&file, &word).expect("secret");
+    place.example(step, &[], "chroot_breakout", &file.display().to_string()).out.contains(&word)
+}
+
+/// Opened to be added to, and nothing is.
+fn open_setting(place: &Place, step: &str) -> bool {
+    place.sh(step, ": >>/proc/sys/vm/swappiness").code == 0
+}
+
+/// The table as the text has it.
+pub fn table(place: &Place) -> String {
+    let mut table = format!(
+        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+        ["00", "01", "02", "03", "04"].join(" | ")
+    );
+    for row in &ROWS {
+        let cells = place.tried(row).map(|works| if works { "works" } else { "**stopped**" });
+        table += &format!("| {} | {} | {} |\n", row.what, cells.join(" | "), row.stopped_by);
+    }
+    table
+}

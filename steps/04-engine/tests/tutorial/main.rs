@@ -1,0 +1,74 @@
+//! TUTORIAL.md, held against the code and against what happens.
+
+mod blocks;
+mod containment;
+
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use cgroups::Version;
+use shared::testing::{self, Check, check, needs};
+
+fn main() -> ExitCode {
+    testing::run("tutorial", checks())
+}
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("every_rust_block_stands_in_the_file_that_it_names", [], blocks::rust_blocks),
+        check("every_path_and_every_heading_that_is_linked_exists", [], blocks::links),
+        check("what_anyone_can_run_shows_what_the_text_shows", [needs::user_namespaces(), project_is_ours()], || {
+            blocks::console_blocks(&["anyone"]);
+        }),
+        check("what_root_runs_shows_what_the_text_shows", [needs::root(), groups(), project_is_ours()], || {
+            blocks::console_blocks(&["root"]);
+        }),
+        check("what_v1_shows_is_what_the_text_shows", [needs::root(), groups(), only(Version::V1)], || {
+            blocks::console_blocks(&["root on v1"]);
+        }),
+        check("what_v2_shows_is_what_the_text_shows", [needs::root(), groups(), only(Version::V2)], || {
+            blocks::console_blocks(&["root on v2"]);
+        }),
+        check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
+        check(
+            "the_matrix_is_what_was_found",
+            [needs::root(), groups(), needs::tool("unshare"), needs::tool("bash")],
+            || {
+                let found = containment::table(&containment::Place::new());
+                let text = tutorial();
+                assert!(text.contains(&found), "found this, and TUTORIAL.md has something else:\n{found}");
+            },
+        ),
+    ]
+}
+
+/// The project's folder.
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the project")
+}
+
+/// The text.
+pub fn tutorial() -> String {
+    read_to_string(project().join("TUTORIAL.md")).expect("TUTORIAL.md")
+}
+
+fn groups() -> Option<String> {
+    let missing = (!cgroups::may_make_groups()).then(|| "needs a user who may make cgroups".to_owned());
+    missing.or_else(needs::user_namespaces)
+}
+
+fn only(version: Version) -> Option<String> {
+    let all = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
+    // On a hybrid machine the controllers are those of version 1.
+    let has_v1 = all.iter().any(|it| it.version == Version::V1);
+    let there = !all.is_empty() && has_v1 == (version == Version::V1);
+    (!there).then(|| format!("needs a machine of cgroup {version:?}"))
+}
+
+/// The text's commands make the default root in the project's own folder, where it is not there.
+fn project_is_ours() -> Option<String> {
+    let target = project().join("target");
+    let may = nix::unistd::access(&target, nix::unistd::AccessFlags::W_OK).is_ok() || target.join("rootfs").exists();
+    (!may).then(|| "needs a target folder that it may write to".to_owned())
+}
