@@ -46,7 +46,11 @@ pub const ROWS: [Row; 14] = [
     Row { what: "read a file of the host", works: read_file, stopped_by: "`pivot_root`" },
     Row { what: "change a file of the host", works: change_file, stopped_by: "`pivot_root`" },
     Row { what: "break out of a `chroot`", works: break_out, stopped_by: "`pivot_root`, and the old root taken off" },
-    Row { what: "open a setting of the host for writing (called by root)", works: open_setting, stopped_by: "" },
+    Row {
+        what: "open a setting of the host for writing (called by root)",
+        works: open_setting,
+        stopped_by: "nothing yet: steps 05 and 09",
+    },
 ];
 
 impl Place {

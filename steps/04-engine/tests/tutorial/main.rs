@@ -68,7 +68,6 @@ fn only(version: Version) -> Option<String> {
 
 /// The text's commands make the default root in the project's own folder, where it is not there.
 fn project_is_ours() -> Option<String> {
-    let target = project().join("target");
-    let may = nix::unistd::access(&target, nix::unistd::AccessFlags::W_OK).is_ok() || target.join("rootfs").exists();
+    let may = nix::unistd::access(&project().join("target"), nix::unistd::AccessFlags::W_OK).is_ok();
     (!may).then(|| "needs a target folder that it may write to".to_owned())
 }
