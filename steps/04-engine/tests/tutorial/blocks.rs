@@ -99,14 +99,12 @@ const MARK: &str = "@@@@";
 
 fn run_and_compare(block: &Block) {
     let home = tempfile::tempdir().expect("tempdir");
-    let built = program("step00").parent().expect("target/debug").to_owned();
     let commands: Vec<_> = block.lines.iter().filter_map(|line| line.strip_prefix("$ ")).collect();
     let script: String = commands.iter().map(|command| format!("echo {MARK}\n{command}\n")).collect();
     let mut shell = Command::new("bash");
-    shell.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(project());
-    shell.env("XDG_RUNTIME_DIR", home.path()).env("RUST_BACKTRACE", "0");
-    let path = std::env::var("PATH").unwrap_or_default();
-    shell.env("PATH", format!("{}:{}:{path}", built.display(), built.join("examples").display()));
+    shell.args(["-c", &format!("exec 2>&1\n{script}")]);
+    with_the_programs(&mut shell);
+    shell.env("XDG_RUNTIME_DIR", home.path());
     let ran = testing::Run::new(shell).ran();
     let answers: Vec<Vec<_>> =
         ran.out.split(&format!("{MARK}\n")).skip(1).map(|answer| answer.lines().collect()).collect();
@@ -124,6 +122,14 @@ fn run_and_compare(block: &Block) {
             panic!("$ {command}\nthe text has {line:?}, and this run not, or not there:\n{}", answer.join("\n"));
         }
     }
+}
+
+/// In the project's folder, with its programs in PATH, as the text's first block has it.
+pub fn with_the_programs(shell: &mut Command) {
+    let built = program("step00").parent().expect("target/debug").to_owned();
+    let path = std::env::var("PATH").unwrap_or_default();
+    shell.current_dir(project()).env("RUST_BACKTRACE", "0");
+    shell.env("PATH", format!("{}:{}:{path}", built.display(), built.join("examples").display()));
 }
 
 /// Line by line; where a line is `⋮`, any lines may stand. Numbers and ids are not compared.
@@ -170,7 +176,7 @@ fn is_like(shown: &str, line: &str) -> bool {
 }
 
 /// Without what differs from run to run: ids, numbers, how wide a column is, whether it is `/bin` or `/usr/bin`.
-fn plain(line: &str) -> String {
+pub fn plain(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let is_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let inner = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());

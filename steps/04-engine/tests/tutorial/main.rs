@@ -2,6 +2,8 @@
 
 mod blocks;
 mod containment;
+mod pictures;
+mod remedies;
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,15 @@ fn checks() -> Vec<Check> {
             blocks::console_blocks(&["root on v2"]);
         }),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
+        check("the_remedies_are_those_of_the_code", [], || {
+            let table = remedies::table();
+            assert!(tutorial().contains(&table), "TUTORIAL.md has another table than this:\n{table}");
+        }),
+        check(
+            "the_pictures_are_of_today",
+            [needs::root(), groups(), only(Version::V2), project_is_ours()],
+            pictures::are_of_today,
+        ),
         check(
             "the_matrix_is_what_was_found",
             [needs::root(), groups(), needs::tool("unshare"), needs::tool("bash")],
