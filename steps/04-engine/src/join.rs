@@ -39,9 +39,6 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
     let state = container.state()?;
     let gone = || format!("container {} has just ended", container.name());
     let init = state.init.with_context(gone)?;
-    // From here on the descriptor means this process, whatever becomes of its pid.
-    let process = init.open()?.with_context(gone)?;
-    let own = namespaces::own_of(Pid::from_raw(init.pid))?;
     let recipe = &container.config.recipe;
     let environment = recipe.root.environment(container.config.hostname());
     let environment = environment.with(guest.env.iter().filter_map(rootfs::Variable::to_pair));
@@ -54,6 +51,9 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
 
     // Host, and the child held: into the container's cgroup, before it runs anything.
     let joined = || {
+        // From here on the descriptor means this process, whatever becomes of its pid.
+        let process = init.open()?.with_context(gone)?;
+        let own = namespaces::own_of(Pid::from_raw(init.pid))?;
         let held = namespaces::join(&Some(process), &own, enter, program)?;
         Cgroup::left(&state.cgroups).admit(held.pid())?;
         held.release()?.start()

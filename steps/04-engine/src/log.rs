@@ -145,9 +145,7 @@ impl Output {
             self.lost.set(self.lost.get() + lines.len());
         }
     }
-}
 
-impl Output {
     /// The file before this one stays, and those that somebody reads.
     fn remove_old(&self, current: usize) {
         let old: Vec<_> = numbers(&self.folder).into_iter().filter(|number| number + 1 < current).collect();

@@ -18,9 +18,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::unistd::{Pid, geteuid};
-use shared::explain::{self, During};
+use shared::explain::{self, CallFailed, During};
 use shared::lock::{is_locked, try_lock, wait_for_lock};
 
 use crate::container::{Config, Container, Life, State, now};
@@ -182,8 +183,8 @@ impl Store {
                     continue;
                 }
                 match explain::host(format_args!("mkdir {}", dir.display()), || make_folder(dir)) {
-                    // Two engines may make the same folder at the same time, or one may take it away again.
-                    Err(_) if dir.exists() || (dir == &names && !self.dir.exists()) => {}
+                    // Two engines may make the same folder at the same time, or one may take the store away again.
+                    Err(error) if is(&error, Errno::EEXIST) || (dir == &names && is(&error, Errno::ENOENT)) => {}
                     made => made?,
                 }
             }
@@ -257,6 +258,10 @@ pub fn name(text: &str) -> Result<String, String> {
         );
     }
     Ok(text.to_owned())
+}
+
+fn is(error: &anyhow::Error, errno: Errno) -> bool {
+    error.downcast_ref::<CallFailed>().is_some_and(|failed| failed.errno == errno)
 }
 
 fn is_id(text: &str) -> bool {
