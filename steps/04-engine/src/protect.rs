@@ -42,7 +42,7 @@ pub fn from_sealed_copy() -> Result<()> {
     })?;
     explain::host(
         format_args!("fcntl({number}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)"),
-        || fcntl(copy.as_ref().ok_or(Errno::EBADF)?, FcntlArg::F_ADD_SEALS(all)).map(drop),
+        || seal(copy.as_ref().ok_or(Errno::EBADF)?, all),
     )?;
     explain::host(format_args!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"), || sys::close_range_on_exec(3))?;
     explain::host_last(format_args!("execve(\"/proc/self/fd/{number}\", …)"))?;
@@ -59,4 +59,12 @@ pub fn from_sealed_copy() -> Result<()> {
     signals::give_back().during("cannot give the signals back")?;
     let Err(errno) = execve(&path, &arguments, &environment);
     Err(errno).during(format_args!("execve(\"/proc/self/fd/{number}\", …)"))
+}
+
+/// Nobody has the copy mapped, but the kernel itself may hold a page of it for a while, to move it in memory, say. It
+/// waits a seventh of a second for its own hold to go, then says EBUSY: asking again is all there is to do.
+fn seal(copy: &File, seals: SealFlag) -> nix::Result<()> {
+    let asked = |_| fcntl(copy, FcntlArg::F_ADD_SEALS(seals)).map(drop);
+    let mut answers = (0..20).map(asked).skip_while(|answer| *answer == Err(Errno::EBUSY));
+    answers.next().unwrap_or(Err(Errno::EBUSY))
 }

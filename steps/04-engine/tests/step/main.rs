@@ -407,6 +407,11 @@ fn checks() -> Vec<Check> {
         ),
         check("a_broken_folder_is_named_and_keeps_nobody_else", [needs::user_namespaces()], odd::broken_folder),
         check("odd_callers_get_what_others_get", [needs::user_namespaces()], odd::callers),
+        check(
+            "a_copy_that_the_kernel_still_holds_is_waited_for",
+            [needs::user_namespaces(), needs::tool("strace")],
+            odd::busy_copy,
+        ),
         check("no_reader_is_no_panic", [needs::user_namespaces()], odd::full_output),
         check("any_signal_ends_what_has_not_begun", [needs::user_namespaces()], || {
             let home = Home::new();

@@ -155,6 +155,24 @@ pub fn callers() {
     wait_until("it has ended", || home.all().contains("stopped"));
 }
 
+/// As if the kernel held a page of the copy that is to be sealed: strace answers EBUSY in its place.
+pub fn busy_copy() {
+    let home = Home::new();
+    let run = |busy: &str| {
+        let mut strace = Command::new("strace");
+        // The first fcntl of the engine asks whether it is a copy already, the second seals one.
+        strace.args(["-o", "/dev/null", "-e", &format!("inject=fcntl:error=EBUSY:when={busy}")]);
+        strace.arg(program("step04")).args(["-q", "run", "--rm", "--rootfs"]).arg(home::rootfs()).args(["echo", "hi"]);
+        strace.env("XDG_RUNTIME_DIR", home.path());
+        testing::Run::new(strace).ran()
+    };
+    let patient = run("2..4");
+    assert_eq!((patient.code, patient.out.as_str()), (0, "hi\n"), "{}", patient.err);
+    let given_up = run("2+");
+    assert_eq!((given_up.code, given_up.out.as_str()), (125, ""), "{}", given_up.err);
+    assert!(given_up.err.contains("EBUSY") && home.all().is_empty(), "{}", given_up.err);
+}
+
 pub fn full_output() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "echo", "x"]);
