@@ -177,14 +177,15 @@ impl Store {
     /// One engine at a time adds, removes and names. Makes the folders where they are not there.
     fn lock(&self) -> Result<Option<Flock<File>>> {
         let names = self.dir.join("names");
+        let may_be_made = || self.dir.parent().is_some_and(Path::exists);
         loop {
             for dir in [&self.dir, &names] {
                 if dir.exists() {
                     continue;
                 }
                 match explain::host(format_args!("mkdir {}", dir.display()), || make_folder(dir)) {
-                    // Two engines may make the same folder at the same time, or one may take the store away again.
-                    Err(error) if is(&error, Errno::EEXIST) || (dir == &names && is(&error, Errno::ENOENT)) => {}
+                    // Another engine may make the same folder at the same time, or take the store away again.
+                    Err(error) if is(&error, Errno::EEXIST) || is(&error, Errno::ENOENT) && may_be_made() => {}
                     made => made?,
                 }
             }
