@@ -28,9 +28,13 @@ pub fn wait_until_stopped(child: Pid) -> Result<()> {
     Ok(())
 }
 
-/// Host: lets the child go on.
+/// Host: lets the child go on. Told before it is made, so that what the child then tells comes after it.
 pub fn open(child: Pid) -> Result<()> {
-    explain::host(format_args!("kill({child}, SIGCONT)"), || kill(child, Signal::SIGCONT))
+    explain::host_last(format_args!("kill({child}, SIGCONT)"))?;
+    if explain::dry_run() {
+        return Ok(());
+    }
+    kill(child, Signal::SIGCONT).during(format_args!("kill({child}, SIGCONT)"))
 }
 
 /// Host, after a failure: ends the child, and waits until it is gone.
