@@ -1,0 +1,58 @@
+//! What it takes to build Part I, and what comes out.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::place::release;
+use crate::report::{Binary, Build};
+
+const JOBS: usize = 2;
+
+/// Builds the steps as they are released, and, to measure it, once more from nothing.
+pub fn measure(quick: bool) -> Result<Build> {
+    cargo(&["build", "--release", "--workspace", "--bins"])?;
+    cargo(&["build", "--release", "--package", "step04-engine", "--example", "bare"])?;
+    let scratch = tempfile::tempdir()?;
+    let target = if quick { crate::project().join("target") } else { scratch.path().to_owned() };
+    let since = Instant::now();
+    cargo(&[
+        "build",
+        "--workspace",
+        "--bins",
+        "--jobs",
+        &JOBS.to_string(),
+        "--target-dir",
+        &target.display().to_string(),
+    ])?;
+    let seconds = since.elapsed().as_secs_f64();
+
+    let kib =
+        |path: &Path| Ok::<_, anyhow::Error>(path.metadata().with_context(|| path.display().to_string())?.len() / 1024);
+    let binaries = ["step00", "step01", "step02", "step03", "step04"].into_iter().map(|name| {
+        let (debug_kib, release_kib) = (kib(&target.join("debug").join(name))?, kib(Path::new(&release(name)))?);
+        Ok(Binary { name: name.to_owned(), debug_kib, release_kib })
+    });
+    Ok(Build { seconds, jobs: JOBS, crates: crates()?, binaries: binaries.collect::<Result<_>>()? })
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let ran = Command::new(env!("CARGO")).args(arguments).arg("--quiet").current_dir(crate::project()).output()?;
+    ensure!(ran.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    Ok(())
+}
+
+/// Other people's crates that the steps are built of; those of tests alone do not count.
+fn crates() -> Result<usize> {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--workspace", "--edges", "normal,build", "--prefix", "none", "--format", "{p}", "--no-dedupe"]);
+    let ran = tree.current_dir(crate::project()).output()?;
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    // Ours are told with the folder that they are in.
+    let mut names: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.contains("(/")).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names.len())
+}

@@ -1,0 +1,94 @@
+//! What a container costs: here, elsewhere, and at least. `cargo bench --bench figures`, as root.
+//!
+//! Whole processes are measured, by hyperfine, in rounds: each round runs every program a few times, so that whatever
+//! else the machine does meets all of them. What is not installed is left out, and said so. The figures go to
+//! `figures.json`, two plots, and the marked places of TUTORIAL.md and README.md. With `-- --quick` everything runs
+//! once, and nothing is written.
+
+mod build;
+mod growth;
+mod measure;
+mod place;
+mod plot;
+mod programs;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use report::Figures;
+
+/// How often everything is done.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    rounds: usize,
+    runs: usize,
+    containers: usize,
+}
+
+const FULL: Effort = Effort { rounds: 20, runs: 10, containers: 500 };
+const QUICK: Effort = Effort { rounds: 1, runs: 2, containers: 4 };
+
+fn main() -> ExitCode {
+    let quick = std::env::args().any(|word| word == "--quick");
+    match figures(quick) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn figures(quick: bool) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "the figures are those of root: sudo -E cargo bench --bench figures");
+    let effort = if quick { QUICK } else { FULL };
+    let build = build::measure(quick)?;
+    let place = place::Place::new()?;
+    let (programs, lives) = (programs::runs(&place), programs::lives(&place)?);
+    let figures = Figures {
+        machine: measure::machine(&programs)?,
+        runs: measure::programs(&place, &programs, effort)?,
+        lives: measure::programs(&place, &lives, Effort { rounds: effort.rounds.div_ceil(4), ..effort })?,
+        calls: measure::calls(&place, effort)?,
+        namespaces: measure::namespaces(&place)?,
+        growth: growth::measure(&place, effort)?,
+        build,
+    };
+    for name in ["machine", "runs", "lives", "calls", "namespaces", "growth", "build"] {
+        println!("{}", figures.text(name));
+    }
+    if !quick {
+        keep(&figures)?;
+    }
+    Ok(())
+}
+
+/// Writes down what was measured, everywhere where it is shown.
+fn keep(figures: &Figures) -> Result<()> {
+    let step = Path::new(env!("CARGO_MANIFEST_DIR"));
+    write(&step.join("benches/figures.json"), &(serde_json::to_string_pretty(figures)? + "\n"))?;
+    write(&step.join("benches/calls.svg"), &plot::calls(&figures.calls)?)?;
+    write(&step.join("benches/growth.svg"), &plot::growth(&figures.growth)?)?;
+    for text in ["TUTORIAL.md", "README.md"] {
+        let path = project().join(text);
+        write(&path, &figures.filled(&std::fs::read_to_string(&path)?))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// As it is written in the figures: 2025-12-31.
+pub fn today() -> Result<String> {
+    let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+    now.get(..10).map(str::to_owned).context("no date")
+}
+
+/// The project's folder.
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

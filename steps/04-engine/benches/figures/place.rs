@@ -1,0 +1,150 @@
+//! Where the measured programs run: a root with a static `true` in it, a store of our own, a bundle for the runtimes.
+
+use std::fs::{create_dir, write};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::json;
+
+/// The limits of every run that has some.
+pub const LIMITS: [&str; 6] = ["--memory", "64M", "--pids-limit", "20", "--cpus", "0.5"];
+
+pub struct Place {
+    dir: tempfile::TempDir,
+    /// What `bare` is to do for its cgroups.
+    pub plan: Vec<String>,
+}
+
+impl Place {
+    pub fn new() -> Result<Self> {
+        leave_hybrid_tree()?;
+        let dir = tempfile::tempdir().context("no folder for temporary files")?;
+        let script = crate::project().join("rootfs-scripts/busybox.sh");
+        let root = dir.path().join("root");
+        let made = Command::new(script).arg(&root).output().context("rootfs-scripts/busybox.sh")?;
+        ensure!(made.status.success(), "busybox.sh: {}", String::from_utf8_lossy(&made.stderr));
+        create_dir(dir.path().join("bundle"))?;
+        write(dir.path().join("bundle/config.json"), bundle(&root).to_string())?;
+        let mut place = Place { dir, plan: Vec::new() };
+        place.plan = place.plan_of_bare()?;
+        Ok(place)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// A command that finds its store here.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("XDG_RUNTIME_DIR", self.dir.path());
+        command
+    }
+
+    /// `step04` with these arguments; its standard output.
+    pub fn step04(&self, arguments: &[&str]) -> Result<String> {
+        let ran = self.command(release("step04")).arg("-q").args(arguments).output()?;
+        ensure!(ran.status.success(), "step04 {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned())
+    }
+
+    /// The cgroups that `step04 run` tells it would make, write to and take away: so `bare` does the very same.
+    fn plan_of_bare(&self) -> Result<Vec<String>> {
+        let mut dry = self.command(release("step04"));
+        dry.args(["--dry-run", "--color", "never", "run", "--rm", "--rootfs", &self.path("root")]);
+        let ran = dry.args(LIMITS).arg("/bin/true").output()?;
+        let story = String::from_utf8_lossy(&ran.stderr).into_owned();
+        let id = story.split_once("step04-").map(|(_, rest)| rest[..12].to_owned()).context("no cgroup is told of")?;
+        let (ours, bare) = (format!("step04-{id}"), format!("step04-{}", "0".repeat(12)));
+        let mut plan = Vec::new();
+        for line in story.lines().filter(|line| line.contains("/sys/fs/cgroup/")) {
+            let line = line.replace(&ours, &bare);
+            let Some(call) = line.strip_prefix("host  ") else { continue };
+            plan.push(match (call.split_once(' '), call.split_once(" > ")) {
+                (Some((verb @ ("mkdir" | "rmdir"), dir)), _) => format!("{verb}:{dir}"),
+                (_, Some(("echo 4711", file))) => format!("admit:{file}"),
+                (_, Some((echo, file))) => format!("write:{file}:{}", echo["echo ".len()..].trim_matches('\'')),
+                _ => bail!("bare does not know this call: {call}"),
+            });
+        }
+        Ok(plan)
+    }
+}
+
+/// No container stays behind, also where something has failed.
+impl Drop for Place {
+    fn drop(&mut self) {
+        let ids = self.step04(&["ps", "-aq"]).unwrap_or_default();
+        for id in ids.lines() {
+            let _ = self.step04(&["rm", "-f", id]);
+        }
+    }
+}
+
+/// A program of this project, as it is released.
+pub fn release(name: &str) -> String {
+    let dir = Path::new(env!("CARGO_BIN_EXE_step04")).parent().unwrap_or(Path::new("."));
+    let path = if name == "bare" { dir.join("examples/bare") } else { dir.join(name) };
+    path.display().to_string()
+}
+
+/// crun takes a machine with the trees of version 1 *and* a tree of version 2 for one of version 2. So on such a machine
+/// everybody runs without the latter, in a mount namespace of this bench's own.
+fn leave_hybrid_tree() -> Result<()> {
+    let all = cgroups::detect(Path::new("/proc"), "self")?;
+    let (v1, v2): (Vec<_>, Vec<_>) = all.iter().partition(|it| it.version == cgroups::Version::V1);
+    if let (false, Some(tree)) = (v1.is_empty(), v2.first()) {
+        unshare(CloneFlags::CLONE_NEWNS).context("unshare(CLONE_NEWNS)")?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        umount2(&tree.mount, MntFlags::MNT_DETACH).context("umount2")?;
+    }
+    Ok(())
+}
+
+/// What step 04 makes, in the words of the OCI runtime specification.
+fn bundle(root: &Path) -> serde_json::Value {
+    let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
+    // What is left out means any.
+    let allow = |kind: &str, number: &[(&str, u32)], access: &str| {
+        let mut rule = json!({"allow": true, "type": kind, "access": access});
+        number.iter().for_each(|(name, value)| rule[*name] = json!(value));
+        rule
+    };
+    let mut devices = vec![json!({"allow": false, "access": "rwm"}), allow("c", &[], "m"), allow("b", &[], "m")];
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+        devices.push(allow("c", &[("major", major), ("minor", minor)], "rwm"));
+    }
+    devices.push(allow("c", &[("major", 136)], "rwm"));
+    let steady = ["nosuid", "nodev", "noexec"];
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "user": {"uid": 0, "gid": 0}, "args": ["/bin/true"], "env": ["PATH=/bin"], "cwd": "/",
+        },
+        "root": {"path": root},
+        "hostname": "figures",
+        "mounts": [
+            mount("/proc", "proc", &steady),
+            mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"]),
+            mount("/dev", "tmpfs", &["nosuid", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+            mount("/dev/shm", "tmpfs", &["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"]),
+            mount("/dev/mqueue", "mqueue", &steady),
+        ],
+        "linux": {
+            "namespaces": (["pid", "mount", "user", "network", "ipc", "uts", "cgroup"].map(|kind| json!({"type": kind}))),
+            "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
+            "gidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
+            "cgroupsPath": "/figures",
+            "resources": {
+                "memory": {"limit": 64 << 20, "swap": 64 << 20},
+                "pids": {"limit": 20},
+                "cpu": {"quota": 50000, "period": 100000},
+                "devices": devices,
+            },
+        },
+    })
+}

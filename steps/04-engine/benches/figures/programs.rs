@@ -1,0 +1,114 @@
+//! Who is measured: our steps, the bare calls, and what people would use instead.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::place::{LIMITS, Place, release};
+
+pub struct Program {
+    pub name: &'static str,
+    pub differs: &'static str,
+    /// As a shell reads it. It ends when the container has.
+    pub command: String,
+}
+
+/// Everything on: all namespaces, every cgroup, limits, a root with /proc, /dev and /sys; `true` in it.
+pub fn runs(place: &Place) -> Vec<Program> {
+    let root = format!("'{}'", place.path("root"));
+    let limits = LIMITS.join(" ");
+    let plan: Vec<_> = place.plan.iter().map(|word| format!("'{word}'")).collect();
+    let program = |name, differs, command| Program { name, differs, command };
+    let mut all = vec![
+        program(
+            "bare",
+            "the same calls in the same order, and nothing around them",
+            format!("{} {root} {} -- /bin/true", release("bare"), plan.join(" ")),
+        ),
+        program("step01 -q", "namespaces alone; the host's `true`", format!("{} -q true", release("step01"))),
+        program("step02 -q", "and cgroups; the host's `true`", format!("{} -q {limits} true", release("step02"))),
+        program("step03 -q", "and a root", format!("{} -q {limits} --rootfs {root} /bin/true", release("step03"))),
+        program(
+            "step04 -q run --rm",
+            "and a life",
+            format!("{} -q run --rm {limits} --rootfs {root} /bin/true", release("step04")),
+        ),
+        program(
+            "step04 run --rm",
+            "and every call told, into a pipe",
+            format!("{} run --rm {limits} --rootfs {root} /bin/true", release("step04")),
+        ),
+        program(
+            "unshare",
+            "no cgroup, no limits, `chroot`, no `/dev` and no `/sys`",
+            format!(
+                "unshare --user --map-root-user --pid --fork --mount --net --ipc --uts --cgroup --mount-proc --root {root} /bin/true"
+            ),
+        ),
+        program(
+            "bwrap",
+            "no cgroup, no limits",
+            format!(
+                "bwrap --unshare-all --unshare-user --uid 0 --gid 0 --die-with-parent --bind {root} / --proc /proc --dev /dev \
+                 --ro-bind /sys /sys /bin/true"
+            ),
+        ),
+    ];
+    for name in ["crun", "runc"] {
+        all.push(program(
+            name,
+            "reads an OCI bundle",
+            format!("{} run --bundle {} figures", runtime(place, name), bundle(place)),
+        ));
+    }
+    all.retain(|it| is_there(it.name));
+    all
+}
+
+/// The same in three commands, one after the other.
+pub fn lives(place: &Place) -> Result<Vec<Program>> {
+    let (step04, root, limits) = (release("step04"), place.path("root"), LIMITS.join(" "));
+    let ours = format!(
+        "{step04} -q create --name figures --rootfs '{root}' {limits} /bin/true >/dev/null && \
+         {step04} -q start figures >/dev/null && {step04} -q rm -f figures >/dev/null"
+    );
+    let mut all = vec![("step04", "keeps a monitor and a log", ours)];
+    for name in ["crun", "runc"] {
+        let (runtime, bundle) = (runtime(place, name), bundle(place));
+        let theirs = format!(
+            "{runtime} create --bundle {bundle} figures </dev/null >/dev/null 2>&1 && {runtime} start figures && \
+             {runtime} delete --force figures"
+        );
+        all.push((name, "leaves waiting and logging to its caller", theirs));
+    }
+    all.retain(|(name, ..)| is_there(name));
+    all.into_iter()
+        .map(|(name, differs, script)| {
+            let file = place.path(&format!("life-{name}"));
+            std::fs::write(&file, script).with_context(|| format!("cannot write {file}"))?;
+            Ok(Program { name, differs, command: format!("sh '{file}'") })
+        })
+        .collect()
+}
+
+fn runtime(place: &Place, name: &str) -> String {
+    format!("{name} --root '{}'", place.path(name))
+}
+
+fn bundle(place: &Place) -> String {
+    format!("'{}'", place.path("bundle"))
+}
+
+/// Ours are; others are said to be left out where they are not.
+fn is_there(name: &str) -> bool {
+    let is_there = name == "bare" || name.starts_with("step") || installed(name).is_some();
+    if !is_there {
+        eprintln!("left out, as it is not installed: {name}");
+    }
+    is_there
+}
+
+pub fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.exists())
+}

@@ -1,0 +1,218 @@
+//! The figures as they are kept in `figures.json`, and as the texts show them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// All that one run of the bench has measured.
+#[derive(Serialize, Deserialize)]
+pub struct Figures {
+    pub machine: Machine,
+    /// A whole life in one command: made, run, waited for, taken away.
+    pub runs: Vec<Program>,
+    /// The same life in three commands: create, start, remove.
+    pub lives: Vec<Program>,
+    /// What the bare run is made of: microseconds of each kind of call.
+    pub calls: Vec<Call>,
+    /// `clone` and `waitpid` alone, in microseconds, by the namespaces that are made.
+    pub namespaces: Vec<Call>,
+    pub growth: Growth,
+    pub build: Build,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Machine {
+    pub date: String,
+    pub command: String,
+    pub processor: String,
+    pub processors: usize,
+    pub kernel: String,
+    pub cgroup: String,
+    pub versions: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Program {
+    pub name: String,
+    /// What it does less than `step04 run`, or more.
+    pub differs: String,
+    pub milliseconds: Spread,
+    /// Of all its processes, the one that was the largest.
+    pub peak_kib: Option<u64>,
+    /// Of all its processes, until the container's program begins.
+    pub system_calls: Option<usize>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+    pub runs: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Call {
+    pub name: String,
+    pub count: usize,
+    pub microseconds: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Growth {
+    /// Beside how many running containers; milliseconds of `run --rm`, and of `ps`.
+    pub beside: Vec<Beside>,
+    /// How many at a time; containers a second.
+    pub rates: Vec<(usize, f64)>,
+    /// KiB of the machine's memory for each idle container: everything, the kernel's share too.
+    pub memory_kib: f64,
+    /// KiB of that for its monitor alone (PSS).
+    pub monitor_kib: f64,
+    /// KiB on disk, and folders of cgroups.
+    pub state_kib: f64,
+    pub cgroups: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Beside {
+    pub running: usize,
+    pub run: f64,
+    pub ps: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Build {
+    pub seconds: f64,
+    pub jobs: usize,
+    pub crates: usize,
+    pub binaries: Vec<Binary>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Binary {
+    pub name: String,
+    pub debug_kib: u64,
+    pub release_kib: u64,
+}
+
+impl Spread {
+    pub fn of(mut all: Vec<f64>) -> Self {
+        all.sort_by(f64::total_cmp);
+        Spread { median: all[all.len() / 2], min: all[0], max: all[all.len() - 1], runs: all.len() }
+    }
+}
+
+impl Figures {
+    fn bare(&self) -> f64 {
+        self.runs.iter().find(|it| it.name == "bare").map_or(f64::NAN, |bare| bare.milliseconds.median)
+    }
+
+    /// What stands in a text between `<!-- figures: NAME -->` and `<!-- end -->`.
+    pub fn text(&self, name: &str) -> String {
+        match name {
+            "machine" => self.machine(),
+            "runs" => self.runs_table(&self.runs, true),
+            "short" => self.short(),
+            "lives" => self.runs_table(&self.lives, false),
+            "calls" => self.calls_table(),
+            "namespaces" => self.namespaces_table(),
+            "growth" => self.growth_table(),
+            "build" => self.build_table(),
+            _ => format!("no figures are called {name:?}\n"),
+        }
+    }
+
+    /// The text with all its figures as they are now.
+    pub fn filled(&self, text: &str) -> String {
+        let mut pieces = text.split("<!-- figures: ");
+        let mut filled = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let (name, _) = piece.split_once(" -->").unwrap_or((piece, ""));
+            let rest = piece.split_once("<!-- end -->").map_or("", |(_, rest)| rest);
+            filled += &format!("<!-- figures: {name} -->\n{}<!-- end -->{rest}", self.text(name));
+        }
+        filled
+    }
+
+    fn machine(&self) -> String {
+        let Machine { date, command, processor, processors, kernel, cgroup, versions } = &self.machine;
+        let versions: Vec<_> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        format!(
+            "Measured on {date} with `{command}`, all in one run: {processors} × {processor}, Linux {kernel}, {cgroup}; {}.\n",
+            versions.join(", ")
+        )
+    }
+
+    fn runs_table(&self, programs: &[Program], with_calls: bool) -> String {
+        let mut table =
+            "| program | ms, median (least) | × bare | peak KiB | system calls | what differs |\n".to_owned();
+        table += "| --- | ---: | ---: | ---: | ---: | --- |\n";
+        for Program { name, differs, milliseconds, peak_kib, system_calls } in programs {
+            let or_none = |it: Option<String>| it.unwrap_or_else(|| "–".to_owned());
+            table += &format!(
+                "| `{name}` | {:.1} ({:.1}) | {:.2} | {} | {} | {differs} |\n",
+                milliseconds.median,
+                milliseconds.min,
+                milliseconds.median / self.bare(),
+                or_none(peak_kib.map(|it| it.to_string())),
+                or_none(system_calls.filter(|_| with_calls).map(|it| it.to_string())),
+            );
+        }
+        table
+    }
+
+    fn short(&self) -> String {
+        let mut table = "| program | ms | × bare |\n| --- | ---: | ---: |\n".to_owned();
+        for Program { name, milliseconds, .. } in &self.runs {
+            table += &format!("| `{name}` | {:.1} | {:.2} |\n", milliseconds.median, milliseconds.median / self.bare());
+        }
+        table
+    }
+
+    fn calls_table(&self) -> String {
+        let mut table = "| calls of `bare` | how many | µs together |\n| --- | ---: | ---: |\n".to_owned();
+        for Call { name, count, microseconds } in &self.calls {
+            table += &format!("| {name} | {count} | {microseconds:.0} |\n");
+        }
+        table
+    }
+
+    fn namespaces_table(&self) -> String {
+        let mut table = "| `clone` with | µs |\n| --- | ---: |\n".to_owned();
+        for Call { name, microseconds, .. } in &self.namespaces {
+            table += &format!("| {name} | {microseconds:.0} |\n");
+        }
+        table
+    }
+
+    fn growth_table(&self) -> String {
+        let Growth { beside, rates, memory_kib, monitor_kib, state_kib, cgroups } = &self.growth;
+        let mut table =
+            "| containers that run already | `run --rm`, ms | `ps`, ms |\n| ---: | ---: | ---: |\n".to_owned();
+        for Beside { running, run, ps } in beside.iter().filter(|it| [0, 100, 500].contains(&it.running)) {
+            table += &format!("| {running} | {run:.1} | {ps:.1} |\n");
+        }
+        table += "\n| at a time | containers a second |\n| ---: | ---: |\n";
+        for (at_a_time, rate) in rates {
+            table += &format!("| {at_a_time} | {rate:.0} |\n");
+        }
+        table += &format!(
+            "\nAn idle container takes {memory_kib:.0} KiB of memory, the kernel's share and its program's with it; {monitor_kib:.0} KiB of \
+             that are its monitor. On disk it takes {state_kib:.0} KiB, and {cgroups} folders of cgroups.\n"
+        );
+        table
+    }
+
+    fn build_table(&self) -> String {
+        let Build { seconds, jobs, crates, binaries } = &self.build;
+        let mut table = "| binary | debug, KiB | release, KiB |\n| --- | ---: | ---: |\n".to_owned();
+        for Binary { name, debug_kib, release_kib } in binaries {
+            table += &format!("| `{name}` | {debug_kib} | {release_kib} |\n");
+        }
+        table += &format!(
+            "\nA clean `cargo build` with the crates fetched takes {seconds:.0} s, with {jobs} jobs at a time; {crates} crates \
+             beside our own.\n"
+        );
+        table
+    }
+}

@@ -1,0 +1,311 @@
+//! The bare kernel calls of `step04 run`, in the same order, with nothing around them: no options, no checks, no story,
+//! no state. What these take, nobody can do without: the bench holds every other program against it.
+//!
+//! Called by the bench: `bare ROOT PLAN… -- PROGRAM…`. A word of the plan is a folder to make (`mkdir:DIR`) or to take
+//! away (`rmdir:DIR`), a file to write (`write:FILE:VALUE`), or one that takes the child's pid (`admit:FILE`).
+//! With `BARE_TIMES=1` it tells on standard error how long each call took, in nanoseconds.
+//!
+//! `bare clone FLAGS` does nothing but `clone` and `waitpid`, 200 times, and prints the median in nanoseconds.
+
+use std::ffi::{CStr, CString};
+use std::io::Write;
+use std::ptr::{null, null_mut};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use libc::*;
+
+const FLAGS: c_int = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | SIGCHLD;
+const STEADY: c_ulong = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+const LINKS: [(&CStr, &CStr); 5] = [
+    (c"/proc/self/fd", c"fd"),
+    (c"/proc/self/fd/0", c"stdin"),
+    (c"/proc/self/fd/1", c"stdout"),
+    (c"/proc/self/fd/2", c"stderr"),
+    (c"pts/ptmx", c"ptmx"),
+];
+
+/// What is to be done, as C wants it.
+struct Job {
+    root: CString,
+    plan: Vec<Word>,
+    program: Vec<CString>,
+    gate: [c_int; 2],
+}
+
+enum Word {
+    Mkdir(CString),
+    Rmdir(CString),
+    Write(CString, String),
+    Admit(CString),
+}
+
+fn main() {
+    let mut words = std::env::args().skip(1);
+    let root = words.next().expect("a root");
+    if root == "clone" {
+        let flags = words.next().and_then(|word| word.parse().ok()).expect("flags");
+        println!("{}", clone_alone(flags));
+        return;
+    }
+    let plan = words.by_ref().take_while(|word| word != "--").map(|word| parse(&word).expect("a plan")).collect();
+    let mut job = Job { root: c(&root), plan, program: words.map(|word| c(&word)).collect(), gate: [0; 2] };
+    if std::env::var_os("BARE_TIMES").is_some() {
+        Times::begin();
+    }
+    // SAFETY: one thread; every pointer below is to a string or an array of `job`, which outlives the call.
+    let code = unsafe { host(&mut job) };
+    Times::tell();
+    std::process::exit(code);
+}
+
+fn c(word: &str) -> CString {
+    CString::new(word).expect("no NUL")
+}
+
+fn parse(word: &str) -> Option<Word> {
+    Some(match word.split_once(':')? {
+        ("mkdir", dir) => Word::Mkdir(c(dir)),
+        ("rmdir", dir) => Word::Rmdir(c(dir)),
+        ("admit", file) => Word::Admit(c(file)),
+        ("write", rest) => rest.split_once(':').map(|(file, value)| Word::Write(c(file), value.to_owned()))?,
+        _ => return None,
+    })
+}
+
+unsafe fn host(job: &mut Job) -> c_int {
+    let is_admit = |word: &Word| matches!(word, Word::Admit(_));
+    let first = job.plan.iter().position(is_admit).unwrap_or(job.plan.len());
+    let last = job.plan.iter().rposition(is_admit).map_or(first, |last| last + 1);
+    // SAFETY: one thread; every pointer is to a string of `job` or a local, which outlive the calls.
+    unsafe {
+        job.plan[..first].iter().for_each(|word| follow(word, 0));
+
+        call("gate", || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job.gate.as_mut_ptr()));
+        let mut stack = vec![0_u8; 1 << 20];
+        let top = stack.as_mut_ptr().add(stack.len()).cast();
+        let pid = call("clone", || clone(child, top, FLAGS, (job as *mut Job).cast()));
+        close(job.gate[1]);
+
+        let of_child = |file| c(&format!("/proc/{pid}/{file}"));
+        call("id map", || echo(&of_child("setgroups"), "deny"));
+        call("id map", || echo(&of_child("uid_map"), &format!("0 {} 1", getuid())));
+        call("id map", || echo(&of_child("gid_map"), &format!("0 {} 1", getgid())));
+        job.plan[first..last].iter().for_each(|word| follow(word, pid));
+
+        // Released; ready; started; and the end of the file, which exec has closed.
+        pass(job.gate[0]);
+        wait(job.gate[0]);
+        pass(job.gate[0]);
+        wait(job.gate[0]);
+        let mut status = 0;
+        call("the program, until it is waited for", || waitpid(pid, &mut status, 0));
+        job.plan[last..].iter().for_each(|word| follow(word, 0));
+        if WIFEXITED(status) { WEXITSTATUS(status) } else { 125 }
+    }
+}
+
+unsafe fn follow(word: &Word, pid: c_int) {
+    // SAFETY: the strings of `word` outlive the calls.
+    unsafe {
+        match word {
+            Word::Mkdir(dir) => call("cgroup: mkdir", || mkdir(dir.as_ptr(), 0o777)),
+            Word::Rmdir(dir) => call("cgroup: rmdir", || rmdir(dir.as_ptr())),
+            Word::Write(file, value) => call("cgroup: limits", || echo(file, value)),
+            Word::Admit(file) => call("cgroup: the pid", || echo(file, &pid.to_string())),
+        };
+    }
+}
+
+extern "C" fn child(job: *mut c_void) -> c_int {
+    // SAFETY: `clone` without CLONE_VM: this is the child's own copy of the job, and nobody else is in it.
+    unsafe {
+        let job = &*job.cast::<Job>();
+        let gate = job.gate[1];
+        close(job.gate[0]);
+        call("prctl", || prctl(PR_SET_PDEATHSIG, SIGKILL));
+        wait(gate);
+
+        let plain = |from: &CStr, to: &CStr, flags| mount(from.as_ptr(), to.as_ptr(), null(), flags, null());
+        call("mount: private", || plain(c"none", c"/", MS_REC | MS_PRIVATE));
+        call("host name", || sethostname(c"bare".as_ptr(), 4));
+        call("loopback up", || loopback_up());
+        call("unshare: cgroup", || unshare(CLONE_NEWCGROUP));
+        call("mount: bind the root", || plain(&job.root, &job.root, MS_BIND | MS_REC));
+        let root = call("openat2", || open(job.root.as_ptr(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+
+        let fresh = |at: &CStr, kind: &CStr, flags, data: *const c_char| {
+            mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data.cast())
+        };
+        let proc = place(root, c"proc");
+        call("mount: proc", || fresh(&proc, c"proc", STEADY, null()));
+        let sys = place(root, c"sys");
+        call("mount: sysfs", || fresh(&sys, c"sysfs", STEADY | MS_RDONLY, null()));
+        let dev = place(root, c"dev");
+        call("mount: tmpfs", || fresh(&dev, c"tmpfs", MS_NOSUID, c"mode=755,size=64M".as_ptr()));
+        let dev = call("openat2", || inside(root, c"dev"));
+        let below = |name: &str| c(&format!("/proc/self/fd/{dev}/{name}"));
+        umask(0);
+        for name in DEVICES {
+            let (from, to, name) = (c(&format!("/dev/{name}")), below(name), c(name));
+            call("nodes and links", || mknodat(dev, name.as_ptr(), S_IFREG | 0o666, 0));
+            call("mount: bind six devices", || plain(&from, &to, MS_BIND));
+        }
+        umask(0o022);
+        for (to, name) in LINKS {
+            call("nodes and links", || symlinkat(to.as_ptr(), dev, name.as_ptr()));
+        }
+        for (name, kind, flags, data) in [
+            (c"pts", c"devpts", MS_NOSUID | MS_NOEXEC, c"newinstance,ptmxmode=0666,mode=0620".as_ptr()),
+            (c"shm", c"tmpfs", STEADY, c"mode=1777,size=64M".as_ptr()),
+            (c"mqueue", c"mqueue", STEADY, null()),
+        ] {
+            call("nodes and links", || mkdirat(dev, name.as_ptr(), 0o755));
+            let told = match kind.to_bytes() {
+                b"devpts" => "mount: devpts",
+                b"tmpfs" => "mount: tmpfs",
+                _ => "mount: mqueue",
+            };
+            call(told, || fresh(&below(&name.to_string_lossy()), kind, flags, data));
+        }
+
+        call("openat2", || inside(root, c"."));
+        call("chdir", || chdir(job.root.as_ptr()));
+        call("pivot_root", || syscall(SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as c_int);
+        call("umount2", || umount2(c".".as_ptr(), MNT_DETACH));
+        let root = call("openat2", || open(c"/".as_ptr(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        let workdir = call("openat2", || inside(root, c"."));
+        call("chdir", || fchdir(workdir));
+        pass(gate);
+        wait(gate);
+
+        call("close_range", || syscall(SYS_close_range, 3, u32::MAX, CLOSE_RANGE_CLOEXEC) as c_int);
+        let mut arguments: Vec<_> = job.program.iter().map(|word| word.as_ptr()).collect();
+        arguments.push(null());
+        call("execve", || execve(arguments[0], arguments.as_ptr(), [null()].as_ptr()))
+    }
+}
+
+/// Opened as the steps open it: every link in the path is read as the container would read it.
+unsafe fn inside(root: c_int, path: &CStr) -> c_int {
+    // SAFETY: an open_how of zeros asks for nothing; `how` and `path` outlive the call.
+    unsafe {
+        let mut how: open_how = std::mem::zeroed();
+        how.flags = (O_PATH | O_CLOEXEC) as u64;
+        how.resolve = RESOLVE_IN_ROOT;
+        syscall(SYS_openat2, root, path.as_ptr(), &how, size_of::<open_how>()) as c_int
+    }
+}
+
+unsafe fn place(root: c_int, path: &CStr) -> CString {
+    // SAFETY: as above.
+    let fd = call("openat2", || unsafe { inside(root, path) });
+    c(&format!("/proc/self/fd/{fd}"))
+}
+
+unsafe fn echo(file: &CStr, value: &str) -> c_int {
+    // SAFETY: both outlive the calls.
+    unsafe {
+        let fd = open(file.as_ptr(), O_WRONLY | O_CLOEXEC);
+        let written = write(fd, value.as_ptr().cast(), value.len());
+        close(fd);
+        written as c_int
+    }
+}
+
+unsafe fn loopback_up() -> c_int {
+    // SAFETY: an ifreq of zeros is a valid one, with an empty name.
+    unsafe {
+        let any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        let mut request: ifreq = std::mem::zeroed();
+        request.ifr_name[..2].copy_from_slice(&[b'l' as _, b'o' as _]);
+        request.ifr_ifru.ifru_flags = IFF_UP as _;
+        let answer = ioctl(any, SIOCSIFFLAGS, &request);
+        close(any);
+        answer
+    }
+}
+
+fn pass(gate: c_int) {
+    // SAFETY: one byte, which is there.
+    unsafe { write(gate, [0_u8].as_ptr().cast(), 1) };
+}
+
+fn wait(gate: c_int) {
+    // SAFETY: one byte, which is there.
+    unsafe { read(gate, [0_u8].as_mut_ptr().cast(), 1) };
+}
+
+/// Makes the call; ends this process where it fails.
+fn call(name: &'static str, make: impl FnOnce() -> c_int) -> c_int {
+    let times = TIMES.get();
+    let since = times.map(|_| Instant::now());
+    let answer = make();
+    if let (Some(times), Some(since)) = (times, since) {
+        times.add(name, since.elapsed().as_nanos() as u64);
+    }
+    if answer == -1 {
+        eprintln!("bare: {name}: {}", std::io::Error::last_os_error());
+        std::process::exit(125);
+    }
+    answer
+}
+
+static TIMES: OnceLock<&'static Times> = OnceLock::new();
+
+/// In memory that host and child share.
+struct Times {
+    used: AtomicUsize,
+    calls: [(AtomicUsize, AtomicUsize, AtomicU64); 1000],
+}
+
+impl Times {
+    fn begin() {
+        // SAFETY: new memory, of zeros, which are valid atomics; never unmapped.
+        let memory = unsafe {
+            let flags = MAP_SHARED | MAP_ANONYMOUS;
+            &*mmap(null_mut(), size_of::<Times>(), PROT_READ | PROT_WRITE, flags, -1, 0).cast::<Times>()
+        };
+        let _ = TIMES.set(memory);
+    }
+
+    fn add(&self, name: &'static str, nanoseconds: u64) {
+        let place = &self.calls[self.used.fetch_add(1, Relaxed)];
+        place.0.store(name.as_ptr() as usize, Relaxed);
+        place.1.store(name.len(), Relaxed);
+        place.2.store(nanoseconds, Relaxed);
+    }
+
+    fn tell() {
+        let Some(times) = TIMES.get() else { return };
+        for (start, length, nanoseconds) in &times.calls[..times.used.load(Relaxed)] {
+            // SAFETY: the address of a literal, which is the same in the child's copy of this program.
+            let name = unsafe { std::slice::from_raw_parts(start.load(Relaxed) as *const u8, length.load(Relaxed)) };
+            let _ = writeln!(std::io::stderr(), "{}\t{}", nanoseconds.load(Relaxed), String::from_utf8_lossy(name));
+        }
+    }
+}
+
+/// The median of 200 children that end at once, in nanoseconds.
+fn clone_alone(flags: c_int) -> u128 {
+    extern "C" fn end(_: *mut c_void) -> c_int {
+        0
+    }
+    let mut stack = vec![0_u8; 1 << 16];
+    let mut times: Vec<_> = (0..200)
+        .map(|_| {
+            let since = Instant::now();
+            // SAFETY: one thread; without CLONE_VM the child runs on its own copy of `stack`.
+            unsafe {
+                let top = stack.as_mut_ptr().add(stack.len()).cast();
+                let pid = call("clone", || clone(end, top, flags | SIGCHLD, null_mut()));
+                waitpid(pid, null_mut(), 0);
+            }
+            since.elapsed().as_nanos()
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() / 2]
+}
