@@ -243,12 +243,11 @@ pub fn host_cleanup<T: Answer, E: Into<std::io::Error>>(
     tell(Who::Host, call, make)
 }
 
-/// Child: tells this call, and makes it.
+/// Child: tells this call, and makes it. Signals are the host's to hear, which ends the child.
 pub fn child<T: Answer, E: Into<std::io::Error>>(
     call: fmt::Arguments,
     make: impl FnOnce() -> Result<T, E>,
 ) -> Result<T> {
-    signals::check()?;
     pause(Who::Child, call)?;
     tell(Who::Child, call, make)
 }

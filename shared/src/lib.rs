@@ -2,6 +2,8 @@
 //!
 //! - [`explain`]: the call that is told. Every system call of the lesson goes through it.
 //! - [`formula`]: `Container = cgroup + namespace + rootfs + engine`, with the terms that are true lit.
+//! - [`kernel_file`]: files without a size, read in one go.
+//! - [`lock`]: one at a time.
 //! - [`mountinfo`]: which file system is mounted where.
 //! - [`remedy`]: for the failures that everyone meets, what to do.
 //! - [`signals`]: Ctrl-C and its like, taken at moments when there is nothing half done.
@@ -17,6 +19,8 @@ compile_error!(
 pub mod explain;
 #[cfg(target_os = "linux")]
 pub mod formula;
+#[cfg(target_os = "linux")]
+pub mod kernel_file;
 #[cfg(target_os = "linux")]
 pub mod lock;
 #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::explain::During;
+use crate::kernel_file;
 
 /// One line of `/proc/PID/mountinfo`.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub struct Mount {
 /// Where the file cannot be read: the process is gone, or another user's.
 pub fn read(process: &Path) -> Result<Vec<Mount>> {
     let path = process.join("mountinfo");
-    let text = std::fs::read_to_string(&path).during(format_args!("cannot read {}", path.display()))?;
+    let text = kernel_file::read(&path).during(format_args!("cannot read {}", path.display()))?;
     Ok(text.lines().filter_map(parse).collect())
 }
 

@@ -57,7 +57,7 @@ pub fn pidfd_send_signal(process: BorrowedFd, signal: Signal) -> nix::Result<()>
 
 /// Whether ids here are the machine's own: uid_map is the identity over all of them. user_namespaces(7).
 pub fn in_first_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = crate::kernel_file::read("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 

@@ -11,6 +11,7 @@ use anyhow::Result;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 use shared::explain::During;
+use shared::kernel_file;
 use shared::mountinfo::{self, Mount};
 
 /// Version 1 has a tree for each controller (or a few); version 2 has one for all.
@@ -42,7 +43,7 @@ pub struct Hierarchy {
 /// Where `cgroup` of the process or our own `mountinfo` cannot be read.
 pub fn detect(proc: &Path, process: &str) -> Result<Vec<Hierarchy>> {
     let path = proc.join(process).join("cgroup");
-    let memberships = std::fs::read_to_string(&path).during(format_args!("cannot read {}", path.display()))?;
+    let memberships = kernel_file::read(&path).during(format_args!("cannot read {}", path.display()))?;
     // Our own mounts, as it is we who read and write there: the process may stand in another root.
     let mounts = mountinfo::read(&proc.join("self"))?;
     let mut found: Vec<_> = memberships.lines().filter_map(|line| hierarchy(line, &mounts)).collect();
@@ -110,7 +111,7 @@ fn is_visible(mount: &Mount, version: Version) -> bool {
 
 /// The words of a kernel file; none where it cannot be read.
 pub fn words(path: &Path) -> Vec<String> {
-    std::fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    kernel_file::read(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 impl fmt::Display for Hierarchy {

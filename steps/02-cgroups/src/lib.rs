@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use shared::explain::{self, CallFailed, During, Failure};
 use shared::formula::{Fact, Formula};
 use shared::lock::{try_lock, wait_for_lock};
-use shared::sys;
+use shared::{kernel_file, sys};
 
 use leftovers::{is_marked, owner_lives};
 
@@ -193,6 +193,9 @@ impl Cgroup {
 
     /// Host, and the child gone: the counters that moved.
     pub fn tell_counters(&self) {
+        if explain::quiet() {
+            return;
+        }
         for group in self.groups() {
             for counter in group.twin().counters(&group.dir) {
                 explain::note(counter);
@@ -249,17 +252,19 @@ impl Group {
 
     /// The limits that are this hierarchy's to keep.
     fn settings(&self, limits: &Limits) -> Vec<Setting> {
-        let all = self.twin().settings(limits);
-        all.into_iter()
-            .filter(|setting| self.has(setting.controller))
-            // Only root of the machine itself may change the list of devices: EPERM.
-            .filter(|setting| setting.controller != "devices" || sys::in_first_user_namespace())
-            .collect()
+        let mut settings = self.twin().settings(limits);
+        settings.retain(|setting| self.has(setting.controller));
+        // Only root of the machine itself may change the list of devices: EPERM.
+        if self.has("devices") && !sys::in_first_user_namespace() {
+            settings.retain(|setting| setting.controller != "devices");
+        }
+        settings
     }
 
     /// What the kernel has made of the limits: one fact for each file.
     fn facts(&self, limits: &Limits) -> Vec<Fact> {
         let mut facts: Vec<Fact> = Vec::new();
+        let mut text = String::new();
         for setting in self.settings(limits) {
             let file = self.twin().read_from(setting.file);
             let path = self.dir.join(file);
@@ -267,8 +272,12 @@ impl Group {
             if setting.value == "a" || (setting.is_about_swap() && !path.exists()) {
                 continue;
             }
-            let (holds, child) = self.read_back(&path, &setting.value);
-            match facts.last_mut().filter(|fact| fact.what == file) {
+            let same_file = facts.last_mut().filter(|fact| fact.what == file);
+            if same_file.is_none() {
+                text = kernel_file::read(&path).unwrap_or_default();
+            }
+            let (holds, child) = self.read_back(file, &text, &setting.value);
+            match same_file {
                 Some(fact) => {
                     fact.child += &format!("; {child}");
                     fact.holds &= holds;
@@ -279,19 +288,18 @@ impl Group {
         facts
     }
 
-    /// Whether the file says what was written to it, and what it says.
-    fn read_back(&self, path: &Path, value: &str) -> (bool, String) {
-        if path.ends_with("cpuset.cpus") {
+    /// Whether the file's text says what was written to it, and what it says.
+    fn read_back(&self, file: &str, text: &str, value: &str) -> (bool, String) {
+        if file == "cpuset.cpus" {
             // The list that was asked for means little where the groups above allow only a part of it.
             let effective = self.version().pick("cpuset.effective_cpus", "cpuset.cpus.effective");
-            let effective = std::fs::read_to_string(self.dir.join(effective)).unwrap_or_default();
+            let effective = kernel_file::read(self.dir.join(effective)).unwrap_or_default();
             return (CpuList::numbers(&effective) == CpuList::numbers(value), effective.trim().to_owned());
         }
         // io.max has all limits of a device in one line, devices.list a line for each device.
-        let text = std::fs::read_to_string(path).unwrap_or_default();
         let has = |line: &&str| value.split(' ').all(|word| line.split(' ').any(|it| it == word));
         let line = text.lines().find(has);
-        (line.is_some(), line.unwrap_or(&text).trim().to_owned())
+        (line.is_some(), line.unwrap_or(text).trim().to_owned())
     }
 
     fn remove(&self) -> Result<()> {
@@ -356,7 +364,7 @@ fn not_permitted(error: &anyhow::Error) -> bool {
 
 /// A number from a file of one number (an empty key), or of lines `key number`.
 fn counter(path: &Path, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
+    let text = kernel_file::read(path).ok()?;
     let line = text.lines().find(|line| key.is_empty() || line.split(' ').next() == Some(key))?;
     line.split(' ').next_back()?.parse().ok()
 }

@@ -23,7 +23,7 @@ use nix::sys::stat::{Mode, SFlag, umask};
 use nix::unistd::{Pid, chdir, pivot_root};
 use shared::explain::During;
 use shared::formula::Fact;
-use shared::{explain, mountinfo, sys};
+use shared::{explain, kernel_file, mountinfo, sys};
 
 use inside::{Inside, Make};
 pub use root::{Root, Variable, Volume, inside as path_inside, variable};
@@ -180,7 +180,7 @@ fn mount_volumes(inside: &Inside, root: &Root) -> Result<()> {
 
 /// Whether the kernel knows a type of file system. proc_filesystems(5).
 fn kernel_has(kind: &str) -> bool {
-    std::fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with(kind)))
+    kernel_file::read("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with(kind)))
 }
 
 /// Host: what the kernel says of the child's root: that it is this folder, and that nothing lies above or under it.

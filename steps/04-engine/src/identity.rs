@@ -1,6 +1,7 @@
 //! A process that cannot be mistaken for another.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -8,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use shared::explain::{self, During};
-use shared::sys;
+use shared::{kernel_file, sys};
 
 /// A process that cannot be mistaken: the kernel gives a pid to another process later, but never with the same start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +26,12 @@ impl Process {
     /// # Errors
     /// Where there is none.
     pub fn of(pid: Pid) -> Result<Self> {
-        let path = format!("/proc/{pid}/stat");
-        let stat = std::fs::read_to_string(&path).during(format_args!("cannot read {path}"))?;
-        // The second field is a name in parentheses, in which anything may stand.
-        let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
-        Ok(Process { pid: pid.as_raw(), start: start.with_context(|| format!("cannot understand {path}"))? })
+        Ok(Process { pid: pid.as_raw(), start: stat(pid, 22)? })
+    }
+
+    /// Host: the pid of its parent.
+    pub fn parent(&self) -> Result<i32> {
+        stat(Pid::from_raw(self.pid), 4)
     }
 
     /// A descriptor of exactly this process; `None` where it is gone, whoever has its pid now, and in a dry run.
@@ -54,4 +56,13 @@ impl Process {
             }
         })
     }
+}
+
+/// A field of proc_pid_stat(5), counted from 1.
+fn stat<T: FromStr>(pid: Pid, field: usize) -> Result<T> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = kernel_file::read(&path).during(format_args!("cannot read {path}"))?;
+    // The second field is a name in parentheses, in which anything may stand.
+    let value = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(field - 3)?.parse().ok());
+    value.with_context(|| format!("cannot understand {path}"))
 }

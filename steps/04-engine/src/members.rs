@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::explain;
+use shared::{explain, kernel_file};
 
 /// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which
 /// cannot be interrupted (a disk, a network file system) stops after it.
@@ -52,7 +52,7 @@ impl Freezer {
 
     fn is_frozen(&self) -> bool {
         let (file, line) = &self.confirmed_by;
-        std::fs::read_to_string(file).is_ok_and(|text| text.lines().any(|it| it == *line))
+        kernel_file::read(file).is_ok_and(|text| text.lines().any(|it| it == *line))
     }
 }
 
@@ -101,7 +101,7 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
     if let Some(dir) = groups.iter().find(|dir| Freezer::v1(dir).is_some()) {
         // Frozen, none of them can fork away from its SIGKILL; thawed, each of them dies of it.
         let _ = freeze(groups);
-        let pids = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        let pids = kernel_file::read(dir.join("cgroup.procs")).unwrap_or_default();
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host_cleanup(format_args!("kill({pid}, SIGKILL)"), || kill(pid, Signal::SIGKILL));
         }

@@ -239,17 +239,13 @@ fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
     if explain::dry_run() {
         return Ok(Vec::new());
     }
-    let status = std::fs::read_to_string(format!("/proc/{child}/status")).during("cannot look at the child")?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim().to_owned();
+    let init = Process::of(child)?;
+    let parent = init.parent()?;
     let fact = |what: &str, child: String, holds| Fact { what: what.to_owned(), host: String::new(), child, holds };
     let written = container.state()?.init;
     Ok(vec![
-        fact("monitor", format!("{parent} is its parent"), parent == Pid::this().to_string()),
-        fact(
-            "state.json",
-            format!("pid {child}, in {}", container.path("").display()),
-            written == Some(Process::of(child)?),
-        ),
+        fact("monitor", format!("{parent} is its parent"), parent == Pid::this().as_raw()),
+        fact("state.json", format!("pid {child}, in {}", container.path("").display()), written == Some(init)),
     ])
 }
 

@@ -6,8 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::Effort;
+use crate::measure::spread;
 use crate::place::{LIMITS, Place};
-use crate::report::{Beside, Growth, Spread};
+use crate::report::{Beside, Growth};
 
 /// How many are started between two looks.
 const PACE: usize = 50;
@@ -56,7 +57,7 @@ fn look(place: &Place, effort: Effort, running: usize) -> Result<Beside> {
             let since = Instant::now();
             act().map(|_| since.elapsed().as_secs_f64() * 1000.0)
         });
-        Ok::<_, anyhow::Error>(Spread::of(times.collect::<Result<_>>()?).median)
+        Ok::<_, anyhow::Error>(spread(times.collect::<Result<_>>()?).median)
     };
     let run = median(&|| run(place, &["--rm"], &["/bin/true"]))?;
     let ps = median(&|| place.step04(&["ps"]))?;

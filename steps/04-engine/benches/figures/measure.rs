@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::read_to_string;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use libc::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS};
@@ -64,7 +65,7 @@ pub fn programs(place: &Place, all: &[programs::Program], effort: Effort) -> Res
             Ok(Program {
                 name: it.name.to_owned(),
                 differs: it.differs.to_owned(),
-                milliseconds: Spread::of(times),
+                milliseconds: spread(times),
                 peak_kib: peak(place, &it.command)?,
                 system_calls: system_calls(place, &it.command)?,
             })
@@ -115,8 +116,22 @@ fn sh(place: &Place, command: &str) -> Result<()> {
 
 /// What the bare run is made of: for each kind of call its median over all runs, the dearest first.
 pub fn calls(place: &Place, effort: Effort) -> Result<Vec<Call>> {
+    let at_once = medians(place, effort.rounds * effort.runs, Duration::ZERO)?;
+    let rested = medians(place, effort.runs * 3, Duration::from_millis(100))?;
+    let call = |(name, (count, microseconds)): (String, _)| {
+        let after_a_rest = rested.get(&name).map(|(_, it)| *it);
+        Call { name, count, microseconds, after_a_rest }
+    };
+    let mut calls: Vec<_> = at_once.into_iter().map(call).collect();
+    calls.sort_by(|one, other| other.microseconds.total_cmp(&one.microseconds));
+    Ok(calls)
+}
+
+/// By the kind of call: how many, and microseconds of them all.
+fn medians(place: &Place, runs: usize, rest: Duration) -> Result<BTreeMap<String, (usize, f64)>> {
     let mut all: BTreeMap<String, (usize, Vec<f64>)> = BTreeMap::new();
-    for _ in 0..effort.rounds * effort.runs {
+    for _ in 0..runs {
+        std::thread::sleep(rest);
         let mut bare = place.command(release("bare"));
         bare.env("BARE_TIMES", "1").arg(place.path("root")).args(&place.plan).args(["--", "/bin/true"]);
         let ran = bare.output()?;
@@ -126,8 +141,7 @@ pub fn calls(place: &Place, effort: Effort) -> Result<Vec<Call>> {
         for line in told.lines() {
             let (nanoseconds, name) = line.split_once('\t').context("bare")?;
             let sum = sums.entry(name).or_default();
-            sum.0 += 1;
-            sum.1 += nanoseconds.parse::<f64>()? / 1000.0;
+            *sum = (sum.0 + 1, sum.1 + nanoseconds.parse::<f64>()? / 1000.0);
         }
         for (name, (count, sum)) in sums {
             let (counted, times) = all.entry(name.to_owned()).or_default();
@@ -135,10 +149,7 @@ pub fn calls(place: &Place, effort: Effort) -> Result<Vec<Call>> {
             times.push(sum);
         }
     }
-    let median = |(name, (count, times))| Call { name, count, microseconds: Spread::of(times).median };
-    let mut calls: Vec<_> = all.into_iter().map(median).collect();
-    calls.sort_by(|one, other| other.microseconds.total_cmp(&one.microseconds));
-    Ok(calls)
+    Ok(all.into_iter().map(|(name, (count, times))| (name, (count, spread(times).median))).collect())
 }
 
 /// `clone` and `waitpid` of a child that does nothing, by the namespaces that it gets.
@@ -159,7 +170,13 @@ pub fn namespaces(place: &Place) -> Result<Vec<Call>> {
         let ran = place.command(release("bare")).args(["clone", &flags.to_string()]).output()?;
         ensure!(ran.status.success(), "bare clone: {}", String::from_utf8_lossy(&ran.stderr));
         let nanoseconds: f64 = String::from_utf8_lossy(&ran.stdout).trim().parse()?;
-        Ok(Call { name: name.to_owned(), count: 1, microseconds: nanoseconds / 1000.0 })
+        Ok(Call { name: name.to_owned(), count: 1, microseconds: nanoseconds / 1000.0, after_a_rest: None })
     };
     kinds.into_iter().map(one).collect()
+}
+
+/// Of at least one.
+pub fn spread(mut all: Vec<f64>) -> Spread {
+    all.sort_by(f64::total_cmp);
+    Spread { median: all[all.len() / 2], min: all[0], max: all[all.len() - 1], runs: all.len() }
 }

@@ -21,7 +21,8 @@ pub struct Place {
 impl Place {
     pub fn new() -> Result<Self> {
         leave_hybrid_tree()?;
-        let dir = tempfile::tempdir().context("no folder for temporary files")?;
+        // In memory, as /run is, where engines keep what they know.
+        let dir = tempfile::tempdir_in("/dev/shm").context("no folder in /dev/shm")?;
         let script = crate::project().join("rootfs-scripts/busybox.sh");
         let root = dir.path().join("root");
         let made = Command::new(script).arg(&root).output().context("rootfs-scripts/busybox.sh")?;

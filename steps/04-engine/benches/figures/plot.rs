@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::report::{Call, Growth};
+use super::report::{Beside, Call, Growth};
 
 const SERIF: &str = "sans-serif";
 
@@ -18,7 +18,7 @@ pub fn calls(calls: &[Call]) -> Result<String> {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE)?;
         let label = |anchor| (SERIF, 15).into_font().color(&BLACK).pos(Pos::new(anchor, VPos::Center));
-        for (place, Call { name, count, microseconds }) in calls.iter().enumerate() {
+        for (place, Call { name, count, microseconds, .. }) in calls.iter().enumerate() {
             let top = 10 + place as i32 * row;
             let width = ((900 - left - right) as f64 * microseconds / longest) as i32;
             let name = if *count > 1 { format!("{name} ({count}×)") } else { name.clone() };
@@ -57,10 +57,9 @@ pub fn growth(growth: &Growth) -> Result<String> {
             .axis_desc_style(text.clone())
             .light_line_style(WHITE)
             .draw()?;
-        for (name, color, of) in [
-            ("step04 run --rm true", BLUE, (|it| it.run) as fn(&crate::report::Beside) -> f64),
-            ("step04 ps", RED, |it| it.ps),
-        ] {
+        for (name, color, of) in
+            [("step04 run --rm true", BLUE, (|it| it.run) as fn(&Beside) -> f64), ("step04 ps", RED, |it| it.ps)]
+        {
             let points: Vec<_> = growth.beside.iter().map(|it| (it.running as f64, of(it))).collect();
             chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
             chart

@@ -56,6 +56,8 @@ pub struct Call {
     pub name: String,
     pub count: usize,
     pub microseconds: f64,
+    /// The same where nothing of the kind was done for a tenth of a second.
+    pub after_a_rest: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,13 +95,6 @@ pub struct Binary {
     pub name: String,
     pub debug_kib: u64,
     pub release_kib: u64,
-}
-
-impl Spread {
-    pub fn of(mut all: Vec<f64>) -> Self {
-        all.sort_by(f64::total_cmp);
-        Spread { median: all[all.len() / 2], min: all[0], max: all[all.len() - 1], runs: all.len() }
-    }
 }
 
 impl Figures {
@@ -170,9 +165,11 @@ impl Figures {
     }
 
     fn calls_table(&self) -> String {
-        let mut table = "| calls of `bare` | how many | µs together |\n| --- | ---: | ---: |\n".to_owned();
-        for Call { name, count, microseconds } in &self.calls {
-            table += &format!("| {name} | {count} | {microseconds:.0} |\n");
+        let mut table = "| calls of `bare` | how many | µs together | µs after a rest |\n".to_owned();
+        table += "| --- | ---: | ---: | ---: |\n";
+        for Call { name, count, microseconds, after_a_rest } in &self.calls {
+            let rested = after_a_rest.map_or("–".to_owned(), |it| format!("{it:.0}"));
+            table += &format!("| {name} | {count} | {microseconds:.0} | {rested} |\n");
         }
         table
     }

@@ -2,6 +2,8 @@
 
 mod blocks;
 mod containment;
+mod figures;
+mod ladder;
 mod pictures;
 mod remedies;
 
@@ -37,6 +39,8 @@ fn checks() -> Vec<Check> {
             let table = remedies::table();
             assert!(tutorial().contains(&table), "TUTORIAL.md has another table than this:\n{table}");
         }),
+        check("the_ladder_is_what_the_steps_light", [groups(), project_is_ours()], ladder::is_what_the_steps_light),
+        check("the_figures_are_those_that_were_measured", [], figures::are_those_that_were_measured),
         check(
             "the_pictures_are_of_today",
             [needs::root(), groups(), only(Version::V2), project_is_ours()],

@@ -1,0 +1,32 @@
+//! README's ladder: each step lights its own term of the formula, and those of the steps before it.
+
+use std::collections::BTreeSet;
+use std::fs::read_to_string;
+
+use shared::testing;
+
+use crate::project;
+
+pub fn is_what_the_steps_light() {
+    let home = tempfile::tempdir().expect("tempdir");
+    let text = read_to_string(project().join("README.md")).expect("README.md");
+    let rows: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| [")?.split_once('-'))
+        .map(|(number, rest)| (number, rest.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default()))
+        .collect();
+    assert_eq!(rows.len(), 5, "the ladder has five steps");
+    let mut terms = BTreeSet::new();
+    for (number, term) in rows {
+        terms.extend((term != "–").then(|| term.to_owned()));
+        let step = format!("step{number}");
+        let words: &[&str] = if step == "step04" { &["run", "--rm", "true"] } else { &["true"] };
+        let ran = testing::step(&step, words.iter().copied()).with(|command| {
+            command.env("XDG_RUNTIME_DIR", home.path());
+        });
+        let ran = ran.ran();
+        let formula = ran.err.lines().rfind(|line| line.starts_with("Container = ")).expect("the formula");
+        let lit = formula.split(['[', ']']).skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+        assert_eq!(lit, terms, "{step}: {formula}");
+    }
+}
