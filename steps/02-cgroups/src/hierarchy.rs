@@ -32,6 +32,8 @@ pub struct Hierarchy {
     pub controllers: Vec<String>,
     /// Where it is mounted.
     pub mount: PathBuf,
+    /// Which part of the tree is: `/` where it is all of it.
+    root: String,
     /// The group that the process is in, as a path below `mount`.
     pub own: PathBuf,
 }
@@ -53,8 +55,7 @@ pub fn detect(proc: &Path, process: &str) -> Result<Vec<Hierarchy>> {
 
 /// From a line `4:memory:/user.slice` (v1) or `0::/user.slice` (v2) of proc_pid_cgroup(5), and the mount that it belongs to.
 fn hierarchy(membership: &str, mounts: &[Mount]) -> Option<Hierarchy> {
-    let mut fields = membership.splitn(3, ':').skip(1);
-    let (names, path) = (fields.next()?, fields.next()?);
+    let (names, path) = names_and_path(membership)?;
     let controllers: Vec<_> = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     // A hierarchy with just a name (systemd's) has processes to keep together and nothing to limit.
     if names.starts_with("name=") {
@@ -65,22 +66,40 @@ fn hierarchy(membership: &str, mounts: &[Mount]) -> Option<Hierarchy> {
         Version::V1 => mount.kind == "cgroup" && controllers.iter().all(|name| mount.options.contains(name)),
         Version::V2 => mount.kind == "cgroup2",
     })?;
-    // The path counts from the tree's top; the mount may show only a part of the tree, as in a Docker container.
-    // Where it begins above this process's cgroup namespace, its root is "/.." and names no folder here.
-    let own = Path::new(path).strip_prefix(&mount.root).ok()?;
-    if own.components().any(|part| part == std::path::Component::ParentDir) || !is_visible(mount, version) {
+    let own = below(&mount.point, &mount.root, path)?;
+    if !is_visible(mount, version) {
         return None;
     }
     let controllers = match version {
         Version::V1 => controllers,
         Version::V2 => words(&mount.point.join("cgroup.controllers")),
     };
-    Some(Hierarchy {
-        version,
-        controllers,
-        own: mount.point.join(own).components().collect(),
-        mount: mount.point.clone(),
-    })
+    Some(Hierarchy { version, controllers, own, mount: mount.point.clone(), root: mount.root.clone() })
+}
+
+impl Hierarchy {
+    /// The group that another process is in, as a path below `mount`; from the text of its proc_pid_cgroup(5).
+    pub fn group_of(&self, memberships: &str) -> Option<PathBuf> {
+        let is_this = |names: &str| match self.version {
+            Version::V1 => names.split(',').eq(&self.controllers),
+            Version::V2 => names.is_empty(),
+        };
+        let (_, path) = memberships.lines().filter_map(names_and_path).find(|(names, _)| is_this(names))?;
+        below(&self.mount, &self.root, path)
+    }
+}
+
+/// The two fields that matter.
+fn names_and_path(membership: &str) -> Option<(&str, &str)> {
+    membership.split_once(':')?.1.split_once(':')
+}
+
+/// A group's folder. Its path counts from the tree's top; the mount may show only a part of the tree, as in a Docker
+/// container. Where it begins above this process's cgroup namespace, its root is "/.." and names no folder here.
+fn below(mount: &Path, root: &str, path: &str) -> Option<PathBuf> {
+    let path = Path::new(path).strip_prefix(root).ok()?;
+    let leads_out = path.components().any(|part| part == std::path::Component::ParentDir);
+    (!leads_out).then(|| mount.join(path).components().collect())
 }
 
 /// Whether this user may make groups, in every hierarchy that there is.
@@ -96,7 +115,8 @@ pub fn of_place(place: &Path) -> Option<Hierarchy> {
         CGROUP2_SUPER_MAGIC => Version::V2,
         _ => return None,
     };
-    Some(Hierarchy { version, controllers: Vec::new(), mount: place.to_owned(), own: place.to_owned() })
+    let (mount, own) = (place.to_owned(), place.to_owned());
+    Some(Hierarchy { version, controllers: Vec::new(), mount, own, root: "/".to_owned() })
 }
 
 /// Whether it is this mount that one reaches by its path, and not another that was made over it.

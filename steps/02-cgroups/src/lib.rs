@@ -168,11 +168,11 @@ impl Cgroup {
         if explain::dry_run() {
             return Ok(Vec::new());
         }
-        let theirs = detect(Path::new("/proc"), &child.to_string())?;
+        let path = format!("/proc/{child}/cgroup");
+        let memberships = kernel_file::read(&path).during(format_args!("cannot read {path}"))?;
         let mut facts = Vec::new();
         for group in self.groups() {
-            let same = |it: &&Hierarchy| it.mount == group.hierarchy.mount;
-            let own = theirs.iter().find(same).map_or(Path::new("nowhere"), |it| &it.own);
+            let own = group.hierarchy.group_of(&memberships).unwrap_or("nowhere".into());
             let listed = hierarchy::words(&group.dir.join(group.twin().procs()));
             let holds = own == group.dir && listed.contains(&child.to_string());
             let what = if group.version() == Version::V2 {

@@ -10,7 +10,7 @@ use crate::{blocks, project};
 const PICTURES: [(&str, &[&str]); 4] = [
     ("steps/01-namespaces/picture.svg", &["step01 hostname"]),
     ("steps/02-cgroups/picture.svg", &["step02 --memory 32M memory_hog 128"]),
-    ("steps/03-rootfs/picture.svg", &["step03 ls / 2>&1 | grep -v -e mknod -e /dev/ -e symlink -e openat"]),
+    ("steps/03-rootfs/picture.svg", &["step03 ls /dev 2>&1 | grep -v -e mknod -e /dev/ -e symlink -e openat"]),
     (
         "steps/04-engine/picture.svg",
         &[
@@ -29,7 +29,9 @@ const PICTURES: [(&str, &[&str]); 4] = [
 pub fn are_of_today() {
     for (file, commands) in PICTURES {
         let path = project().join(file);
-        let now = anstyle_svg::Term::new().render_svg(&run(commands));
+        let now = anstyle_svg::Term::new().palette(anstyle_svg::WIN10_CONSOLE).render_svg(&run(commands));
+        // What is dimmed can still be read.
+        let now = now.replace(".dimmed { opacity: 0.4; }", ".dimmed { opacity: 0.7; }");
         if std::env::var_os("UPDATE_PICTURES").is_some() {
             std::fs::write(&path, &now).expect("picture");
         }
