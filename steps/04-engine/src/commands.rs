@@ -12,7 +12,7 @@ use engine::log::{Reader, Show};
 use engine::parts::parts;
 use engine::states::{Status, Verb};
 use engine::store::Store;
-use engine::{members, monitor};
+use engine::{members, monitor, protect};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shared::explain::{self, During, Failure};
@@ -58,6 +58,11 @@ fn add(new: New) -> Result<(Store, Container, Life)> {
 
 pub fn start(words: &[String], attach: bool) -> Result<u8> {
     let store = Store::open()?;
+    // Before any of them is started, as it begins this command once more.
+    let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
+    if words.iter().any(is_stopped) {
+        protect::from_sealed_copy()?;
+    }
     if !attach {
         return each(&store, words, |container| match make_again(&store, container)? {
             Status::Running => Ok(()),
@@ -95,6 +100,8 @@ fn make_again(store: &Store, container: &Container) -> Result<Status> {
         if status != Status::Stopped {
             return Ok(status);
         }
+        // It gets a new monitor, made from this process.
+        protect::from_sealed_copy()?;
         // Its monitor may still be on its way out, or another engine may be as far as this one: then look again.
         let Some(life) = container.take()? else {
             signals::pause(MOMENT)?;

@@ -155,8 +155,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<u8> {
     match command {
-        // These put this program's own process into a container, or beside one for long.
-        Command::Run { .. } | Command::Create { .. } | Command::Start { .. } | Command::Exec { .. } => {
+        // These put this program's own process into a container, or beside one for long. `start` may (see there).
+        Command::Run { .. } | Command::Create { .. } | Command::Exec { .. } => {
             protect::from_sealed_copy()?;
         }
         // These only print.

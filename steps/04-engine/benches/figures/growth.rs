@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::Effort;
 use crate::measure::spread;
@@ -60,8 +60,13 @@ fn look(place: &Place, effort: Effort, running: usize) -> Result<Beside> {
         Ok::<_, anyhow::Error>(spread(times.collect::<Result<_>>()?).median)
     };
     let run = median(&|| run(place, &["--rm"], &["/bin/true"]))?;
+    let bare = median(&|| {
+        let ran = place.bare().output()?;
+        ensure!(ran.status.success(), "bare: {}", String::from_utf8_lossy(&ran.stderr));
+        Ok(String::new())
+    })?;
     let ps = median(&|| place.step04(&["ps"]))?;
-    Ok(Beside { running, run, ps })
+    Ok(Beside { running, run, bare, ps })
 }
 
 /// Containers a second, so many at a time, beside those that run already.

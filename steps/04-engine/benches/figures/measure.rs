@@ -132,9 +132,7 @@ fn medians(place: &Place, runs: usize, rest: Duration) -> Result<BTreeMap<String
     let mut all: BTreeMap<String, (usize, Vec<f64>)> = BTreeMap::new();
     for _ in 0..runs {
         std::thread::sleep(rest);
-        let mut bare = place.command(release("bare"));
-        bare.env("BARE_TIMES", "1").arg(place.path("root")).args(&place.plan).args(["--", "/bin/true"]);
-        let ran = bare.output()?;
+        let ran = place.bare().env("BARE_TIMES", "1").output()?;
         let told = String::from_utf8_lossy(&ran.stderr);
         ensure!(ran.status.success(), "bare: {told}");
         let mut sums: BTreeMap<&str, (usize, f64)> = BTreeMap::new();

@@ -38,11 +38,18 @@ impl Place {
         self.dir.path().join(name).display().to_string()
     }
 
-    /// A command that finds its store here.
+    /// A command that finds its store here, and its libraries where it always does: not where cargo looks first.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env("XDG_RUNTIME_DIR", self.dir.path());
+        command.env("XDG_RUNTIME_DIR", self.dir.path()).env_remove("LD_LIBRARY_PATH");
         command
+    }
+
+    /// The bare calls, and `true`.
+    pub fn bare(&self) -> Command {
+        let mut bare = self.command(release("bare"));
+        bare.arg(self.path("root")).args(&self.plan).args(["--", "/bin/true"]);
+        bare
     }
 
     /// `step04` with these arguments; its standard output.

@@ -38,7 +38,7 @@ pub fn calls(calls: &[Call]) -> Result<String> {
 /// Milliseconds of one start, over the number of containers that run already.
 pub fn growth(growth: &Growth) -> Result<String> {
     let last = growth.beside.last().map_or(1, |it| it.running) as f64;
-    let highest = growth.beside.iter().flat_map(|it| [it.run, it.ps]).fold(1.0, f64::max) * 1.15;
+    let highest = growth.beside.iter().flat_map(|it| [it.run, it.bare, it.ps]).fold(1.0, f64::max) * 1.15;
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (900, 400)).into_drawing_area();
@@ -53,13 +53,17 @@ pub fn growth(growth: &Growth) -> Result<String> {
             .configure_mesh()
             .x_desc("containers that run already")
             .y_desc("milliseconds")
+            .x_label_formatter(&|count| format!("{count:.0}"))
+            .y_label_formatter(&|milliseconds| format!("{milliseconds:.0}"))
             .label_style(text.clone())
             .axis_desc_style(text.clone())
             .light_line_style(WHITE)
             .draw()?;
-        for (name, color, of) in
-            [("step04 run --rm true", BLUE, (|it| it.run) as fn(&Beside) -> f64), ("step04 ps", RED, |it| it.ps)]
-        {
+        for (name, color, of) in [
+            ("step04 run --rm true", BLUE, (|it| it.run) as fn(&Beside) -> f64),
+            ("bare", RGBColor(0, 120, 0), |it| it.bare),
+            ("step04 ps", RED, |it| it.ps),
+        ] {
             let points: Vec<_> = growth.beside.iter().map(|it| (it.running as f64, of(it))).collect();
             chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
             chart
@@ -69,7 +73,7 @@ pub fn growth(growth: &Growth) -> Result<String> {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
+            .position(SeriesLabelPosition::UpperLeft)
             .background_style(WHITE)
             .border_style(BLACK)
             .label_font(text)

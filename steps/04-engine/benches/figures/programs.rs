@@ -38,6 +38,7 @@ pub fn runs(place: &Place) -> Vec<Program> {
             "and every call told, into a pipe",
             format!("{} run --rm {limits} --rootfs {root} /bin/true", release("step04")),
         ),
+        program("step04 --version", "its start alone", format!("{} --version", release("step04"))),
         program(
             "unshare",
             "no cgroup, no limits, `chroot`, no `/dev` and no `/sys`",

@@ -62,7 +62,7 @@ pub struct Call {
 
 #[derive(Serialize, Deserialize)]
 pub struct Growth {
-    /// Beside how many running containers; milliseconds of `run --rm`, and of `ps`.
+    /// Beside how many running containers; milliseconds of `run --rm`, of `bare`, and of `ps`.
     pub beside: Vec<Beside>,
     /// How many at a time; containers a second.
     pub rates: Vec<(usize, f64)>,
@@ -79,6 +79,7 @@ pub struct Growth {
 pub struct Beside {
     pub running: usize,
     pub run: f64,
+    pub bare: f64,
     pub ps: f64,
 }
 
@@ -184,10 +185,10 @@ impl Figures {
 
     fn growth_table(&self) -> String {
         let Growth { beside, rates, memory_kib, monitor_kib, state_kib, cgroups } = &self.growth;
-        let mut table =
-            "| containers that run already | `run --rm`, ms | `ps`, ms |\n| ---: | ---: | ---: |\n".to_owned();
-        for Beside { running, run, ps } in beside.iter().filter(|it| [0, 100, 500].contains(&it.running)) {
-            table += &format!("| {running} | {run:.1} | {ps:.1} |\n");
+        let mut table = "| containers that run already | `run --rm`, ms | `bare`, ms | `ps`, ms |\n".to_owned();
+        table += "| ---: | ---: | ---: | ---: |\n";
+        for Beside { running, run, bare, ps } in beside.iter().filter(|it| [0, 100, 500].contains(&it.running)) {
+            table += &format!("| {running} | {run:.1} | {bare:.1} | {ps:.1} |\n");
         }
         table += "\n| at a time | containers a second |\n| ---: | ---: |\n";
         for (at_a_time, rate) in rates {
