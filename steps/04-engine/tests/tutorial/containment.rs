@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use cgroups::Version;
 use shared::testing::{self, Ran, Run, program, random_word};
+
+use crate::only;
 
 /// The steps, by the first word of their command.
 pub const STEPS: [&str; 5] = ["step00", "step01", "step02", "step03", "step04"];
@@ -28,7 +31,7 @@ pub struct Place {
     dir: tempfile::TempDir,
 }
 
-pub const ROWS: [Row; 14] = [
+pub const ROWS: [Row; 16] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -39,7 +42,17 @@ pub const ROWS: [Row; 14] = [
     Row { what: "rename the host", works: rename_host, stopped_by: "uts namespace" },
     Row { what: "mount over the host's `/proc`", works: mount_over_proc, stopped_by: "mount namespace, made private" },
     Row { what: "connect to a socket on the host's loopback", works: connect, stopped_by: "network namespace" },
+    Row {
+        what: "find the host's shared memory (System V)",
+        works: find_shared_memory,
+        stopped_by: "ipc namespace, and a `/proc` of its own",
+    },
     Row { what: "make a device node", works: make_node, stopped_by: "user namespace" },
+    Row {
+        what: "open a device of the host's (`/dev/kmsg`) for writing",
+        works: open_device,
+        stopped_by: "cgroup v1: the list of devices; then a `/dev` without it",
+    },
     Row { what: "run 300 processes (fork bomb)", works: fork_bomb, stopped_by: "cgroup: `--pids-limit`" },
     Row { what: "take 128 MiB of memory", works: memory_hog, stopped_by: "cgroup: `--memory`" },
     Row { what: "use a whole processor", works: cpu_hog, stopped_by: "cgroup: `--cpus`" },
@@ -181,6 +194,21 @@ fn connect(place: &Place, step: &str) -> bool {
     }
 }
 
+fn find_shared_memory(place: &Place, step: &str) -> bool {
+    let made = Command::new("ipcmk").args(["--shmem", "4096"]).output().expect("ipcmk");
+    let id = String::from_utf8_lossy(&made.stdout).split_whitespace().last().unwrap_or_default().to_owned();
+    assert!(id.parse::<u32>().is_ok(), "{made:?}");
+    let ran = place.sh(step, "cat /proc/sysvipc/shm");
+    let gone = Command::new("ipcrm").args(["--shmem-id", &id]).status().expect("ipcrm");
+    assert!(gone.success());
+    ran.out.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some(&id))
+}
+
+/// Nothing is written to it.
+fn open_device(place: &Place, step: &str) -> bool {
+    place.sh(step, "test -c /dev/kmsg && : >>/dev/kmsg").code == 0
+}
+
 fn make_node(place: &Place, step: &str) -> bool {
     let file = place.dir.path().join("rootfs/tmp/node");
     let path = if step >= "step03" { PathBuf::from("/tmp/node") } else { file.clone() };
@@ -241,7 +269,12 @@ pub fn table(place: &Place) -> String {
         ["00", "01", "02", "03", "04"].join(" | ")
     );
     for row in &ROWS {
-        let cells = place.tried(row).map(|works| if works { "works" } else { "**stopped**" });
+        let tried = place.tried(row);
+        let mut cells = tried.map(|works| if works { "works" } else { "**stopped**" });
+        // The one difference between the two versions.
+        if row.what.starts_with("open a device") && tried[2] == only(Version::V1).is_some() {
+            cells[2] = "works on v2, **stopped** on v1";
+        }
         table += &format!("| {} | {} | {} |\n", row.what, cells.join(" | "), row.stopped_by);
     }
     table
