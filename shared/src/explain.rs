@@ -37,9 +37,9 @@ pub struct Telling {
     /// Tell nothing but errors
     #[arg(short, long, conflicts_with_all = ["pause", "dry_run"])]
     quiet: bool,
-    /// Wait for Enter before each call, and say what to look at from a second terminal
-    #[arg(long)]
-    pause: bool,
+    /// Wait for Enter before each call, or before those that begin so, and say what to look at from a second terminal
+    #[arg(long, value_name = "CALL,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
+    pause: Option<Vec<String>>,
     /// Tell the same story and do nothing: needs no rights, works everywhere
     #[arg(long)]
     dry_run: bool,
@@ -140,6 +140,11 @@ impl Failure {
 /// Says what failed, in one sentence, and what to do about it. Hands back the exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
     let Failure { code, sentence, remedy } = Failure::of(error);
+    // Somebody wanted it so.
+    if error.is::<signals::Interrupted>() {
+        note(sentence);
+        return code;
+    }
     line(format_args!("{} {}", "error:".red().bold(), printable(&sentence)));
     if let Some(remedy) = remedy {
         line(format_args!("{} {remedy}", "what to do:".green().bold()));
@@ -230,6 +235,18 @@ pub fn host<T: Answer, E: Into<std::io::Error>>(
 ) -> Result<T> {
     signals::check()?;
     pause(Who::Host, call)?;
+    tell(Who::Host, call, make)
+}
+
+/// Host: the same, while `lock` is held; but not while somebody is asked to press Enter, as others wait for that lock.
+pub fn host_locked<L, T: Answer, E: Into<std::io::Error>>(
+    call: fmt::Arguments,
+    lock: impl FnOnce() -> Result<L>,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
+    signals::check()?;
+    pause(Who::Host, call)?;
+    let _lock = lock()?;
     tell(Who::Host, call, make)
 }
 
@@ -376,13 +393,19 @@ fn told(who: Who, call: fmt::Arguments, answer: Option<&str>) {
 }
 
 fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
+    let Some(calls) = TELLING.get().and_then(|telling| telling.pause.as_ref()) else { return Ok(()) };
     // Whoever has pressed Ctrl-C does not want to be asked before each call of the clean-up.
-    if !TELLING.get().is_some_and(|telling| telling.pause) || quiet() || signals::interrupted() {
+    if quiet() || signals::interrupted() {
+        return Ok(());
+    }
+    // All of them, where none was named: every call begins with nothing.
+    let call_told = call.to_string();
+    if !calls.iter().any(|name| call_told.starts_with(name)) {
         return Ok(());
     }
     let name = if who == Who::Host { "the host" } else { "the child" };
-    line(format_args!("{} {name} is about to call: {}", "[Enter]".bold(), printable(&call.to_string())));
-    if let Some(look) = remedy::look(&call.to_string(), CHILD.load(Ordering::Relaxed)) {
+    line(format_args!("{} {name} is about to call: {}", "[Enter]".bold(), printable(&call_told)));
+    if let Some(look) = remedy::look(&call_told, CHILD.load(Ordering::Relaxed)) {
         line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
     }
     let stdin = std::io::stdin();

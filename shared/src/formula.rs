@@ -44,7 +44,7 @@ impl Formula {
             let verdict = if *holds { "✔".green() } else { "✘".red() };
             let beside = if host.is_empty() { String::new() } else { format!("   (host: {host})") };
             if !explain::quiet() {
-                explain::line(format_args!("  {verdict} {what:<20} {}{}", explain::printable(child), beside.dimmed()));
+                explain::line(format_args!("  {verdict} {what:<26} {}{}", explain::printable(child), beside.dimmed()));
             }
         }
         if let Some(fact) = facts.iter().find(|fact| !fact.holds) {

@@ -41,7 +41,11 @@ pub fn wait_for_lock(folder: &Path) -> Result<Flock<File>> {
             answer => return answer.during(format_args!("cannot lock {}", folder.display())),
         }
         if since.elapsed() > SILENCE && !std::mem::replace(&mut told, true) {
-            explain::note(format_args!("another step is at work in {}: waiting for it", folder.display()));
+            // Told to the quiet, too: to them it would look like a step that hangs.
+            explain::line(format_args!(
+                "# another step is at work in {}, or waits for Enter there: waiting for it",
+                folder.display()
+            ));
         }
         // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.
         signals::pause(Duration::from_millis(1))?;

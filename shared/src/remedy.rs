@@ -94,10 +94,16 @@ pub const REMEDIES: &[Remedy] = &[
         say: "this user has no rights over the container's namespaces: run the step as the user who started it, or with sudo",
     },
     Remedy {
-        call: "execve(\"/proc/self/fd",
+        call: "memfd_create(",
         errno: &[EACCES, EPERM],
         applies: |_| true,
-        say: "this machine forbids programs in memory: sudo sysctl vm.memfd_noexec=1",
+        say: "this machine forbids programs in memory, from which the engine protects itself: sudo sysctl vm.memfd_noexec=1",
+    },
+    Remedy {
+        call: "openat2(",
+        errno: &[EXDEV, ELOOP],
+        applies: |_| true,
+        say: "the path leads through a link that points out of the root, as those in /proc/PID/fd do: name a folder inside",
     },
     Remedy {
         call: "pivot_root(",
@@ -109,13 +115,19 @@ pub const REMEDIES: &[Remedy] = &[
         call: "pivot_root(",
         errno: &[EINVAL],
         applies: |_| true,
-        say: "a mount above the new root is shared, or the old root is not a mount point (an initramfs): make the mounts private first",
+        say: "the new root is no mount point (bind it onto itself first), or a mount above it is shared (make the mounts private first), or the old root is none (an initramfs)",
     },
     Remedy {
         call: "mkdir /",
         errno: &[EROFS],
         applies: in_cgroups,
         say: "the cgroup file system is read-only, as inside a Docker container: docker run --privileged --cgroupns=private …",
+    },
+    Remedy {
+        call: "mkdir /",
+        errno: &[EACCES, EPERM],
+        applies: |call| in_cgroups(call) && !has_v2_alone(),
+        say: "only root may make cgroups of version 1: run the step with sudo",
     },
     Remedy {
         call: "mkdir /",
@@ -167,6 +179,7 @@ pub fn find(call: &str, errno: Errno) -> Option<String> {
 /// What to look at from a second terminal while this call is held, and right after it.
 pub fn look(call: &str, child: i32) -> Option<String> {
     let step = std::process::id();
+    let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
     let name = call.split(['(', ' ']).next().unwrap_or_default();
     Some(match name {
         "clone" | "clone3" | "fork" => format!("pstree -p {step}; ls -l /proc/{step}/ns"),
@@ -181,9 +194,9 @@ pub fn look(call: &str, child: i32) -> Option<String> {
         ),
         _ if child == 0 => return None,
         "mount" | "umount2" | "mount_setattr" => format!("cat /proc/{child}/mountinfo"),
-        "pivot_root" | "chdir" | "fchdir" => format!("ls -l /proc/{child}/root /proc/{child}/cwd"),
-        "sethostname" => format!("sudo nsenter --uts --target {child} hostname"),
-        "ioctl" => format!("sudo nsenter --net --target {child} ip link"),
+        "pivot_root" | "chdir" | "fchdir" => format!("ls /proc/{child}/root/ /proc/{child}/cwd/"),
+        "sethostname" => format!("{sudo}nsenter --uts --target {child} hostname"),
+        "ioctl" => format!("{sudo}nsenter --net --target {child} ip link"),
         "unshare" => format!("ls -l /proc/{child}/ns"),
         "execve" => format!("cat /proc/{child}/cmdline"),
         _ => format!("step00 look {child}"),
@@ -197,6 +210,11 @@ pub fn in_docker() -> bool {
 
 fn sysctl(name: &str) -> Option<i64> {
     std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().parse().ok()
+}
+
+/// Whether this machine has no tree of version 1, as systemd mounts it by itself.
+fn has_v2_alone() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 fn in_cgroups(call: &str) -> bool {

@@ -152,7 +152,7 @@ pub fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("own path"); // target/debug/deps/step-0123456789abcdef
     let built = tests.ancestors().nth(2).expect("target/debug");
     let path = [built.join(name), built.join("examples").join(name)].into_iter().find(|path| path.exists());
-    path.unwrap_or_else(|| panic!("{name} is not built: cargo build --workspace --examples"))
+    path.unwrap_or_else(|| panic!("{name} is not built: cargo build --workspace --bins --examples"))
 }
 
 /// A program, ready to be run.

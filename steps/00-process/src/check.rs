@@ -151,10 +151,19 @@ fn steps(calls: &[(&str, bool)], groups: &Groups) -> Vec<(&'static str, Verdict)
     };
     let see = recipe(trial::see).or_worse(needs(&["close_range"]));
     let stand = recipe(trial::stand).or_worse(needs(&["close_range", "mount_setattr", "openat2"]));
+    let limits = limits(groups);
+    let stand = match limits.works {
+        Works::Here => stand,
+        _ => stand.or_worse(Verdict {
+            works: Works::Here,
+            reason: Some("but without a cgroup: no limits, and no `step04 pause`".to_owned()),
+            remedy: limits.remedy.clone(),
+        }),
+    };
     vec![
         ("00-process", Verdict::HERE),
         ("01-namespaces", see.clone()),
-        ("02-cgroups", see.or_worse(limits(groups))),
+        ("02-cgroups", see.or_worse(limits)),
         ("03-rootfs", stand.clone()),
         ("04-engine", stand),
     ]

@@ -14,7 +14,12 @@ pub fn stop(host: Pid) -> Result<()> {
     explain::child_at_once(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))?;
     // A host that died before that line sends nothing any more.
     ensure!(explain::dry_run() || getppid() == host, "the host is gone");
-    explain::child(format_args!("kill(getpid(), SIGSTOP)"), || kill(getpid(), Signal::SIGSTOP))
+    // Told before it is made: afterwards it would be told by a process that goes on.
+    explain::child_last(format_args!("kill(getpid(), SIGSTOP)"))?;
+    if explain::dry_run() {
+        return Ok(());
+    }
+    kill(getpid(), Signal::SIGSTOP).during("kill(getpid(), SIGSTOP)")
 }
 
 /// Host: waits until the child has stopped. One that has ended instead is left for the wait at the end.

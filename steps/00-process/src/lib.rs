@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use shared::explain::{self, During};
-use shared::{signals, sys};
+use shared::{signals, sys, terminal};
 
 pub use program::{Environment, default_command};
 
@@ -68,10 +68,10 @@ pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) ->
     if explain::dry_run() {
         return Ok(0);
     }
-    loop {
+    let code = loop {
         match waitpid(child, Some(WaitPidFlag::WNOHANG)).during(format_args!("cannot wait for {child}"))? {
-            WaitStatus::Exited(_, code) => return Ok(code as u8),
-            WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as u8),
+            WaitStatus::Exited(_, code) => break Ok(code as u8),
+            WaitStatus::Signaled(_, signal, _) => break Ok(128 + signal as u8),
             _ => {}
         }
         match signals::wait(others)? {
@@ -79,7 +79,9 @@ pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) ->
             Some(_) => {}
             None => work(),
         }
-    }
+    };
+    terminal::take_back();
+    code
 }
 
 /// A program that listens to the signal gets it. One that does not is ended here: were it PID 1 of a pid

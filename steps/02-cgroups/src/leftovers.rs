@@ -1,11 +1,12 @@
 //! Groups that a step left behind because it was killed with SIGKILL: the next one takes them away.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use shared::explain;
 use shared::lock::is_locked;
 
@@ -22,12 +23,18 @@ pub fn remove(place: &Path) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    let dead: Vec<_> = ours(place).filter(|dir| !owner_lives(dir)).collect();
+    let dead: Vec<_> = ours(place).filter(|dir| is_ours_to_remove(dir) && !owner_lives(dir)).collect();
     let take = |dir: &PathBuf| {
         explain::note(format_args!("{} is left from a step that was killed", dir.display()));
         take_away(dir)
     };
     dead.iter().map(take).fold(Ok(()), Result::and)
+}
+
+/// Another user's are theirs to take away, or root's.
+fn is_ours_to_remove(dir: &Path) -> bool {
+    let user = geteuid();
+    user.is_root() || dir.metadata().is_ok_and(|it| it.uid() == user.as_raw())
 }
 
 /// Host: ends what still runs in a group and in those that were made in it, and removes them all, the deepest first.
@@ -116,6 +123,8 @@ fn rmdir(dir: &Path) -> std::io::Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && since.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(1));
             }
+            // Somebody else who cleans up has come first.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             answer => return answer,
         }
     }

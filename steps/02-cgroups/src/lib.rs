@@ -222,12 +222,13 @@ impl Setting {
 
 impl Group {
     fn create(&self, limits: &Limits) -> Result<()> {
-        let _lock = self.lock()?;
-        explain::host(format_args!("mkdir {}", self.dir.display()), || std::fs::create_dir(&self.dir))?;
-        if !explain::dry_run() {
-            let held = try_lock(&self.dir).during(format_args!("cannot lock {}", self.dir.display()))?;
-            let _ = self.held.set(held);
-        }
+        // Made and held in one go: in between, a sweep would take it for a dead step's.
+        let make = || {
+            std::fs::create_dir(&self.dir)?;
+            let _ = self.held.set(try_lock(&self.dir)?);
+            Ok::<_, std::io::Error>(())
+        };
+        explain::host_locked(format_args!("mkdir {}", self.dir.display()), || self.lock(), make)?;
         self.twin().prepare(self, limits)?;
         self.settings(limits).iter().try_for_each(|setting| self.write(setting))
     }
@@ -308,12 +309,9 @@ impl Group {
         if !explain::dry_run() && (!self.dir.exists() || is_anothers()) {
             return Ok(());
         }
-        let _lock = self.lock()?;
-        // Whoever was at work here may just have taken it away.
-        if !explain::dry_run() && !self.dir.exists() {
-            return Ok(());
-        }
         leftovers::take_away(&self.dir)?;
+        // What stands outside the group is everybody's.
+        let _lock = self.lock()?;
         self.twin().take_back(self)
     }
 

@@ -86,7 +86,7 @@ impl Twin for V1 {
             counters.push(format!("cpu: held back in {periods} periods, for {ms} ms"));
         }
         if let Some(refused) = count("pids.events", "max") {
-            counters.push(format!("pids: {refused} forks refused"));
+            counters.push(format!("pids: forks refused: {refused}"));
         }
         counters
     }

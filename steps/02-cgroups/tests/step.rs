@@ -1,8 +1,9 @@
 //! Step 02, run as a learner runs it, and looked at from the host.
 
 use std::fs::{create_dir, read_to_string, remove_dir, write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use cgroups::{Hierarchy, Version, detect};
 use nix::unistd::{AccessFlags, access};
@@ -74,7 +75,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(step("step01", ["-q", &bomb]).ran().out, "300 forks\n", "one step earlier it works");
             let ran = step("step02", ["--pids-limit", "20", &bomb]).ran();
             assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
-            assert!(counter(&ran.err, "# pids: ") >= 1, "{}", ran.err);
+            assert!(counter(&ran.err, "# pids: forks refused: ") >= 1, "{}", ran.err);
         }),
         check("a_memory_hog_is_killed", [controller("memory")], || {
             let hog = program("memory_hog").display().to_string();
@@ -250,6 +251,39 @@ fn checks() -> Vec<Check> {
                 }
             }
         }),
+        check("a_paused_step_keeps_nobody_waiting", [may_make_groups(), needs::user_namespaces()], || {
+            let pauses = testing::count_pauses(step("step02", ["--pause", "true"]));
+            for pause in (0..pauses).step_by(3) {
+                let paused = step("step02", ["--pause", "true"]).with(|command| {
+                    command.stdin(Stdio::piped());
+                });
+                let mut paused = paused.spawn();
+                let told = testing::collect(paused.stderr.take().expect("piped"));
+                let mut stdin = paused.stdin.take().expect("piped");
+                stdin.write_all(&b"\n".repeat(pause)).expect("enter");
+                let mut seen = 0;
+                while seen <= pause {
+                    seen += told.recv_timeout(testing::PATIENCE).expect("a pause").matches("[Enter]").count();
+                }
+                let other = step("step02", ["-q", "true"]).ran();
+                assert_eq!((other.code, other.err.as_str()), (0, ""), "beside a step at pause {pause}");
+                drop(stdin);
+                assert_eq!(testing::end_of(&mut paused, testing::PATIENCE), 0);
+            }
+        }),
+        check(
+            "after_a_shell_inside_the_terminal_is_the_steps_again",
+            [may_make_groups(), needs::user_namespaces(), needs::tool("script"), needs::tool("bash")],
+            || {
+                // An interactive shell takes the terminal; whoever waits for Enter afterwards must be able to read.
+                let mut terminal = Command::new("sh");
+                let line = format!("{} --pause=rmdir bash -ic 'exit 7'; echo code \\$?", program("step02").display());
+                terminal.args(["-c", &format!("yes '' | head -n 100 | script -qec \"{line}\" /dev/null")]);
+                let ran = testing::Run::new(terminal).ran();
+                assert!(ran.out.contains("is about to call: rmdir") && ran.out.contains("code 7"), "{ran:?}");
+                assert!(!ran.out.contains("is about to call: mkdir"), "only where it was asked for: {ran:?}");
+            },
+        ),
         check("it_ends_with_the_step_at_every_pause", [may_make_groups(), needs::user_namespaces()], || {
             testing::end_at_every_pause("step02", &[]);
         }),

@@ -22,6 +22,9 @@ use nix::unistd::execve;
 use shared::explain::{self, During};
 use shared::{signals, sys};
 
+/// Where vm.memfd_noexec is 1, a program in memory can only be executed if that was asked for. Not yet in nix.
+const MFD_EXEC: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+
 /// Host, before anything else: goes on as a sealed copy, unless this is one already. Descriptors that the caller left
 /// open end here too: a container that outlives the caller would keep its pipes open.
 pub fn from_sealed_copy() -> Result<()> {
@@ -32,8 +35,13 @@ pub fn from_sealed_copy() -> Result<()> {
         // The kernel has named this process after the descriptor.
         return set_name(c"step04").during("prctl(PR_SET_NAME)");
     }
-    let copy = explain::host(format_args!("memfd_create(\"step04\", MFD_CLOEXEC|MFD_ALLOW_SEALING)"), || {
-        memfd_create(c"step04", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map(Some)
+    let copy = explain::host(format_args!("memfd_create(\"step04\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)"), || {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        match memfd_create(c"step04", flags | MFD_EXEC) {
+            Err(Errno::EINVAL) => memfd_create(c"step04", flags), // before Linux 6.3, where every one can be executed
+            copy => copy,
+        }
+        .map(Some)
     })?;
     let copy = copy.map(File::from);
     let number = copy.as_ref().map_or("…".to_owned(), |copy| copy.as_raw_fd().to_string());
