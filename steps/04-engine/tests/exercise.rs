@@ -1,0 +1,22 @@
+//! Exercise 3 of chapter 04. Red until you have done it: `cargo test -p step04-engine --test exercise`.
+
+#[allow(dead_code)]
+#[path = "step/home.rs"]
+mod home;
+
+use home::Home;
+
+#[test]
+fn a_container_gets_another_name() {
+    let home = Home::new();
+    home.ok(&["create", "--name", "old", "true"]);
+    home.ok(&["create", "--name", "other", "true"]);
+    home.refuses(&["rename", "old", "other"], "taken");
+    home.refuses(&["rename", "old", "../new"], "name");
+    home.ok(&["rename", "old", "new"]);
+    assert_eq!(home.json("new")["config"]["name"], "new");
+    home.refuses(&["kill", "old"], "no container");
+    home.ok(&["rm", "--force", "new", "other"]);
+    let left = std::fs::read_dir(home.store().join("names")).expect("names").count();
+    assert_eq!(left, 0, "names that belong to nobody");
+}
