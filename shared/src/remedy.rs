@@ -154,7 +154,7 @@ pub const REMEDIES: &[Remedy] = &[
         say: "name the whole disk (/dev/sda), not a partition of it (/dev/sda1)",
     },
     Remedy {
-        call: "m",
+        call: "mk",
         errno: &[EACCES],
         applies: |call| call.starts_with("mkdirat(") || call.starts_with("mknodat("),
         say: "this root belongs to another user (was it made with sudo?): remove it, or name one of your own with --rootfs",

@@ -117,7 +117,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 fn memory(text: &str) -> Result<u64, String> {
     let bytes = bytes(text)?;
     if bytes < 6 << 20 {
-        return Err("6M is the least: below it the child is killed before it runs anything".to_owned());
+        return Err("6M is the least: the child needs some before it becomes the program".to_owned());
     }
     Ok(bytes / 65536 * 65536)
 }

@@ -40,7 +40,7 @@ impl Twin for V1 {
         let mut set = |controller, file, value| settings.push(Setting { controller, file, value });
         if let Some(bytes) = limits.memory {
             set("memory", "memory.limit_in_bytes", bytes.to_string());
-            // Memory and swap together: the same number means no swap at all.
+            // Memory and swap together: the same number leaves no room for swap.
             set("memory", "memory.memsw.limit_in_bytes", bytes.to_string());
         }
         if let Some(quota) = limits.quota_us() {

@@ -20,10 +20,8 @@ fn both_twins_know_the_file() {
 /// A limit that cannot be kept is never left out in silence.
 #[test]
 fn without_the_controller_it_is_refused_by_name() {
-    let hidden = format!(
-        "mount -t tmpfs none /sys/fs/cgroup; {} -q --memory-reservation 32M true",
-        program("step02").display()
-    );
+    let hidden =
+        format!("mount -t tmpfs none /sys/fs/cgroup; {} -q --memory-reservation 32M true", program("step02").display());
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &hidden]);
     let ran = Run::new(command).ran();

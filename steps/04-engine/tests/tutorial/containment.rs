@@ -40,7 +40,11 @@ pub const ROWS: [Row; 16] = [
     Row { what: "signal a process of the host", works: signal_process, stopped_by: "pid namespace" },
     Row { what: "leave a process behind", works: leave_process, stopped_by: "pid namespace: all end with PID 1" },
     Row { what: "rename the host", works: rename_host, stopped_by: "uts namespace" },
-    Row { what: "mount over the host's `/proc`", works: mount_over_proc, stopped_by: "mount namespace, made private" },
+    Row {
+        what: "mount over the host's `/proc`",
+        works: mount_over_proc,
+        stopped_by: "mount namespace that is not shared",
+    },
     Row { what: "connect to a socket on the host's loopback", works: connect, stopped_by: "network namespace" },
     Row {
         what: "find the host's shared memory (System V)",

@@ -6,7 +6,7 @@ use shared::remedy::REMEDIES;
 pub fn table() -> String {
     let mut table = "| the call begins with | the kernel answers | what to do |\n| --- | --- | --- |\n".to_owned();
     for remedy in REMEDIES {
-        let call = if remedy.call.is_empty() { "any".to_owned() } else { format!("`{}`", remedy.call.trim()) };
+        let call = if remedy.call.is_empty() { "any".to_owned() } else { format!("`{}…`", remedy.call) };
         let errnos: Vec<_> = remedy.errno.iter().map(|errno| format!("`{errno:?}`")).collect();
         table += &format!("| {call} | {} | {} |\n", errnos.join(", "), remedy.say.replace('|', "\\|"));
     }
