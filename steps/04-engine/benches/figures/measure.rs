@@ -49,7 +49,17 @@ pub fn programs(place: &Place, all: &[programs::Program], effort: Effort) -> Res
     let json = place.path("hyperfine.json");
     for _ in 0..effort.rounds {
         let mut hyperfine = place.command("hyperfine");
-        hyperfine.args(["-N", "--style", "none", "--warmup", "1", "--runs", &effort.runs.to_string()]);
+        hyperfine.args([
+            "-N",
+            "--style",
+            "none",
+            "--output",
+            "pipe",
+            "--warmup",
+            "1",
+            "--runs",
+            &effort.runs.to_string(),
+        ]);
         let ran = hyperfine.args(["--export-json", &json]).args(all.iter().map(|it| &it.command)).output();
         let ran = ran.context("hyperfine (a Debian package)")?;
         ensure!(ran.status.success(), "hyperfine: {}", String::from_utf8_lossy(&ran.stderr));
