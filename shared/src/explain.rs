@@ -7,6 +7,7 @@
 //! From that line come the narration (who, which call, its result), the pause, the dry run, and the error
 //! sentence. What is told and what is done stand side by side, and a test holds both against `strace`.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::io::{IsTerminal, Write};
@@ -384,7 +385,8 @@ fn told(who: Who, call: fmt::Arguments, answer: Option<&str>) {
         Who::Host => "host ".cyan().bold(),
         Who::Child => "child".yellow().bold(),
     };
-    let call = printable(&call.to_string());
+    let call = call.to_string();
+    let call = printable(&call);
     match answer {
         None => line(format_args!("{who} {call}")),
         Some(answer) if answer.starts_with('E') => line(format_args!("{who} {call} = {}", answer.red())),
@@ -424,6 +426,9 @@ fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
 }
 
 /// Text that cannot drive a terminal: a name with an escape sequence or a newline in it is shown, not obeyed.
-pub fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

@@ -94,6 +94,12 @@ pub const REMEDIES: &[Remedy] = &[
         say: "this user has no rights over the container's namespaces: run the step as the user who started it, or with sudo",
     },
     Remedy {
+        call: "cannot read /proc/",
+        errno: &[EACCES],
+        applies: |call| call.contains("/ns/"),
+        say: "this container was made in another user namespace: run the step from where it was made, or from outside with sudo",
+    },
+    Remedy {
         call: "memfd_create(",
         errno: &[EACCES, EPERM],
         applies: |_| true,

@@ -205,15 +205,21 @@ impl Run {
 
     /// Starts it, and comes back when its program has said "ready": so the program is `sh -c 'echo ready; …'`.
     pub fn until_ready(mut self) -> Live {
+        let is_quiet = self.0.get_args().any(|word| word == "-q" || word == "--quiet");
         self.0.stdin(Stdio::piped());
         let mut child = self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
         let err = collect(child.stderr.take().expect("piped"));
         let out = collect(child.stdout.take().expect("piped"));
         let mut live = Live { stdin: child.stdin.take(), child, out, err, told: String::new() };
         match live.out.recv_timeout(PATIENCE) {
-            Ok(line) if line == "ready\n" => live,
+            Ok(line) if line == "ready\n" => {}
             answer => panic!("no \"ready\" but {answer:?}: {}", live.told()),
         }
+        // What was told before comes by another pipe, and may come later.
+        while !is_quiet && !live.told.contains("child execve(") {
+            live.told += &live.err.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no execve in {}", live.told));
+        }
+        live
     }
 }
 
@@ -252,8 +258,10 @@ impl Live {
         self.out.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no further line: {}", self.told()))
     }
 
-    /// Sends the step a signal.
+    /// Sends the step a signal, for its program.
     pub fn signal(&self, signal: Signal) {
+        // The program's first word may be faster than the step, which must have noticed that the program has begun.
+        std::thread::sleep(Duration::from_millis(50));
         kill(self.step(), signal).expect("kill");
     }
 

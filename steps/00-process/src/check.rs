@@ -229,7 +229,7 @@ impl Verdict {
             Errno::ENODEV => Some("sudo modprobe overlay".to_owned()),
             errno => remedy::find(&refused.call, errno),
         };
-        Verdict { works, reason: Some(explain::printable(&refused.to_string())), remedy }
+        Verdict { works, reason: Some(explain::printable(&refused.to_string()).into_owned()), remedy }
     }
 
     /// Where root would be refused as well.

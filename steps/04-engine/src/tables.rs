@@ -57,7 +57,7 @@ fn command(container: &Container) -> String {
     let text = if words.is_empty() { "a shell".to_owned() } else { words.join(" ") };
     let text = shared::explain::printable(&text);
     let short: String = text.chars().take(24).collect();
-    if short == text { text } else { format!("{short}…") }
+    if short == text { short } else { format!("{short}…") }
 }
 
 /// As Docker says it.
