@@ -1,5 +1,6 @@
 //! The few system calls that the crate `nix` does not have, each a thin wrapper: no second vocabulary.
 
+use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -12,6 +13,18 @@ pub fn close_range_on_exec(first: u32) -> nix::Result<()> {
     // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed here, so no owner's descriptor becomes invalid.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result).map(drop)
+}
+
+/// A copy of the mount that a path is on, with just what lies at and below the path: it stands in no mount namespace, and
+/// is gone with its last user. open_tree(2), Linux 5.2.
+pub fn copy_mount(path: &CStr) -> nix::Result<OwnedFd> {
+    // Not yet in libc; in the kernel's include/uapi/linux/mount.h.
+    const OPEN_TREE_CLONE: libc::c_int = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC;
+    // SAFETY: the path ends with a NUL byte, and outlives the call.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// Makes a mount, with `recursive` all mounts below it too, read-only and leaves its other flags alone. mount_setattr(2), Linux 5.12.

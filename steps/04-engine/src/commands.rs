@@ -61,7 +61,7 @@ pub fn start(words: &[String], attach: bool) -> Result<u8> {
     // Before any of them is started, as it begins this command once more.
     let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
     if words.iter().any(is_stopped) {
-        protect::from_sealed_copy()?;
+        protect::against_writers()?;
     }
     if !attach {
         return each(&store, words, |container| match make_again(&store, container)? {
@@ -101,7 +101,7 @@ fn make_again(store: &Store, container: &Container) -> Result<Status> {
             return Ok(status);
         }
         // It gets a new monitor, made from this process.
-        protect::from_sealed_copy()?;
+        protect::against_writers()?;
         // Its monitor may still be on its way out, or another engine may be as far as this one: then look again.
         let Some(life) = container.take()? else {
             signals::pause(MOMENT)?;

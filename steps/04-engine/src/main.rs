@@ -157,7 +157,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         // These put this program's own process into a container, or beside one for long. `start` may (see there).
         Command::Run { .. } | Command::Create { .. } | Command::Exec { .. } => {
-            protect::from_sealed_copy()?;
+            protect::against_writers()?;
         }
         // These only print.
         Command::Ps { .. } | Command::Logs { .. } | Command::Wait { .. } | Command::Inspect { .. } => {

@@ -1,58 +1,54 @@
-//! The program that the engine runs from is a copy that nobody can write to.
+//! The program that the engine runs from is one that nobody inside can write to.
 //!
 //! Until exec, a container's first process is this very program, and `/proc/self/exe` in there is its file on the host.
 //! A root may hold a `/bin/sh` that is a script beginning with `#!/proc/self/exe`: the kernel then runs the engine once
 //! more, inside, with libraries of the container's choice, and these may open its file to write to it. Root inside is
 //! the caller outside, whose file it is; and what the caller runs next would be theirs. That was CVE-2019-5736, in runc.
 //!
-//! So the engine copies itself into memory, seals the copy against every change, and goes on as the copy, as runc does.
-//! See memfd_create(2), and *File Sealing* in fcntl(2).
+//! So the engine begins once more, from a read-only mount of its own file, and `/proc/self/exe` leads to the file by way
+//! of that mount, which stands in no mount namespace: nobody can change it, bind it elsewhere or name it. Mounts take
+//! root; for others the engine copies itself into memory and seals the copy against every change. runc has both ways.
+//! See open_tree(2), memfd_create(2), and *File Sealing* in fcntl(2).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_name;
-use nix::unistd::execve;
-use shared::explain::{self, During};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{execve, geteuid};
+use shared::explain::{self, CallFailed, During};
 use shared::{signals, sys};
 
 /// Where vm.memfd_noexec is 1, a program in memory can only be executed if that was asked for. Not yet in nix.
 const MFD_EXEC: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_EXEC);
 
-/// Host, before anything else: goes on as a sealed copy, unless this is one already. Descriptors that the caller left
-/// open end here too: a container that outlives the caller would keep its pipes open.
-pub fn from_sealed_copy() -> Result<()> {
-    let all = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    let mut own = File::open("/proc/self/exe").during("cannot open /proc/self/exe")?;
-    // A file that is not in memory has no seals at all: EINVAL.
-    if fcntl(&own, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(all)) {
+const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
+    .union(SealFlag::F_SEAL_SHRINK)
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_WRITE);
+
+/// Host, before anything else: goes on as a program that nobody can write to, unless this is one already. Descriptors
+/// that the caller left open end here too: a container that outlives the caller would keep its pipes open.
+pub fn against_writers() -> Result<()> {
+    let own = File::open("/proc/self/exe").during("cannot open /proc/self/exe")?;
+    if is_sealed(&own) || is_mounted_read_only(&own) {
         // The kernel has named this process after the descriptor.
         return set_name(c"step04").during("prctl(PR_SET_NAME)");
     }
-    let copy = explain::host(format_args!("memfd_create(\"step04\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)"), || {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        match memfd_create(c"step04", flags | MFD_EXEC) {
-            Err(Errno::EINVAL) => memfd_create(c"step04", flags), // before Linux 6.3, where every one can be executed
-            copy => copy,
-        }
-        .map(Some)
-    })?;
-    let copy = copy.map(File::from);
-    let number = copy.as_ref().map_or("…".to_owned(), |copy| copy.as_raw_fd().to_string());
-    // That is what the library calls here: copy_file_range(2) does not copy from one file system to another.
-    explain::host(format_args!("sendfile({number}, \"/proc/self/exe\")"), || {
-        std::io::copy(&mut own, &mut copy.as_ref().ok_or(Errno::EBADF)?).map(drop)
-    })?;
-    explain::host(
-        format_args!("fcntl({number}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)"),
-        || seal(copy.as_ref().ok_or(Errno::EBADF)?, all),
-    )?;
+    let program = match geteuid().is_root().then(read_only_mount) {
+        None => sealed_copy(own)?,
+        // A root without rights over its mounts, as in a Docker container.
+        Some(Err(error)) if error.is::<CallFailed>() => sealed_copy(own)?,
+        Some(mount) => mount?,
+    };
+    let number = number(&program);
     explain::host(format_args!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"), || sys::close_range_on_exec(3))?;
     explain::host_last(format_args!("execve(\"/proc/self/fd/{number}\", …)"))?;
     if explain::dry_run() {
@@ -64,16 +60,68 @@ pub fn from_sealed_copy() -> Result<()> {
     let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let environment = variables.map(c_string).collect::<Result<Vec<_>>>()?;
     let path = c_string(format!("/proc/self/fd/{number}").into())?;
-    // The copy takes hold of the signals by itself.
+    // The next one takes hold of the signals by itself.
     signals::give_back().during("cannot give the signals back")?;
     let Err(errno) = execve(&path, &arguments, &environment);
     Err(errno).during(format_args!("execve(\"/proc/self/fd/{number}\", …)"))
 }
 
+/// A file that is not in memory has no seals at all: EINVAL.
+fn is_sealed(program: &File) -> bool {
+    fcntl(program, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(SEALS))
+}
+
+/// Read-only alone is not enough: a mount that is in a namespace can be made writable there. Of one that is in none, the
+/// program is all there is, and its path ends there.
+fn is_mounted_read_only(program: &File) -> bool {
+    fstatvfs(program).is_ok_and(|it| it.flags().contains(FsFlags::ST_RDONLY))
+        && std::fs::read_link("/proc/self/exe").is_ok_and(|path| path == Path::new("/"))
+}
+
+/// A mount of this program's file alone, in no namespace. None in a dry run.
+fn read_only_mount() -> Result<Option<OwnedFd>> {
+    let mount =
+        explain::host(format_args!("open_tree(AT_FDCWD, \"/proc/self/exe\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"), || {
+            sys::copy_mount(c"/proc/self/exe").map(Some)
+        })?;
+    explain::host(
+        format_args!("mount_setattr({}, \"\", AT_EMPTY_PATH, {{attr_set=MOUNT_ATTR_RDONLY}})", number(&mount)),
+        || sys::mount_read_only(mount.as_ref().ok_or(Errno::EBADF)?.as_fd(), false),
+    )?;
+    Ok(mount)
+}
+
+/// A copy of this program in memory. None in a dry run.
+fn sealed_copy(mut own: File) -> Result<Option<OwnedFd>> {
+    let copy = explain::host(format_args!("memfd_create(\"step04\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)"), || {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        match memfd_create(c"step04", flags | MFD_EXEC) {
+            Err(Errno::EINVAL) => memfd_create(c"step04", flags), // before Linux 6.3, where every one can be executed
+            copy => copy,
+        }
+        .map(Some)
+    })?;
+    let number = number(&copy);
+    let copy = copy.map(File::from);
+    // That is what the library calls here: copy_file_range(2) does not copy from one file system to another.
+    explain::host(format_args!("sendfile({number}, \"/proc/self/exe\")"), || {
+        std::io::copy(&mut own, &mut copy.as_ref().ok_or(Errno::EBADF)?).map(drop)
+    })?;
+    explain::host(
+        format_args!("fcntl({number}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)"),
+        || seal(copy.as_ref().ok_or(Errno::EBADF)?),
+    )?;
+    Ok(copy.map(OwnedFd::from))
+}
+
 /// Nobody has the copy mapped, but the kernel itself may hold a page of it for a while, to move it in memory, say. It
 /// waits a seventh of a second for its own hold to go, then says EBUSY: asking again is all there is to do.
-fn seal(copy: &File, seals: SealFlag) -> nix::Result<()> {
-    let asked = |_| fcntl(copy, FcntlArg::F_ADD_SEALS(seals)).map(drop);
+fn seal(copy: &File) -> nix::Result<()> {
+    let asked = |_| fcntl(copy, FcntlArg::F_ADD_SEALS(SEALS)).map(drop);
     let mut answers = (0..20).map(asked).skip_while(|answer| *answer == Err(Errno::EBUSY));
     answers.next().unwrap_or(Err(Errno::EBUSY))
+}
+
+fn number(program: &Option<OwnedFd>) -> String {
+    program.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string())
 }
