@@ -67,7 +67,7 @@ fn hierarchy(membership: &str, mounts: &[Mount]) -> Option<Hierarchy> {
         Version::V2 => mount.kind == "cgroup2",
     })?;
     let own = below(&mount.point, &mount.root, path)?;
-    if !is_visible(mount, version) {
+    if !is_visible(mount) {
         return None;
     }
     let controllers = match version {
@@ -119,14 +119,10 @@ pub fn of_place(place: &Path) -> Option<Hierarchy> {
     Some(Hierarchy { version, controllers: Vec::new(), mount, own, root: "/".to_owned() })
 }
 
-/// Whether it is this mount that one reaches by its path, and not another that was made over it.
-fn is_visible(mount: &Mount, version: Version) -> bool {
-    let magic = match version {
-        Version::V1 => CGROUP_SUPER_MAGIC,
-        Version::V2 => CGROUP2_SUPER_MAGIC,
-    };
-    statfs(&mount.point).is_ok_and(|it| it.filesystem_type() == magic)
-        && mount.point.metadata().is_ok_and(|it| it.dev() == mount.device)
+/// Whether it is this mount that one reaches by its path, and not another that was made over it. No other file system has
+/// its device number, so this also says that it is a cgroup file system.
+fn is_visible(mount: &Mount) -> bool {
+    mount.point.metadata().is_ok_and(|it| it.dev() == mount.device)
 }
 
 /// The words of a kernel file; none where it cannot be read.

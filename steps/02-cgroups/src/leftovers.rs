@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use shared::explain;
+use shared::explain::{self, CallFailed};
 use shared::lock::is_locked;
 
 use crate::hierarchy::words;
@@ -37,13 +38,18 @@ fn is_ours_to_remove(dir: &Path) -> bool {
     user.is_root() || dir.metadata().is_ok_and(|it| it.uid() == user.as_raw())
 }
 
-/// Host: ends what still runs in a group and in those that were made in it, and removes them all, the deepest first.
+/// Host: removes a group; where it is still in use, ends what runs in it and removes the groups that were made in it, the
+/// deepest first.
 pub fn take_away(dir: &Path) -> Result<()> {
-    for dir in with_groups_below(dir) {
-        empty(&dir)?;
-        explain::host_cleanup(format_args!("rmdir {}", dir.display()), || rmdir(&dir))?;
+    let remove = |dir: &Path| explain::host_cleanup(format_args!("rmdir {}", dir.display()), || rmdir(dir));
+    match remove(dir) {
+        Err(error) if error.downcast_ref::<CallFailed>().is_some_and(|it| it.errno == Errno::EBUSY) => {}
+        removed => return removed,
     }
-    Ok(())
+    with_groups_below(dir).iter().try_for_each(|dir| {
+        empty(dir)?;
+        remove(dir)
+    })
 }
 
 /// A group, and before it those below: where a container can mount a cgroup file system, it can make some.
@@ -118,9 +124,10 @@ fn empty(dir: &Path) -> Result<()> {
 /// rmdir(2), again while the kernel still counts a process that has just ended: EBUSY.
 fn rmdir(dir: &Path) -> std::io::Result<()> {
     let since = Instant::now();
+    let in_use = || with_groups_below(dir).len() > 1 || !words(&dir.join("cgroup.procs")).is_empty();
     loop {
         match std::fs::remove_dir(dir) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && since.elapsed() < PATIENCE => {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !in_use() && since.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             // Somebody else who cleans up has come first.

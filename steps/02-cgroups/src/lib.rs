@@ -163,7 +163,7 @@ impl Cgroup {
         self.groups().iter().try_for_each(|group| explain::host_echo(child, &group.dir.join(group.twin().procs())))
     }
 
-    /// Host: what the kernel says: which group the child is in, by the group's own list and by the child's, and each limit.
+    /// Host: what the kernel says: which group the child is in, and each limit.
     pub fn facts(&self, child: Pid) -> Result<Vec<Fact>> {
         if explain::dry_run() {
             return Ok(Vec::new());
@@ -173,8 +173,7 @@ impl Cgroup {
         let mut facts = Vec::new();
         for group in self.groups() {
             let own = group.hierarchy.group_of(&memberships).unwrap_or("nowhere".into());
-            let listed = hierarchy::words(&group.dir.join(group.twin().procs()));
-            let holds = own == group.dir && listed.contains(&child.to_string());
+            let holds = own == group.dir;
             let what = if group.version() == Version::V2 {
                 "cgroup.procs".to_owned()
             } else {
@@ -234,8 +233,11 @@ impl Group {
     }
 
     fn sweep(&self) -> Result<()> {
-        let _lock = self.lock()?;
-        leftovers::remove(&self.place).and(self.twin().take_back(self))
+        let removed = {
+            let _lock = self.lock()?;
+            leftovers::remove(&self.place)
+        };
+        removed.and(self.twin().take_back(self))
     }
 
     fn write(&self, setting: &Setting) -> Result<()> {
@@ -305,14 +307,12 @@ impl Group {
 
     fn remove(&self) -> Result<()> {
         // A group of that name that another step holds is another's: of a step with the same pid in another namespace.
-        let is_anothers = || self.held.get().is_none() && owner_lives(&self.dir);
-        if !explain::dry_run() && (!self.dir.exists() || is_anothers()) {
-            return Ok(());
+        let is_ours = || self.held.get().is_some() || (self.dir.exists() && !owner_lives(&self.dir));
+        if explain::dry_run() || is_ours() {
+            leftovers::take_away(&self.dir)?;
+            self.twin().take_back(self)?;
         }
-        leftovers::take_away(&self.dir)?;
-        // What stands outside the group is everybody's.
-        let _lock = self.lock()?;
-        self.twin().take_back(self)
+        Ok(())
     }
 
     /// One step at a time changes what stands in a place: between two of them, one could take a controller away

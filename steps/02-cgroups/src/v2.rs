@@ -118,6 +118,8 @@ impl Twin for V2 {
     }
 
     fn take_back(&self, group: &Group) -> Result<()> {
+        // What stands outside the group is everybody's.
+        let _lock = group.lock()?;
         // Taken away under another step's group, a controller would take its limits along.
         if !group.has_neighbours() {
             for (mark, name) in marks(&group.place) {
