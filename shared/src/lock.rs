@@ -48,6 +48,6 @@ pub fn wait_for_lock(folder: &Path) -> Result<Flock<File>> {
             ));
         }
         // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.
-        signals::pause(Duration::from_millis(1))?;
+        signals::pause(signals::MOMENT)?;
     }
 }

@@ -10,11 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
 
 use crate::explain::During;
+
+/// Between two looks at something that others change, and that nobody can wait for.
+pub const MOMENT: Duration = Duration::from_micros(200);
 
 /// What would end a step if it did not listen.
 pub const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
@@ -79,11 +83,11 @@ pub fn end_with_pipe() -> Result<()> {
 
 /// Waits until a signal has come (`None`: something can be read from one of `others`, or it was closed).
 pub fn wait(others: &[BorrowedFd]) -> Result<Option<Came>> {
-    wait_for(others, PollTimeout::NONE)
+    wait_for(others, None)
 }
 
 /// The same, for a while at most (`None`, too, when that has passed).
-pub fn wait_for(others: &[BorrowedFd], timeout: PollTimeout) -> Result<Option<Came>> {
+pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<Came>> {
     let Some((signals, _)) = HELD.get() else {
         return Ok(None);
     };
@@ -93,7 +97,7 @@ pub fn wait_for(others: &[BorrowedFd], timeout: PollTimeout) -> Result<Option<Ca
         }
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
+        match ppoll(&mut fds, time.map(TimeSpec::from_duration), None) {
             Ok(_) if fds[0].any() != Some(true) => return Ok(None),
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno).during("cannot wait for a signal"),
@@ -103,7 +107,7 @@ pub fn wait_for(others: &[BorrowedFd], timeout: PollTimeout) -> Result<Option<Ca
 
 /// Waits for a while; an ending signal ends that.
 pub fn pause(time: Duration) -> Result<()> {
-    match wait_for(&[], PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX))? {
+    match wait_for(&[], Some(time))? {
         Some(came) => interrupt(came),
         None => Ok(()),
     }

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use shared::explain::{self, CallFailed};
 use shared::lock::is_locked;
+use shared::signals;
 
 use crate::hierarchy::words;
 
@@ -117,7 +118,7 @@ fn empty(dir: &Path) -> Result<()> {
         for pid in pids.iter().filter_map(|pid| pid.parse().ok()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(signals::MOMENT);
     }
 }
 
@@ -128,7 +129,7 @@ fn rmdir(dir: &Path) -> std::io::Result<()> {
     loop {
         match std::fs::remove_dir(dir) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !in_use() && since.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::sleep(signals::MOMENT);
             }
             // Somebody else who cleans up has come first.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

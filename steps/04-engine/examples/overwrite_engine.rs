@@ -31,7 +31,8 @@ fn main() {
 fn processes() -> Vec<PathBuf> {
     let entries = read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     let is_hosts = |process: &PathBuf| match read_link(process.join("exe")) {
-        Ok(program) => !Path::new(&program).exists(),
+        // The engine's is a mount of its own, and its path ends there.
+        Ok(program) => program == Path::new("/") || !program.exists(),
         // It is there, and keeps us from looking.
         Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
     };

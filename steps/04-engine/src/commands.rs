@@ -20,9 +20,6 @@ use shared::signals::{self, Came};
 
 use crate::{Format, New, tables};
 
-/// Between two looks at something that others change.
-const MOMENT: Duration = Duration::from_millis(2);
-
 pub fn run(new: New) -> Result<u8> {
     let (store, container, life) = add(new)?;
     monitor::run(&store, &container, life, parts)
@@ -104,7 +101,7 @@ fn make_again(store: &Store, container: &Container) -> Result<Status> {
         protect::against_writers()?;
         // Its monitor may still be on its way out, or another engine may be as far as this one: then look again.
         let Some(life) = container.take()? else {
-            signals::pause(MOMENT)?;
+            signals::pause(signals::MOMENT)?;
             continue;
         };
         if container.end()?.is_none() && !explain::dry_run() {
@@ -293,7 +290,7 @@ fn remove(store: &Store, container: &Container, verb: Verb) -> Result<()> {
         if since.elapsed() > monitor::PATIENCE {
             bail!("another engine is at work on container {}", container.name());
         }
-        signals::pause(MOMENT)?;
+        signals::pause(signals::MOMENT)?;
     }
 }
 

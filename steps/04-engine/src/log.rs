@@ -10,10 +10,10 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
-use nix::poll::PollTimeout;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 use shared::explain::{self, During};
@@ -31,7 +31,7 @@ const MOST_FILES: usize = 16;
 /// What is longer is cut into several lines.
 const LONGEST_LINE: usize = 16 << 10;
 /// How often one that follows looks.
-const INTERVAL_MS: u8 = 50;
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// One line of the log.
 #[derive(Serialize, Deserialize)]
@@ -279,7 +279,7 @@ impl Reader {
             if alone || end.is_some() {
                 return Ok(end);
             }
-            if let Some(came) = signals::wait_for(&[], PollTimeout::from(INTERVAL_MS))? {
+            if let Some(came) = signals::wait_for(&[], Some(INTERVAL))? {
                 signal(came)?;
             }
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::{explain, kernel_file};
+use shared::{explain, kernel_file, signals};
 
 /// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which
 /// cannot be interrupted (a disk, a network file system) stops after it.
@@ -26,7 +26,8 @@ struct Freezer {
 impl Freezer {
     /// The first of the container's groups that can. On a hybrid machine both could, and v1 comes first.
     fn of(groups: &[PathBuf]) -> Option<Self> {
-        groups.iter().find_map(|dir| Freezer::v1(dir).or_else(|| Freezer::v2(dir)))
+        let groups = || groups.iter().map(PathBuf::as_path);
+        groups().find_map(Freezer::v1).or_else(|| groups().find_map(Freezer::v2))
     }
 
     fn v1(dir: &Path) -> Option<Self> {
@@ -71,7 +72,7 @@ pub fn freeze(groups: &[PathBuf]) -> Result<()> {
             explain::host_echo_cleanup(freezer.thawed, &freezer.file)?;
             bail!("not all of its processes could be stopped within {} s: they all go on", PATIENCE.as_secs());
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(signals::MOMENT);
     }
     Ok(())
 }

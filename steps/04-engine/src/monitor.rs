@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use namespaces::Ready;
-use nix::poll::PollTimeout;
 use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -117,12 +116,12 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
         // The engine's command at first, then the monitor; between the two, a short while.
         let who = container.state().ok().and_then(|state| state.monitor).map(|it| it.open()).transpose()?.flatten();
         let longest = if who.is_some() { Duration::from_secs(1) } else { Duration::from_millis(5) };
-        let timeout = PollTimeout::try_from(left.unwrap_or(longest).min(longest)).unwrap_or(PollTimeout::ZERO);
+        let time = left.unwrap_or(longest).min(longest);
         let fds: Vec<_> = who.iter().map(|fd| fd.as_fd()).collect();
-        match signals::wait_for(&fds, timeout)? {
+        match signals::wait_for(&fds, Some(time))? {
             Some(came) => signals::interrupt(came)?,
             // It has ended; whoever else has its lock lets go of it soon.
-            None => signals::pause(Duration::from_millis(1))?,
+            None => signals::pause(signals::MOMENT)?,
         }
     }
     Ok(true)

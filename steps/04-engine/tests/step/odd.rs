@@ -155,13 +155,15 @@ pub fn callers() {
     wait_until("it has ended", || home.all().contains("stopped"));
 }
 
-/// As if the kernel held a page of the copy that is to be sealed: strace answers EBUSY in its place.
+/// As if the caller had no rights over its mounts, and the kernel held a page of the copy that is to be sealed: strace
+/// answers EPERM and EBUSY in their place.
 pub fn busy_copy() {
     let home = Home::new();
     let run = |busy: &str| {
         let mut strace = Command::new("strace");
         // The first fcntl of the engine asks whether it is a copy already, the second seals one.
         strace.args(["-o", "/dev/null", "-e", &format!("inject=fcntl:error=EBUSY:when={busy}")]);
+        strace.args(["-e", "inject=open_tree:error=EPERM"]);
         strace.arg(program("step04")).args(["-q", "run", "--rm", "--rootfs"]).arg(home::rootfs()).args(["echo", "hi"]);
         strace.env("XDG_RUNTIME_DIR", home.path());
         testing::Run::new(strace).ran()
