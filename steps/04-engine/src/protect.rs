@@ -29,10 +29,8 @@ use shared::{signals, sys};
 /// Where vm.memfd_noexec is 1, a program in memory can only be executed if that was asked for. Not yet in nix.
 const MFD_EXEC: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_EXEC);
 
-const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
-    .union(SealFlag::F_SEAL_SHRINK)
-    .union(SealFlag::F_SEAL_GROW)
-    .union(SealFlag::F_SEAL_WRITE);
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
 /// Host, before anything else: goes on as a program that nobody can write to, unless this is one already. Descriptors
 /// that the caller left open end here too: a container that outlives the caller would keep its pipes open.
@@ -80,10 +78,10 @@ fn is_mounted_read_only(program: &File) -> bool {
 
 /// A mount of this program's file alone, in no namespace. None in a dry run.
 fn read_only_mount() -> Result<Option<OwnedFd>> {
-    let mount =
-        explain::host(format_args!("open_tree(AT_FDCWD, \"/proc/self/exe\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"), || {
-            sys::copy_mount(c"/proc/self/exe").map(Some)
-        })?;
+    let mount = explain::host(
+        format_args!("open_tree(AT_FDCWD, \"/proc/self/exe\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"),
+        || sys::copy_mount(c"/proc/self/exe").map(Some),
+    )?;
     explain::host(
         format_args!("mount_setattr({}, \"\", AT_EMPTY_PATH, {{attr_set=MOUNT_ATTR_RDONLY}})", number(&mount)),
         || sys::mount_read_only(mount.as_ref().ok_or(Errno::EBADF)?.as_fd(), false),
