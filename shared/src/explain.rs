@@ -285,12 +285,18 @@ pub fn child_last(call: fmt::Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Child: tells a call before it is made, as it changes who can be told, or when; and makes it.
+pub fn child_first<E: Into<std::io::Error>>(call: fmt::Arguments, make: impl FnOnce() -> Result<(), E>) -> Result<()> {
+    child_last(call)?;
+    if dry_run() { Ok(()) } else { make().during(call) }
+}
+
 /// Host: the same.
-pub fn host_last(call: fmt::Arguments) -> Result<()> {
+pub fn host_first<E: Into<std::io::Error>>(call: fmt::Arguments, make: impl FnOnce() -> Result<(), E>) -> Result<()> {
     signals::check()?;
     pause(Who::Host, call)?;
     told(Who::Host, call, None);
-    Ok(())
+    if dry_run() { Ok(()) } else { make().during(call) }
 }
 
 /// Host: writes a kernel file, told as the shell command that would do the same.

@@ -15,11 +15,7 @@ pub fn stop(host: Pid) -> Result<()> {
     // A host that died before that line sends nothing any more.
     ensure!(explain::dry_run() || getppid() == host, "the host is gone");
     // Told before it is made: afterwards it would be told by a process that goes on.
-    explain::child_last(format_args!("kill(getpid(), SIGSTOP)"))?;
-    if explain::dry_run() {
-        return Ok(());
-    }
-    kill(getpid(), Signal::SIGSTOP).during("kill(getpid(), SIGSTOP)")
+    explain::child_first(format_args!("kill(getpid(), SIGSTOP)"), || kill(getpid(), Signal::SIGSTOP))
 }
 
 /// Host: waits until the child has stopped. One that has ended instead is left for the wait at the end.
@@ -35,11 +31,7 @@ pub fn wait_until_stopped(child: Pid) -> Result<()> {
 
 /// Host: lets the child go on. Told before it is made, so that what the child then tells comes after it.
 pub fn open(child: Pid) -> Result<()> {
-    explain::host_last(format_args!("kill({child}, SIGCONT)"))?;
-    if explain::dry_run() {
-        return Ok(());
-    }
-    kill(child, Signal::SIGCONT).during(format_args!("kill({child}, SIGCONT)"))
+    explain::host_first(format_args!("kill({child}, SIGCONT)"), || kill(child, Signal::SIGCONT))
 }
 
 /// Host, after a failure: ends the child, and waits until it is gone.

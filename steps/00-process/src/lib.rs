@@ -70,8 +70,8 @@ pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) ->
     }
     let code = loop {
         match waitpid(child, Some(WaitPidFlag::WNOHANG)).during(format_args!("cannot wait for {child}"))? {
-            WaitStatus::Exited(_, code) => break Ok(code as u8),
-            WaitStatus::Signaled(_, signal, _) => break Ok(128 + signal as u8),
+            WaitStatus::Exited(_, code) => break code as u8,
+            WaitStatus::Signaled(_, signal, _) => break 128 + signal as u8,
             _ => {}
         }
         match signals::wait(others)? {
@@ -81,7 +81,7 @@ pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) ->
         }
     };
     terminal::take_back();
-    code
+    Ok(code)
 }
 
 /// A program that listens to the signal gets it. One that does not is ended here: were it PID 1 of a pid

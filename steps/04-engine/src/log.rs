@@ -166,14 +166,15 @@ impl Part for Output {
         explain::child(format_args!("setsid()"), setsid)?;
         let numbers = [self.null.as_raw_fd(), out.write.as_raw_fd(), err.write.as_raw_fd()];
         // Told before, as afterwards it would be told to the log.
-        explain::child_last(format_args!("dup2({}, 0); dup2({}, 1); dup2({}, 2)", numbers[0], numbers[1], numbers[2]))?;
-        if explain::dry_run() {
-            return Ok(());
-        }
-        explain::hush();
-        dup2_stdin(&self.null).during("dup2(/dev/null, 0)")?;
-        dup2_stdout(&out.write).during("dup2(log, 1)")?;
-        dup2_stderr(&err.write).during("dup2(log, 2)")
+        explain::child_first(
+            format_args!("dup2({}, 0); dup2({}, 1); dup2({}, 2)", numbers[0], numbers[1], numbers[2]),
+            || {
+                explain::hush();
+                dup2_stdin(&self.null)?;
+                dup2_stdout(&out.write)?;
+                dup2_stderr(&err.write)
+            },
+        )
     }
 
     /// Host: what came last, also where no newline follows. Not without end: whoever still writes is no process of the

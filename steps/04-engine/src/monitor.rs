@@ -268,16 +268,14 @@ fn wait_for_start(listener: &Option<UnixListener>, child: Pid) -> Result<Option<
 /// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its folder.
 fn let_go() -> Result<()> {
     explain::host(format_args!("setsid()"), setsid)?;
-    explain::host_last(format_args!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")"))?;
-    if explain::dry_run() {
-        return Ok(());
-    }
-    explain::hush();
-    let null = File::options().read(true).write(true).open("/dev/null").during("cannot open /dev/null")?;
-    dup2_stdin(&null).during("dup2(/dev/null, 0)")?;
-    dup2_stdout(&null).during("dup2(/dev/null, 1)")?;
-    dup2_stderr(&null).during("dup2(/dev/null, 2)")?;
-    chdir("/").during("chdir(\"/\")")
+    explain::host_first(format_args!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")"), || {
+        explain::hush();
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        chdir("/").map_err(std::io::Error::from)
+    })
 }
 
 /// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals that come

@@ -48,20 +48,17 @@ pub fn against_writers() -> Result<()> {
     };
     let number = number(&program);
     explain::host(format_args!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"), || sys::close_range_on_exec(3))?;
-    explain::host_last(format_args!("execve(\"/proc/self/fd/{number}\", …)"))?;
-    if explain::dry_run() {
-        return Ok(());
-    }
     // What has come from execve(2) goes back into it: no word has a NUL byte.
     let c_string = |word: OsString| CString::new(word.into_vec()).context("a NUL byte");
     let arguments = std::env::args_os().map(c_string).collect::<Result<Vec<_>>>()?;
     let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let environment = variables.map(c_string).collect::<Result<Vec<_>>>()?;
     let path = c_string(format!("/proc/self/fd/{number}").into())?;
-    // The next one takes hold of the signals by itself.
-    signals::give_back().during("cannot give the signals back")?;
-    let Err(errno) = execve(&path, &arguments, &environment);
-    Err(errno).during(format_args!("execve(\"/proc/self/fd/{number}\", …)"))
+    explain::host_first(format_args!("execve(\"/proc/self/fd/{number}\", …)"), || {
+        // The next one takes hold of them by itself.
+        signals::give_back()?;
+        execve(&path, &arguments, &environment).map(drop)
+    })
 }
 
 /// A file that is not in memory has no seals at all: EINVAL.

@@ -27,10 +27,10 @@ impl Place {
         let root = dir.path().join("root");
         let made = Command::new(script).arg(&root).output().context("rootfs-scripts/busybox.sh")?;
         ensure!(made.status.success(), "busybox.sh: {}", String::from_utf8_lossy(&made.stderr));
-        create_dir(dir.path().join("bundle"))?;
-        write(dir.path().join("bundle/config.json"), bundle(&root).to_string())?;
         let mut place = Place { dir, plan: Vec::new() };
         place.plan = place.plan_of_bare()?;
+        create_dir(place.path("bundle"))?;
+        write(place.path("bundle/config.json"), bundle(&root, &place.plan).to_string())?;
         Ok(place)
     }
 
@@ -112,20 +112,27 @@ fn leave_hybrid_tree() -> Result<()> {
     Ok(())
 }
 
-/// What step 04 makes, in the words of the OCI runtime specification.
-fn bundle(root: &Path) -> serde_json::Value {
-    let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
-    // What is left out means any.
-    let allow = |kind: &str, number: &[(&str, u32)], access: &str| {
-        let mut rule = json!({"allow": true, "type": kind, "access": access});
-        number.iter().for_each(|(name, value)| rule[*name] = json!(value));
-        rule
-    };
-    let mut devices = vec![json!({"allow": false, "access": "rwm"}), allow("c", &[], "m"), allow("b", &[], "m")];
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
-        devices.push(allow("c", &[("major", major), ("minor", minor)], "rwm"));
+/// What a line of the plan says of devices, in the words of the OCI runtime specification.
+fn device(word: &str) -> Option<serde_json::Value> {
+    let (file, rule) = word.strip_prefix("write:")?.split_once(':')?;
+    if file.ends_with("/devices.deny") {
+        return Some(json!({"allow": false, "access": "rwm"}));
     }
-    devices.push(allow("c", &[("major", 136)], "rwm"));
+    let [kind, numbers, access] = rule.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    let mut device = json!({"allow": true, "type": kind, "access": access});
+    // What is left out means any.
+    for (name, number) in ["major", "minor"].into_iter().zip(numbers.split(':')) {
+        if let Ok(number) = number.parse::<u32>() {
+            device[name] = json!(number);
+        }
+    }
+    file.ends_with("/devices.allow").then_some(device)
+}
+
+/// What step 04 makes, in the words of the OCI runtime specification.
+fn bundle(root: &Path, plan: &[String]) -> serde_json::Value {
+    let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
+    let devices: Vec<_> = plan.iter().filter_map(|word| device(word)).collect();
     let steady = ["nosuid", "nodev", "noexec"];
     json!({
         "ociVersion": "1.0.2",

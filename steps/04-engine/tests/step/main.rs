@@ -283,6 +283,8 @@ fn checks() -> Vec<Check> {
         check("a_pid_that_was_given_to_another_process_is_not_the_container", [needs::user_namespaces()], || {
             let home = Home::new();
             let mut other = Command::new("sleep").arg("100").spawn().expect("sleep");
+            // The kernel's clock for that ticks a hundred times a second, and it never gives a pid away so fast.
+            std::thread::sleep(Duration::from_millis(30));
             let id = home.ok(&["create", "sleep", "100"]);
             kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
             wait_until("it is dead", || home.status(&id) == "dead");
