@@ -19,6 +19,8 @@ compile_error!(
 #[cfg(target_os = "linux")]
 pub mod explain;
 #[cfg(target_os = "linux")]
+pub mod failure;
+#[cfg(target_os = "linux")]
 pub mod formula;
 #[cfg(target_os = "linux")]
 pub mod kernel_file;

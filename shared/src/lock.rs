@@ -8,7 +8,8 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::explain::{self, During};
+use crate::explain;
+use crate::failure::During;
 use crate::signals;
 
 /// How long one waits in silence for another.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::explain::During;
+use crate::failure::During;
 use crate::kernel_file;
 
 /// One line of `/proc/PID/mountinfo`.

@@ -15,7 +15,7 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocma
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
-use crate::explain::During;
+use crate::failure::During;
 
 /// Between two looks at something that others change, and that nobody can wait for.
 pub const MOMENT: Duration = Duration::from_micros(200);

@@ -14,7 +14,8 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
-use shared::explain::{self, CallFailed};
+use shared::explain;
+use shared::failure::CallFailed;
 use shared::{mountinfo, remedy, sys};
 
 use crate::look;

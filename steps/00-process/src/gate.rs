@@ -5,7 +5,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
-use shared::explain::{self, During};
+use shared::explain;
+use shared::failure::During;
 use shared::signals;
 
 /// Child: stops until the host lets it go on.

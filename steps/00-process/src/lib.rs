@@ -16,7 +16,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
-use shared::explain::{self, During};
+use shared::explain;
+use shared::failure::During;
 use shared::{signals, sys, terminal};
 
 pub use program::{Environment, default_command};
@@ -40,7 +41,7 @@ pub fn fork(child: impl FnOnce() -> Result<()>) -> Result<Pid> {
 /// Child: becomes the program (a shell, where no command is given); comes back only with a failure, or from a dry run.
 ///
 /// # Errors
-/// [`explain::Failure`] with code 127 where the program is not found in the environment's PATH, 126 where it cannot be executed.
+/// [`Failure`](shared::failure::Failure) with code 127 where the program is not found in the environment's PATH, 126 where it cannot be executed.
 pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
     let default = default_command();
     let command = if command.is_empty() { &default } else { command };

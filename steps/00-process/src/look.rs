@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::stat;
 use nix::unistd::{Pid, geteuid};
-use shared::explain::{self, CallFailed};
+use shared::failure::{self, CallFailed};
 use shared::mountinfo::{self, Mount};
 
 /// The kinds of namespaces, by their names below `/proc/PID/ns/`.
@@ -207,7 +207,7 @@ impl Process {
             // Its memory and its namespaces are gone; only the exit code is kept, for its parent.
             _ if self.has_ended() => format!("nothing ({name:?}): the process has ended"),
             Errno::ENOENT => "this kernel does not have it (ENOENT)".to_owned(),
-            _ => explain::errno(name),
+            _ => failure::errno(name),
         }
     }
 

@@ -12,7 +12,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use nix::unistd::Pid;
 use process::{Environment, check::Report, look::Look};
-use shared::explain::{self, During, Telling};
+use shared::explain::{self, Telling};
+use shared::failure::During;
 use shared::formula::Formula;
 
 const USAGE: &str = "step00 [OPTIONS] [COMMAND [ARG]...]

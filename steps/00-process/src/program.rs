@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use shared::explain::{self, Failure, NOT_EXECUTABLE, NOT_FOUND};
+use shared::failure::{self, Failure, NOT_EXECUTABLE, NOT_FOUND};
 
 /// The variables that a program starts with.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ pub fn not_executable(path: &CStr, errno: Errno) -> Failure {
         ),
         _ => (NOT_EXECUTABLE, "the kernel refused".to_owned()),
     };
-    Failure { code, sentence: format!("execve({path:?}, …): {}: {why}", explain::errno(errno)), remedy: None }
+    Failure { code, sentence: format!("execve({path:?}, …): {}: {why}", failure::errno(errno)), remedy: None }
 }
 
 /// What a file asks to be run by: the word behind `#!`, or a dynamic program's loader. See execve(2).

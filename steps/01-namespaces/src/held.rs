@@ -18,7 +18,8 @@ use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use shared::explain::{self, During, Failure};
+use shared::explain;
+use shared::failure::{During, Failure, STEP_FAILED};
 use shared::{signals, sys};
 
 use crate::view::{Namespace, View};
@@ -81,7 +82,7 @@ fn hold<'a>(mut acts: [Act<'a>; 2], make: impl FnOnce(Life) -> Result<Pid>) -> R
     // Everything in here happens in the child, on its copy of this process's memory.
     let child = || -> isize {
         let Some((host_end, child_end)) = ends.take() else {
-            return explain::STEP_FAILED.into();
+            return STEP_FAILED.into();
         };
         // Kept open, the child's copy of the host's end would hide the host's death from it. See unix(7).
         drop(host_end);

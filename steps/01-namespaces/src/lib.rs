@@ -18,7 +18,8 @@ use clap::ValueEnum;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, getgid, getuid};
-use shared::explain::{self, During};
+use shared::explain;
+use shared::failure::During;
 use shared::formula::Fact;
 use shared::sys;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
-use shared::explain::During;
+use shared::failure::During;
 use shared::kernel_file;
 use shared::mountinfo::{self, Mount};
 

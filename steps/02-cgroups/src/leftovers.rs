@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use shared::explain::{self, CallFailed};
+use shared::explain;
+use shared::failure::CallFailed;
 use shared::lock::is_locked;
 use shared::signals;
 

@@ -14,7 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::unistd::{fchdir, symlinkat};
-use shared::explain::{self, CallFailed};
+use shared::explain;
+use shared::failure::CallFailed;
 use shared::sys;
 
 /// The new root, not yet entered.

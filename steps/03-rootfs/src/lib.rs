@@ -21,7 +21,7 @@ use namespaces::{Namespace, View, mount};
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sys::stat::{Mode, SFlag, umask};
 use nix::unistd::{Pid, chdir, pivot_root};
-use shared::explain::During;
+use shared::failure::During;
 use shared::formula::Fact;
 use shared::{explain, kernel_file, mountinfo, sys};
 

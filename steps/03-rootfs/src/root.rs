@@ -9,7 +9,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{Result, ensure};
 use process::Environment;
 use serde::{Deserialize, Serialize};
-use shared::explain::{self, During};
+use shared::explain;
+use shared::failure::During;
 
 /// Where the child stands.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]

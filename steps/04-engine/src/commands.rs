@@ -15,7 +15,8 @@ use engine::store::Store;
 use engine::{members, monitor, protect};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use shared::explain::{self, During, Failure};
+use shared::explain;
+use shared::failure::{During, Failure, STEP_FAILED};
 use shared::signals::{self, Came};
 
 use crate::{Format, New, tables};
@@ -349,11 +350,7 @@ fn fail(error: anyhow::Error) -> Result<u8> {
 
 fn lost(container: &Container) -> Failure {
     let sentence = format!("container {} is dead: its monitor was killed, and its exit code is lost", container.name());
-    Failure {
-        code: explain::STEP_FAILED,
-        sentence,
-        remedy: Some("`step04 rm` or `step04 clean` takes it away".to_owned()),
-    }
+    Failure { code: STEP_FAILED, sentence, remedy: Some("`step04 rm` or `step04 clean` takes it away".to_owned()) }
 }
 
 /// To standard output; nobody may be reading, and the work is done all the same.

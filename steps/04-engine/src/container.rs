@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
-use shared::explain::{self, During};
+use shared::explain;
+use shared::failure::During;
 use shared::lock::{is_locked, try_lock};
 
 use crate::identity::Process;

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use shared::explain::{self, During};
+use shared::explain;
+use shared::failure::During;
 use shared::{kernel_file, sys};
 
 /// A process that cannot be mistaken: the kernel gives a pid to another process later, but never with the same start.

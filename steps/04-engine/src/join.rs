@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cgroups::Cgroup;
 use nix::unistd::Pid;
-use shared::explain::{Failure, STEP_FAILED};
+use shared::failure::{Failure, STEP_FAILED};
 
 use crate::container::Container;
 use crate::monitor;

@@ -16,7 +16,8 @@ use anyhow::Result;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 use serde::{Deserialize, Serialize};
-use shared::explain::{self, During};
+use shared::explain;
+use shared::failure::During;
 use shared::lock::is_locked;
 use shared::signals::{self, Came};
 

@@ -29,7 +29,8 @@ use namespaces::Ready;
 use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
-use shared::explain::{self, During, Failure};
+use shared::explain;
+use shared::failure::{During, Failure};
 use shared::formula::{Fact, Formula};
 use shared::signals::{self, ENDING};
 

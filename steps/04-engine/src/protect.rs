@@ -23,7 +23,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_name;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{execve, geteuid};
-use shared::explain::{self, CallFailed, During};
+use shared::explain;
+use shared::failure::{CallFailed, During};
 use shared::{signals, sys};
 
 /// Where vm.memfd_noexec is 1, a program in memory can only be executed if that was asked for. Not yet in nix.

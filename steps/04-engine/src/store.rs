@@ -21,7 +21,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::unistd::{Pid, geteuid};
-use shared::explain::{self, CallFailed, During};
+use shared::explain;
+use shared::failure::{CallFailed, During};
 use shared::lock::{is_locked, try_lock, wait_for_lock};
 
 use crate::container::{Config, Container, Life, State, now};

@@ -7,7 +7,7 @@ use anyhow::Result;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
-use shared::explain::CallFailed;
+use shared::failure::CallFailed;
 use shared::mountinfo::{self, Mount};
 
 use super::trial::{Tried, call};

@@ -12,7 +12,7 @@ use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult, Gid, Uid, alarm, getgid, getuid};
-use shared::explain::CallFailed;
+use shared::failure::CallFailed;
 
 /// It works, or which call was refused, and why.
 pub type Tried = Result<(), CallFailed>;

@@ -12,6 +12,7 @@ mod place;
 mod plot;
 mod programs;
 mod report;
+mod story;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -51,12 +52,13 @@ fn figures(quick: bool) -> Result<()> {
         machine: measure::machine(&programs)?,
         runs: measure::programs(&place, &programs, effort)?,
         lives: measure::programs(&place, &lives, Effort { rounds: effort.rounds.div_ceil(4), ..effort })?,
+        phases: story::phases(&place, effort)?,
         calls: measure::calls(&place, effort)?,
         namespaces: measure::namespaces(&place)?,
         growth: growth::measure(&place, effort)?,
         build,
     };
-    for name in ["machine", "runs", "lives", "calls", "namespaces", "growth", "build"] {
+    for name in ["machine", "runs", "lives", "phases", "calls", "namespaces", "growth", "build"] {
         println!("{}", figures.text(name));
     }
     if !quick {
@@ -69,7 +71,8 @@ fn figures(quick: bool) -> Result<()> {
 fn keep(figures: &Figures) -> Result<()> {
     let step = Path::new(env!("CARGO_MANIFEST_DIR"));
     write(&step.join("benches/figures.json"), &(serde_json::to_string_pretty(figures)? + "\n"))?;
-    write(&step.join("benches/calls.svg"), &plot::calls(&figures.calls)?)?;
+    write(&step.join("benches/phases.svg"), &plot::bars(&figures.phases)?)?;
+    write(&step.join("benches/calls.svg"), &plot::bars(&figures.calls)?)?;
     write(&step.join("benches/growth.svg"), &plot::growth(&figures.growth)?)?;
     for text in ["TUTORIAL.md", "README.md"] {
         let path = project().join(text);

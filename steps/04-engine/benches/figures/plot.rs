@@ -1,4 +1,4 @@
-//! The two plots: what a bare run is made of, and what one more container costs. On white, for dark pages too.
+//! The plots: what a run is made of, and what one more container costs. On white, for dark pages too.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -8,9 +8,9 @@ use super::report::{Beside, Call, Growth};
 
 const SERIF: &str = "sans-serif";
 
-/// A bar for each kind of call.
-pub fn calls(calls: &[Call]) -> Result<String> {
-    let (left, right, row) = (280, 80, 24);
+/// A bar for each.
+pub fn bars(calls: &[Call]) -> Result<String> {
+    let (left, right, row) = (360, 80, 24);
     let size = (900, calls.len() as u32 * row as u32 + 20);
     let longest = calls.iter().map(|it| it.microseconds).fold(1.0, f64::max);
     let mut svg = String::new();

@@ -12,6 +12,8 @@ pub struct Figures {
     pub runs: Vec<Program>,
     /// The same life in three commands: create, start, remove.
     pub lives: Vec<Program>,
+    /// Where `step04 run` spends its time, told: microseconds of each phase, and its lines.
+    pub phases: Vec<Call>,
     /// What the bare run is made of: microseconds of each kind of call.
     pub calls: Vec<Call>,
     /// `clone` and `waitpid` alone, in microseconds, by the namespaces that are made.
@@ -110,6 +112,7 @@ impl Figures {
             "runs" => self.runs_table(&self.runs, true),
             "short" => self.short(),
             "lives" => self.runs_table(&self.lives, false),
+            "phases" => self.phases_table(),
             "calls" => self.calls_table(),
             "namespaces" => self.namespaces_table(),
             "growth" => self.growth_table(),
@@ -161,6 +164,14 @@ impl Figures {
         let mut table = "| program | ms | × bare |\n| --- | ---: | ---: |\n".to_owned();
         for Program { name, milliseconds, .. } in &self.runs {
             table += &format!("| `{name}` | {:.1} | {:.2} |\n", milliseconds.median, milliseconds.median / self.bare());
+        }
+        table
+    }
+
+    fn phases_table(&self) -> String {
+        let mut table = "| `step04 run --rm`, told | lines | µs |\n| --- | ---: | ---: |\n".to_owned();
+        for Call { name, count, microseconds, .. } in &self.phases {
+            table += &format!("| {name} | {count} | {microseconds:.0} |\n");
         }
         table
     }

@@ -18,7 +18,12 @@ pub fn are_those_that_were_measured() {
         assert!(text.contains("<!-- figures: "), "{name} shows no figures");
         assert!(figures.filled(&text) == text, "{name} shows other figures than figures.json has");
     }
-    for (name, plot) in [("calls.svg", plot::calls(&figures.calls)), ("growth.svg", plot::growth(&figures.growth))] {
+    let plots = [
+        ("phases.svg", plot::bars(&figures.phases)),
+        ("calls.svg", plot::bars(&figures.calls)),
+        ("growth.svg", plot::growth(&figures.growth)),
+    ];
+    for (name, plot) in plots {
         let kept = read_to_string(benches.join(name)).expect(name);
         assert!(kept == plot.expect("a plot"), "{name} shows other figures than figures.json has");
     }

@@ -1,0 +1,109 @@
+//! What failed, in one sentence: doing what, to what, and why, the errno by name; with an exit code that means something,
+//! and with what to do about it where that is known.
+
+use std::fmt::{self, Display};
+
+use anyhow::Result;
+use nix::errno::Errno;
+
+use crate::{remedy, signals};
+
+/// Docker's exit code for a failure of the engine itself, here of the step.
+pub const STEP_FAILED: u8 = 125;
+/// The command was found but cannot be executed.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// The command was not found.
+pub const NOT_FOUND: u8 = 127;
+
+/// A failure whose sentence is finished and whose exit code is known: the child's, or that of a command that cannot start.
+#[derive(Debug)]
+pub struct Failure {
+    /// 125, 126, 127, or 128 and a signal's number.
+    pub code: u8,
+    /// One sentence, lower case.
+    pub sentence: String,
+    /// What to do, where that is known.
+    pub remedy: Option<String>,
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    /// What is known of an error: its code, its sentence, its remedy.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let sentence = format!("{error:#}");
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return Failure { code: failure.code, sentence, remedy: failure.remedy.clone() };
+        }
+        if let Some(signals::Interrupted(signal)) = error.downcast_ref() {
+            return Failure { code: 128 + *signal as u8, sentence, remedy: None };
+        }
+        let remedy = error.downcast_ref::<CallFailed>().and_then(|failed| remedy::find(&failed.call, failed.errno));
+        Failure { code: STEP_FAILED, sentence, remedy }
+    }
+}
+
+impl Failure {
+    /// To be sent to another process, which reports it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let remedy = self.remedy.as_deref().unwrap_or_default();
+        [&[self.code], self.sentence.as_bytes(), b"\0", remedy.as_bytes()].concat()
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) has made; `None` of nothing.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (code, rest) = bytes.split_first()?;
+        let text = String::from_utf8_lossy(rest);
+        let (sentence, remedy) = text.split_once('\0').unwrap_or((&text, ""));
+        let remedy = (!remedy.is_empty()).then(|| remedy.to_owned());
+        Some(Failure { code: *code, sentence: sentence.to_owned(), remedy })
+    }
+}
+
+/// A call that the kernel refused.
+#[derive(Debug)]
+pub struct CallFailed {
+    /// As it was told.
+    pub call: String,
+    /// Why.
+    pub errno: Errno,
+}
+
+impl Display for CallFailed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: {}", self.call, errno(self.errno))
+    }
+}
+
+impl std::error::Error for CallFailed {}
+
+/// For a failure of something that is not told, as nothing is changed by it.
+pub trait During<T> {
+    /// `what: ENOENT: no such file or directory`, with the remedy where one is known.
+    fn during(self, what: impl Display) -> Result<T>;
+}
+
+impl<T, E: Into<std::io::Error>> During<T> for Result<T, E> {
+    fn during(self, what: impl Display) -> Result<T> {
+        self.map_err(|error| CallFailed { call: what.to_string(), errno: errno_of(error.into()) }.into())
+    }
+}
+
+/// Errors that the library has found itself, like a write of nothing, have no number: they count as EIO.
+pub(crate) fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// `ENOENT: no such file or directory`.
+pub fn errno(errno: Errno) -> String {
+    let (first, rest) = errno.desc().split_at(1);
+    // "RFS specific error" keeps its capital, "No such file" does not.
+    let first = if rest.starts_with(char::is_uppercase) { first.to_owned() } else { first.to_lowercase() };
+    format!("{errno:?}: {first}{rest}")
+}

@@ -1,0 +1,100 @@
+//! Where `step04 run` itself spends its time, by its own story: a line is told as soon as its call has been made, so what
+//! passes between two lines belongs to the second.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Effort;
+use crate::measure::spread;
+use crate::place::{LIMITS, Place, release};
+use crate::report::Call;
+
+const FIRST_START: &str = "its first start, and a mount of its own file";
+const SECOND_START: &str = "its second start";
+const WRITTEN_DOWN: &str = "written down: what it is, what becomes of it";
+const MADE: &str = "cgroups: found, made, limited";
+const CLONE: &str = "clone, and the gate";
+const TIES: &str = "id map, and the pid into every group";
+const VIEW: &str = "the child's own view";
+const ASKED: &str = "asked of the kernel: is all that so?";
+const PROGRAM: &str = "the program, from the gate to its end and its counters";
+const TAKEN_AWAY: &str = "cgroups: taken away";
+const END: &str = "its end";
+const ALL: [&str; 11] =
+    [FIRST_START, SECOND_START, WRITTEN_DOWN, MADE, CLONE, TIES, VIEW, ASKED, PROGRAM, TAKEN_AWAY, END];
+
+/// In the order in which they begin: microseconds, the median of many runs.
+pub fn phases(place: &Place, effort: Effort) -> Result<Vec<Call>> {
+    let mut times = ALL.map(|_| Vec::new());
+    let mut lines = ALL.map(|_| 0);
+    for _ in 0..effort.rounds * effort.runs {
+        let mut sums = ALL.map(|_| Duration::ZERO);
+        lines = ALL.map(|_| 0);
+        for (phase, time) in one_run(place)? {
+            let number = ALL.iter().position(|it| *it == phase).context("a phase")?;
+            sums[number] += time;
+            lines[number] += 1;
+        }
+        for (times, sum) in times.iter_mut().zip(sums) {
+            times.push(sum.as_secs_f64() * 1e6);
+        }
+    }
+    let phases = ALL.iter().zip(times).zip(lines);
+    let call = |((name, times), count): ((&&str, Vec<f64>), usize)| Call {
+        name: (*name).to_owned(),
+        count,
+        microseconds: spread(times).median,
+        after_a_rest: None,
+    };
+    Ok(phases.map(call).collect())
+}
+
+/// Each line's phase, and the time that has passed since the line before.
+fn one_run(place: &Place) -> Result<Vec<(&'static str, Duration)>> {
+    let mut last = Instant::now();
+    let mut passed = || {
+        let now = Instant::now();
+        let time = now - last;
+        last = now;
+        time
+    };
+    let mut step = place.command(release("step04"));
+    step.args(["run", "--rm"]).args(LIMITS).args(["--rootfs", &place.path("root"), "/bin/true"]);
+    let mut step = step.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut phases = Vec::new();
+    let mut before = FIRST_START;
+    for line in BufReader::new(step.stderr.take().context("a pipe")?).lines() {
+        let time = passed();
+        before = phase(&line?, before);
+        phases.push((before, time));
+    }
+    let status = step.wait()?;
+    ensure!(status.success(), "step04 run: {status}");
+    phases.push((END, passed()));
+    Ok(phases)
+}
+
+/// What a line belongs to, by the phase of the line before.
+fn phase(line: &str, before: &'static str) -> &'static str {
+    let begins = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
+    let is_of_a_group = line.contains("/sys/fs/cgroup");
+    match before {
+        FIRST_START if begins(&["host  open_tree(", "host  mount_setattr(", "host  close_range(", "host  execve("]) => {
+            FIRST_START
+        }
+        FIRST_START => SECOND_START,
+        _ if begins(&["child close_range(", "child execve("]) => PROGRAM,
+        _ if begins(&["host  clone", "child prctl("]) => CLONE,
+        _ if begins(&["child "]) => VIEW,
+        _ if begins(&["  ✔", "Container = "]) => ASKED,
+        // The first that is told after the program's end has waited for it.
+        PROGRAM if begins(&["host  rename(", "# "]) => PROGRAM,
+        PROGRAM | TAKEN_AWAY if is_of_a_group => TAKEN_AWAY,
+        CLONE | TIES => TIES,
+        _ if is_of_a_group || begins(&["# "]) => MADE,
+        _ => WRITTEN_DOWN,
+    }
+}
