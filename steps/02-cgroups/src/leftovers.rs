@@ -44,6 +44,7 @@ fn is_ours_to_remove(dir: &Path) -> bool {
 /// deepest first.
 pub fn take_away(dir: &Path) -> Result<()> {
     let remove = |dir: &Path| explain::host_cleanup(format_args!("rmdir {}", dir.display()), || rmdir(dir));
+    // Nearly always nothing is in it any more, and this is all.
     match remove(dir) {
         Err(error) if error.downcast_ref::<CallFailed>().is_some_and(|it| it.errno == Errno::EBUSY) => {}
         removed => return removed,
