@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use colored::Colorize;
@@ -37,6 +38,9 @@ pub struct Telling {
     /// Tell the same story and do nothing: needs no rights, works everywhere
     #[arg(long)]
     dry_run: bool,
+    /// Tell with each line when it was told, in seconds of the current minute
+    #[arg(long)]
+    times: bool,
     /// Colour the story
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto)]
     color: When,
@@ -231,8 +235,15 @@ pub fn note(text: impl Display) {
 
 /// One line of the step's own, to standard error. Where nobody can read it any more, the work goes on.
 pub fn line(text: fmt::Arguments) {
+    let time = if TELLING.get().is_some_and(|telling| telling.times) { time_of_minute() } else { String::new() };
     // One write a line, so that host and child never mix within one.
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("{time}{text}\n").as_bytes());
+}
+
+/// `07.012345 `: host and child have the same clock, and so has the engine when it begins once more.
+fn time_of_minute() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:02}.{:06} ", now.as_secs() % 60, now.subsec_micros())
 }
 
 /// Whether nothing is done, only told.

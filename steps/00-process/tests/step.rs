@@ -89,6 +89,18 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.code, 0);
             assert!(!file.exists() && ran.err.contains("execve("), "{}", ran.err);
         }),
+        check("each_line_can_tell_its_time", [], || {
+            let ran = step("step00", ["--times", "sleep", "0.3"]).ran();
+            let time_of = |call: &str| {
+                let line = ran.err.lines().find(|line| line.contains(call)).expect("a line");
+                let (time, rest) = line.split_once(' ').expect("a time");
+                assert!(rest.starts_with(call), "{line}");
+                time.parse::<f64>().expect("seconds")
+            };
+            // A minute may end meanwhile.
+            let slept = (time_of("# waited for") - time_of("child execve(")).rem_euclid(60.0);
+            assert!((0.3..10.0).contains(&slept), "{slept}: {}", ran.err);
+        }),
         check("a_command_that_cannot_run_says_why", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let file = |name: &str, text: &str, mode: u32| {

@@ -1,9 +1,7 @@
-//! Where `step04 run` itself spends its time, by its own story: a line is told as soon as its call has been made, so what
-//! passes between two lines belongs to the second.
+//! Where `step04 run` itself spends its time, by its own story (`--times`): a line is told as soon as its call has been
+//! made, so what passes between two lines belongs to the second.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,6 +9,8 @@ use crate::Effort;
 use crate::measure::spread;
 use crate::place::{LIMITS, Place, release};
 use crate::report::Call;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 const FIRST_START: &str = "its first start, and a mount of its own file";
 const SECOND_START: &str = "its second start";
@@ -54,27 +54,34 @@ pub fn phases(place: &Place, effort: Effort) -> Result<Vec<Call>> {
 
 /// Each line's phase, and the time that has passed since the line before.
 fn one_run(place: &Place) -> Result<Vec<(&'static str, Duration)>> {
-    let mut last = Instant::now();
-    let mut passed = || {
-        let now = Instant::now();
-        let time = now - last;
+    let mut last = now()?;
+    let mut passed = |now: Duration| {
+        // A minute may have ended meanwhile.
+        let time = now.checked_sub(last).unwrap_or_else(|| now + MINUTE - last);
         last = now;
         time
     };
     let mut step = place.command(release("step04"));
-    step.args(["run", "--rm"]).args(LIMITS).args(["--rootfs", &place.path("root"), "/bin/true"]);
-    let mut step = step.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    step.args(["run", "--rm", "--times"]).args(LIMITS).args(["--rootfs", &place.path("root"), "/bin/true"]);
+    let ran = step.output()?;
+    let end = now()?;
+    let story = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.success(), "step04 run: {story}");
     let mut phases = Vec::new();
     let mut before = FIRST_START;
-    for line in BufReader::new(step.stderr.take().context("a pipe")?).lines() {
-        let time = passed();
-        before = phase(&line?, before);
-        phases.push((before, time));
+    for line in story.lines() {
+        let (time, line) = line.split_once(' ').context("no time")?;
+        before = phase(line, before);
+        phases.push((before, passed(Duration::from_secs_f64(time.parse()?))));
     }
-    let status = step.wait()?;
-    ensure!(status.success(), "step04 run: {status}");
-    phases.push((END, passed()));
+    phases.push((END, passed(end)));
     Ok(phases)
+}
+
+/// As `--times` tells it.
+fn now() -> Result<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(Duration::from_micros((now.as_micros() % MINUTE.as_micros()) as u64))
 }
 
 /// What a line belongs to, by the phase of the line before.
