@@ -8,7 +8,7 @@
 //! So the engine begins once more, from a read-only mount of its own file, and `/proc/self/exe` leads to the file by way
 //! of that mount, which stands in no mount namespace: nobody can change it, bind it elsewhere or name it. Mounts take
 //! root; for others the engine copies itself into memory and seals the copy against every change. runc has both ways, too
-//! (its mount is an overlay). See open_tree(2), memfd_create(2), and *File Sealing* in fcntl(2).
+//! (since 1.2; its mount is an overlay). See open_tree(2), memfd_create(2), and *File Sealing* in fcntl(2).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
