@@ -8,7 +8,6 @@
 //! sentence. What is told and what is done stand side by side, and a test holds both against `strace`.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -61,7 +60,7 @@ static HUSHED: AtomicBool = AtomicBool::new(false);
 
 /// The parser's answer, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
 pub fn parse<O: clap::Parser>() -> Result<O, ExitCode> {
-    O::try_parse_from(std::env::args_os().collect::<Vec<OsString>>()).map_err(|error| {
+    O::try_parse().map_err(|error| {
         let _ = error.print();
         if error.use_stderr() { ExitCode::from(STEP_FAILED) } else { ExitCode::SUCCESS }
     })
@@ -317,14 +316,16 @@ fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
     if quiet() || signals::interrupted() {
         return Ok(());
     }
-    // All of them, where none was named: every call begins with nothing.
+    // `--pause` alone is one empty name, and every call begins with that.
     let call_told = call.to_string();
     if !calls.iter().any(|name| call_told.starts_with(name)) {
         return Ok(());
     }
     let name = if who == Who::Host { "the host" } else { "the child" };
     line(format_args!("{} {name} is about to call: {}", "[Enter]".bold(), printable(&call_told)));
-    if let Some(look) = remedy::look(&call_told, CHILD.load(Ordering::Relaxed)) {
+    // In a dry run there is nothing to look at.
+    let look = || remedy::look(&call_told, CHILD.load(Ordering::Relaxed));
+    if let Some(look) = (!dry_run()).then(look).flatten() {
         line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
     }
     let stdin = std::io::stdin();

@@ -95,15 +95,20 @@ impl<T, E: Into<std::io::Error>> During<T> for Result<T, E> {
     }
 }
 
+/// Whether this is a call that failed, and with this errno.
+pub fn is(error: &anyhow::Error, errno: Errno) -> bool {
+    error.downcast_ref::<CallFailed>().is_some_and(|failed| failed.errno == errno)
+}
+
 /// Errors that the library has found itself, like a write of nothing, have no number: they count as EIO.
-pub(crate) fn errno_of(error: std::io::Error) -> Errno {
+pub fn errno_of(error: std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// `ENOENT: no such file or directory`.
 pub fn errno(errno: Errno) -> String {
     let (first, rest) = errno.desc().split_at(1);
-    // "RFS specific error" keeps its capital, "No such file" does not.
-    let first = if rest.starts_with(char::is_uppercase) { first.to_owned() } else { first.to_lowercase() };
+    // "I/O error" keeps its capital, "No such file" does not.
+    let first = if rest.starts_with(char::is_lowercase) { first.to_lowercase() } else { first.to_owned() };
     format!("{errno:?}: {first}{rest}")
 }

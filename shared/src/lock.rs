@@ -1,6 +1,7 @@
 //! One at a time: a lock on a folder, which the kernel lets go of with whoever holds it. See flock(2).
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::explain;
-use crate::failure::During;
+use crate::failure::{During, errno_of};
 use crate::signals;
 
 /// How long one waits in silence for another.
@@ -17,16 +18,18 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// The lock on a folder, if nobody else has it: EWOULDBLOCK where somebody has.
 pub fn try_lock(folder: &Path) -> nix::Result<Flock<File>> {
-    let file = File::open(folder).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let file = File::open(folder).map_err(errno_of)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
 /// Whether somebody has the lock on a folder. Those who only ask do not get in each other's way.
+///
+/// Who cannot ask, as too many files are open, say, must not take a living owner for dead: the answer is yes.
 pub fn is_locked(folder: &Path) -> bool {
-    let file = File::open(folder);
-    file.is_ok_and(|file| {
-        Flock::lock(file, FlockArg::LockSharedNonblock).is_err_and(|(_, it)| it == Errno::EWOULDBLOCK)
-    })
+    match File::open(folder) {
+        Err(error) => error.kind() != ErrorKind::NotFound,
+        Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_err(),
+    }
 }
 
 /// The lock on a folder, as soon as nobody else has it.

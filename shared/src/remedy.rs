@@ -185,7 +185,8 @@ pub fn find(call: &str, errno: Errno) -> Option<String> {
 /// What to look at from a second terminal while this call is held, and right after it.
 pub fn look(call: &str, child: i32) -> Option<String> {
     let step = std::process::id();
-    let sudo = if nix::unistd::geteuid().is_root() { "" } else { "sudo " };
+    // The child looks like root to itself. Into a user namespace that one has made, nsenter needs no root.
+    let enter = if crate::sys::in_first_user_namespace() { "nsenter" } else { "nsenter --user --preserve-credentials" };
     let name = call.split(['(', ' ']).next().unwrap_or_default();
     Some(match name {
         "clone" | "clone3" | "fork" => format!("pstree -p {step}; ls -l /proc/{step}/ns"),
@@ -201,8 +202,8 @@ pub fn look(call: &str, child: i32) -> Option<String> {
         _ if child == 0 => return None,
         "mount" | "umount2" | "mount_setattr" => format!("cat /proc/{child}/mountinfo"),
         "pivot_root" | "chdir" | "fchdir" => format!("ls /proc/{child}/root/ /proc/{child}/cwd/"),
-        "sethostname" => format!("{sudo}nsenter --uts --target {child} hostname"),
-        "ioctl" => format!("{sudo}nsenter --net --target {child} ip link"),
+        "sethostname" => format!("{enter} --uts --target {child} hostname"),
+        "ioctl" => format!("{enter} --net --target {child} ip link"),
         "unshare" => format!("ls -l /proc/{child}/ns"),
         "execve" => format!("cat /proc/{child}/cmdline"),
         _ => format!("step00 look {child}"),

@@ -23,8 +23,16 @@ pub const MOMENT: Duration = Duration::from_micros(200);
 /// What would end a step if it did not listen.
 pub const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
-static HELD: OnceLock<(SignalFd, SigSet)> = OnceLock::new();
+static HELD: OnceLock<Held> = OnceLock::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+struct Held {
+    fd: SignalFd,
+    /// The caller's, for the program.
+    mask: SigSet,
+    /// What the caller does about SIGXFSZ.
+    xfsz: SigHandler,
+}
 
 /// A signal that came.
 #[derive(Clone, Copy, Debug)]
@@ -53,14 +61,27 @@ pub fn hold() -> Result<()> {
     // no exit code to wait for. See waitpid(2).
     // SAFETY: SIG_DFL runs no code of ours, so nothing in a handler can be unsafe.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.during("cannot hold signals")?;
-    let mut held = SigSet::from_iter(ENDING);
+    let mut held = SigSet::empty();
+    for ending in ENDING {
+        // nohup(1), and `&` in a script: what the caller ignores stays ignored. Blocked, it would come all the same: signal(7).
+        // SAFETY: neither runs code of ours.
+        let before = unsafe { signal(ending, SigHandler::SigIgn) }.during("cannot hold signals")?;
+        if !matches!(before, SigHandler::SigIgn) {
+            // SAFETY: the same.
+            unsafe { signal(ending, SigHandler::SigDfl) }.during("cannot hold signals")?;
+            held.add(ending);
+        }
+    }
+    // A write beyond `ulimit -f` would end this process with everything half done. Ignored, it is an errno: EFBIG.
+    // SAFETY: SIG_IGN runs no code of ours.
+    let xfsz = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.during("cannot hold signals")?;
     // A child that ends at once would otherwise be missed by a wait that begins too late.
     held.add(Signal::SIGCHLD);
-    let mut before = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), Some(&mut before)).during("cannot hold signals")?;
+    let mut mask = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), Some(&mut mask)).during("cannot hold signals")?;
     let fd =
         SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).during("cannot hold signals")?;
-    let _ = HELD.set((fd, before));
+    let _ = HELD.set(Held { fd, mask, xfsz });
     Ok(())
 }
 
@@ -71,8 +92,10 @@ pub fn hold() -> Result<()> {
 pub fn give_back() -> nix::Result<()> {
     // SAFETY: SIG_DFL runs no code of ours, so nothing in a handler can be unsafe.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
-    let before = HELD.get().map_or(SigSet::empty(), |(_, before)| *before);
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)
+    let Some(held) = HELD.get() else { return Ok(()) };
+    // SAFETY: it was ignored or the default before this program began, and neither runs code of ours.
+    unsafe { signal(Signal::SIGXFSZ, held.xfsz) }?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&held.mask), None)
 }
 
 /// Host, where there is nothing to clean up: ends as other programs do when nobody reads what they write (`ps | head`).
@@ -88,7 +111,7 @@ pub fn wait(others: &[BorrowedFd]) -> Result<Option<Came>> {
 
 /// The same, for a while at most (`None`, too, when that has passed).
 pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<Came>> {
-    let Some((signals, _)) = HELD.get() else {
+    let Some(Held { fd: signals, .. }) = HELD.get() else {
         return Ok(None);
     };
     loop {
@@ -115,7 +138,7 @@ pub fn pause(time: Duration) -> Result<()> {
 
 /// Fails once with [`Interrupted`] if an ending signal has come; then never again, so that cleaning up goes on.
 pub fn check() -> Result<()> {
-    if let Some((signals, _)) = HELD.get() {
+    if let Some(Held { fd: signals, .. }) = HELD.get() {
         while let Some(came) = take(signals)? {
             interrupt(came)?;
         }

@@ -2,6 +2,8 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -18,9 +20,7 @@ pub fn close_range_on_exec(first: u32) -> nix::Result<()> {
 /// A copy of the mount that a path is on, with just what lies at and below the path: it stands in no mount namespace, and
 /// is gone with its last user. open_tree(2), Linux 5.2.
 pub fn copy_mount(path: &CStr) -> nix::Result<OwnedFd> {
-    // Not yet in libc; in the kernel's include/uapi/linux/mount.h.
-    const OPEN_TREE_CLONE: libc::c_int = 1;
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     // SAFETY: the path ends with a NUL byte, and outlives the call.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
     // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
@@ -66,6 +66,17 @@ pub fn pidfd_send_signal(process: BorrowedFd, signal: Signal) -> nix::Result<()>
     // SAFETY: without a siginfo the kernel fills in its own, as kill(2) does.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, no_info, 0) };
     Errno::result(result).map(drop)
+}
+
+/// The exit code of a child, or 128 and the signal that ended it; `None` while it lives. waitpid(2) with WNOHANG: nix has no
+/// name for a real-time signal, and answers EINVAL of a child that one has ended.
+pub fn exit_code(child: Pid) -> nix::Result<Option<u8>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let waited = Errno::result(unsafe { libc::waitpid(child.as_raw(), &mut status, libc::WNOHANG) })?;
+    let status = ExitStatus::from_raw(status);
+    let code = || status.code().or(status.signal().map(|signal| 128 + signal)).map(|code| code as u8);
+    Ok(if waited == 0 { None } else { code() })
 }
 
 /// Whether ids here are the machine's own: uid_map is the identity over all of them. user_namespaces(7).

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::unistd::{getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// Host, and the child gone: takes the terminal's foreground back from nobody.
+/// Host, and the child gone: takes the terminal's foreground back, if whoever has it is gone.
 ///
 /// A shell inside puts itself into the foreground. At its end it cannot give that back: this process's group has no
 /// number in its pid namespace. Whoever reads from the terminal then is stopped, by SIGTTIN. See tcsetpgrp(3).

@@ -40,6 +40,11 @@ pub fn check(
 
 /// The `main` of a file of tests.
 pub fn run(step: &str, checks: Vec<Check>) -> std::process::ExitCode {
+    // Started by `&` in a script, this process ignores SIGINT, and would hand that on to the steps that it sends one to.
+    for ending in crate::signals::ENDING {
+        // SAFETY: SIG_DFL runs no code of ours.
+        unsafe { nix::sys::signal::signal(ending, nix::sys::signal::SigHandler::SigDfl) }.expect("signal");
+    }
     // What a step leaves running becomes a child of this process, where it is found.
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
     let mut arguments = Arguments::from_args();

@@ -14,7 +14,6 @@ use std::os::fd::BorrowedFd;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 use shared::explain;
 use shared::failure::During;
@@ -70,10 +69,8 @@ pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) ->
         return Ok(0);
     }
     let code = loop {
-        match waitpid(child, Some(WaitPidFlag::WNOHANG)).during(format_args!("cannot wait for {child}"))? {
-            WaitStatus::Exited(_, code) => break code as u8,
-            WaitStatus::Signaled(_, signal, _) => break 128 + signal as u8,
-            _ => {}
+        if let Some(code) = sys::exit_code(child).during(format_args!("cannot wait for {child}"))? {
+            break code;
         }
         match signals::wait(others)? {
             Some(came) if came.signal != Signal::SIGCHLD => pass_on(child, came)?,

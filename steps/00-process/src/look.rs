@@ -5,14 +5,13 @@
 
 mod table;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::stat;
 use nix::unistd::{Pid, geteuid};
-use shared::failure::{self, CallFailed};
+use shared::failure::{self, CallFailed, errno_of};
 use shared::mountinfo::{self, Mount};
 
 /// The kinds of namespaces, by their names below `/proc/PID/ns/`.
@@ -190,12 +189,12 @@ impl Process {
     }
 
     fn read(&self, file: &str) -> Answer {
-        let bytes = std::fs::read(self.folder.join(file)).map_err(|error| self.refused(errno_of(&error)))?;
+        let bytes = std::fs::read(self.folder.join(file)).map_err(|error| self.refused(errno_of(error)))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn link(&self, name: &str) -> Answer {
-        let target = std::fs::read_link(self.folder.join(name)).map_err(|error| self.refused(errno_of(&error)))?;
+        let target = std::fs::read_link(self.folder.join(name)).map_err(|error| self.refused(errno_of(error)))?;
         Ok(target.to_string_lossy().into_owned())
     }
 
@@ -215,10 +214,6 @@ impl Process {
         let status = std::fs::read_to_string(self.folder.join("status")).unwrap_or_default();
         field(&status, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
     }
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 fn fact(term: &'static str, what: &str, is: Answer) -> Fact {

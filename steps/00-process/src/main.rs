@@ -25,6 +25,7 @@ const USAGE: &str = "step00 [OPTIONS] [COMMAND [ARG]...]
 #[derive(Parser, Debug)]
 #[command(name = "step00", version, override_usage = USAGE, disable_help_subcommand = true)]
 #[command(subcommand_help_heading = "Instead of a command")]
+// Options may stand before the subcommand or behind it.
 #[command(mut_args(|arg| if arg.is_positional() { arg } else { arg.global(true) }))]
 struct Options {
     #[command(flatten)]
@@ -77,8 +78,10 @@ fn run(command: &[OsString]) -> Result<u8> {
     let pid = process::fork(child)?;
     explain::child_is(pid);
     let code = if explain::dry_run() {
+        // Told here, as nobody was born who could.
+        gate::stop(host)?;
         gate::open(pid)?;
-        child()?; // told here, as nobody was born who could
+        process::exec(command, &Environment::inherited())?;
         0
     } else {
         // Host: also after a failure, no child is left behind.

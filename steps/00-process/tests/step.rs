@@ -15,6 +15,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!(step("step00", ["sh", "-c", &format!("exit {code}")]).ran().code, code);
             }
             assert_eq!(step("step00", ["sh", "-c", "kill -9 $$"]).ran().code, 137);
+            // A real-time signal: it has a number, and no name of its own.
+            assert_eq!(step("step00", ["sh", "-c", "kill -40 $$"]).ran().code, 168);
         }),
         check("standard_output_is_the_commands_alone", [], || {
             let word = testing::random_word();

@@ -125,7 +125,8 @@ fn clone3(view: &View, mut child: Life) -> Result<Pid> {
 /// children. So a helper joins, and makes the child; by CLONE_PARENT it is the host's own child, and the helper may go.
 fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: Life) -> Result<Pid> {
     let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
-    let names: Vec<_> = flags.iter_names().map(|(name, _)| name).collect();
+    let mut names: Vec<_> = flags.iter_names().map(|(name, _)| name).collect();
+    names.extend(namespaces.contains(&Namespace::Time).then_some("CLONE_NEWTIME"));
     let number = process.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string());
     let mut child = Some(child);
     let mut act = || -> Result<Pid> {
@@ -157,7 +158,7 @@ fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: 
         Ok(())
     })?;
     drop(helper_end);
-    waitpid(helper, None).during("cannot wait for the helper")?;
+    process::wait(helper)?;
     // Not until the end: a child that was made has the helper's end open, too.
     let mut pid = [0; 4];
     let mut answer = vec![READY];
@@ -256,14 +257,14 @@ impl Running<'_> {
         self.0.pid
     }
 
-    /// The same wait; and whenever something can be read from one of `others`, does `work`.
-    pub fn wait_beside(self, others: &[BorrowedFd], work: impl FnMut()) -> Result<u8> {
-        process::wait_beside(self.0.pid, others, work)
-    }
-
     /// Host: waits for the program's end. Its exit code, or 128 and the number of the signal that ended it.
     pub fn wait(self) -> Result<u8> {
         process::wait(self.0.pid)
+    }
+
+    /// The same wait; and whenever something can be read from one of `others`, does `work`.
+    pub fn wait_beside(self, others: &[BorrowedFd], work: impl FnMut()) -> Result<u8> {
+        process::wait_beside(self.0.pid, others, work)
     }
 }
 

@@ -44,7 +44,8 @@ pub fn map_ids(child: Pid, view: &View) -> Result<()> {
 /// Child: keeps from the host whatever it mounts from here on.
 ///
 /// A mount namespace begins as a copy of the host's mounts, and on most machines `/` is *shared*: without
-/// this line, a mount made in the child appears on the host too. See mount_namespaces(7).
+/// this line, a mount made in the child appears on the host too. With a user namespace the copy is a *slave*: then it is
+/// what the host mounts later that would appear in the child. See mount_namespaces(7).
 pub fn keep_mounts_private(view: &View) -> Result<()> {
     if !view.has(Namespace::Mount) {
         return Ok(());
@@ -82,8 +83,8 @@ pub fn set_loopback_up(view: &View) -> Result<()> {
 
 /// Child: a cgroup namespace rooted where the child is now, so after the host has put it into its cgroup.
 ///
-/// Made at clone(2) already, it would be rooted at the host's group, and the child would read its own
-/// group's path on the host. See cgroup_namespaces(7).
+/// Made at clone(2) already, it would be rooted at the host's group, and the child would read `/step02-4711` as its own
+/// group in the place of `/`. See cgroup_namespaces(7).
 pub fn unshare_cgroup(view: &View) -> Result<()> {
     if !view.has(Namespace::Cgroup) {
         return Ok(());
@@ -125,7 +126,7 @@ fn link(process: &str, namespace: Namespace) -> Result<String> {
     }
 }
 
-/// mount(2), told. An empty source or type is a null pointer to the kernel.
+/// mount(2), told. A type or data of `None` is a null pointer to the kernel.
 pub fn mount(source: &str, target: &str, kind: Option<&str>, flags: MsFlags, data: Option<&str>) -> Result<()> {
     let or_null = |text: Option<&str>| text.map_or("NULL".to_owned(), |text| format!("{text:?}"));
     let names = flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join("|");

@@ -80,6 +80,12 @@ impl View {
 
     /// Options that contradict each other, in one sentence.
     pub fn validate(&self) -> anyhow::Result<()> {
+        // The pid that clone(2) hands back would be another process's there, and the id map be written for that one.
+        let own = std::fs::read_link("/proc/self").unwrap_or_default();
+        anyhow::ensure!(
+            own.as_os_str() == nix::unistd::getpid().to_string().as_str(),
+            "/proc is not there, or of another pid namespace than this process (`unshare --pid` takes --mount-proc for that)"
+        );
         anyhow::ensure!(
             self.has(Uts) || self.hostname.is_none(),
             "--hostname needs a uts namespace: without `uts` in --namespaces it would rename the host"

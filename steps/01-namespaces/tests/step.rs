@@ -1,8 +1,10 @@
 //! Step 01, run as a learner runs it, and looked at from the host.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::{Command, ExitCode};
 
+use nix::sys::signal::Signal;
 use shared::testing::{self, Check, check, needs, proc, proc_link, program, step};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
@@ -170,10 +172,19 @@ fn checks() -> Vec<Check> {
             ignoring.args(["-c", "trap '' CHLD; exec \"$0\" sh -c 'exit 3'"]).arg(program("step01"));
             assert_eq!(testing::Run::new(ignoring).ran().code, 3);
         }),
+        check("what_the_caller_ignores_ends_nothing", [needs::user_namespaces()], || {
+            let mut ignoring = Command::new("sh");
+            ignoring.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(program("step01")).args(WAIT);
+            let mut live = testing::Run::new(ignoring).until_ready();
+            live.signal(Signal::SIGHUP);
+            live.stdin.as_mut().expect("piped").write_all(b"still here\n").expect("a line for cat");
+            assert_eq!(live.line(), "still here\n");
+            assert_eq!(live.end().code, 0);
+        }),
         check("a_program_that_listens_gets_the_signal", [needs::user_namespaces()], || {
             let script = "trap 'echo heard; exit 9' TERM; echo ready; while :; do read x || sleep 0.05; done";
             let mut live = step("step01", ["sh", "-c", script]).until_ready();
-            live.signal(nix::sys::signal::Signal::SIGTERM);
+            live.signal(Signal::SIGTERM);
             live.stdin = None;
             assert_eq!(live.line(), "heard\n");
             assert_eq!(live.end().code, 9);

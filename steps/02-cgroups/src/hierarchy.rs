@@ -49,7 +49,9 @@ pub fn detect(proc: &Path, process: &str) -> Result<Vec<Hierarchy>> {
     // Our own mounts, as it is we who read and write there: the process may stand in another root.
     let mounts = mountinfo::read(&proc.join("self"))?;
     let mut found: Vec<_> = memberships.lines().filter_map(|line| hierarchy(line, &mounts)).collect();
-    found.sort_by_key(|hierarchy| (hierarchy.version == Version::V2, hierarchy.mount.clone()));
+    // The freezer first: while a process is frozen there, nothing ends it and no other group gets rid of it.
+    let has_freezer = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|name| name == "freezer");
+    found.sort_by_key(|it| (it.version == Version::V2, !has_freezer(it), it.mount.clone()));
     Ok(found)
 }
 
@@ -108,14 +110,14 @@ pub fn may_make_groups() -> bool {
     !all.is_empty() && all.iter().all(|it| access(&it.own, AccessFlags::W_OK).is_ok())
 }
 
-/// The hierarchy that a folder belongs to, as far as its files tell; `None` where it is in none.
-pub fn of_place(place: &Path) -> Option<Hierarchy> {
-    let version = match statfs(place).ok()?.filesystem_type() {
+/// The hierarchy that a group belongs to, as far as its files tell; `None` where the folder is in none.
+pub fn of_group(group: &Path) -> Option<Hierarchy> {
+    let version = match statfs(group).ok()?.filesystem_type() {
         CGROUP_SUPER_MAGIC => Version::V1,
         CGROUP2_SUPER_MAGIC => Version::V2,
         _ => return None,
     };
-    let (mount, own) = (place.to_owned(), place.to_owned());
+    let (mount, own) = (group.to_owned(), group.to_owned());
     Some(Hierarchy { version, controllers: Vec::new(), mount, own, root: "/".to_owned() })
 }
 

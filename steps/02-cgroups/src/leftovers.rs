@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use shared::explain;
-use shared::failure::CallFailed;
+use shared::failure::is;
 use shared::lock::is_locked;
 use shared::signals;
 
@@ -18,15 +18,15 @@ use crate::hierarchy::words;
 /// How long the kernel may take to end a group's processes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Host: takes away the groups in this place whose step is no more. One that resists does not keep the others.
+/// Host: takes away the groups in this one whose step is no more. One that resists does not keep the others.
 ///
 /// # Errors
 /// The first failure.
-pub fn remove(place: &Path) -> Result<()> {
+pub fn remove(parent: &Path) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    let dead: Vec<_> = ours(place).filter(|dir| is_ours_to_remove(dir) && !owner_lives(dir)).collect();
+    let dead: Vec<_> = ours(parent).filter(|dir| is_ours_to_remove(dir) && !owner_lives(dir)).collect();
     let take = |dir: &PathBuf| {
         explain::note(format_args!("{} is left from a step that was killed", dir.display()));
         take_away(dir)
@@ -46,10 +46,12 @@ pub fn take_away(dir: &Path) -> Result<()> {
     let remove = |dir: &Path| explain::host_cleanup(format_args!("rmdir {}", dir.display()), || rmdir(dir));
     // Nearly always nothing is in it any more, and this is all.
     match remove(dir) {
-        Err(error) if error.downcast_ref::<CallFailed>().is_some_and(|it| it.errno == Errno::EBUSY) => {}
+        Err(error) if is(&error, Errno::EBUSY) => {}
         removed => return removed,
     }
-    with_groups_below(dir).iter().try_for_each(|dir| {
+    let groups = with_groups_below(dir);
+    make_mortal(&groups)?;
+    groups.iter().try_for_each(|dir| {
         empty(dir)?;
         remove(dir)
     })
@@ -64,14 +66,14 @@ fn with_groups_below(dir: &Path) -> Vec<PathBuf> {
     groups
 }
 
-/// The groups in this place that a step has made: `step02-4711`, and `step02-4711.host` where it stood aside.
-pub fn ours(place: &Path) -> impl Iterator<Item = PathBuf> {
-    marked(place).filter(|dir| !dir.extension().is_some_and(|it| it.as_encoded_bytes().starts_with(b"+")))
+/// The groups in this one that a step has made: `step02-4711`, and `step02-4711.host` where it stood aside.
+pub fn ours(parent: &Path) -> impl Iterator<Item = PathBuf> {
+    marked(parent).filter(|dir| !dir.extension().is_some_and(|it| it.as_encoded_bytes().starts_with(b"+")))
 }
 
 /// The same, and those that only stand for something that a step has changed.
-pub fn marked(place: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+pub fn marked(parent: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|dir| is_marked(dir) && dir.is_dir())
 }
 
@@ -79,8 +81,8 @@ pub fn marked(place: &Path) -> impl Iterator<Item = PathBuf> {
 pub fn is_marked(dir: &Path) -> bool {
     let name = dir.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
     let Some((number, id)) = name.strip_prefix("step").and_then(|rest| rest.split_once('-')) else { return false };
-    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
-    number.len() == 2 && is_digits(number) && id.len() <= 16 && is_digits(id)
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    number.len() == 2 && is_hex(number) && id.len() <= 16 && is_hex(id)
 }
 
 /// Whether the step that has made this group still lives: it holds a lock on it, which the kernel lets go of with the
@@ -96,7 +98,28 @@ pub fn owner_lives(dir: &Path) -> bool {
 /// # Errors
 /// Where it does not end.
 pub fn empty_all(dir: &Path) -> Result<()> {
-    with_groups_below(dir).iter().try_for_each(|dir| empty(dir))
+    let groups = with_groups_below(dir);
+    make_mortal(&groups)?;
+    groups.iter().try_for_each(|dir| empty(dir))
+}
+
+/// Host: sees to it that no process of these groups, the deepest first, is out of SIGKILL's reach.
+fn make_mortal(groups: &[PathBuf]) -> Result<()> {
+    // The highest first: a group is frozen as long as one above it is, and what is killed is killed in all below.
+    for dir in groups.iter().rev() {
+        // On v1, a frozen process does not die before it is thawed. Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst.
+        let freezer = dir.join("freezer.state");
+        if words(&freezer).iter().any(|state| state != "THAWED") {
+            explain::host_echo_cleanup("THAWED", &freezer)?;
+        }
+        // On v2, one write ends them all, which no fork can outrun; also those of a threaded group, which does not list
+        // its processes. Linux 5.14; cgroup-v2.rst, *cgroup.kill*.
+        let kill = dir.join("cgroup.kill");
+        if kill.exists() {
+            explain::host_echo_cleanup(1, &kill)?;
+        }
+    }
+    Ok(())
 }
 
 fn empty(dir: &Path) -> Result<()> {

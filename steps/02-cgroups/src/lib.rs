@@ -12,7 +12,7 @@ mod limits;
 mod v1;
 mod v2;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,7 @@ use shared::explain;
 use shared::failure::{CallFailed, During, Failure};
 use shared::formula::{Fact, Formula};
 use shared::lock::{try_lock, wait_for_lock};
+use shared::signals::Interrupted;
 use shared::{kernel_file, sys};
 
 use leftovers::{is_marked, owner_lives};
@@ -37,18 +38,20 @@ pub struct Cgroup {
     limits: Limits,
     groups: Vec<Group>,
     /// Set where the caller may not make them, and goes on without.
-    without: OnceCell<()>,
+    without: Cell<bool>,
 }
 
 /// A group in one hierarchy.
 pub struct Group {
     hierarchy: Hierarchy,
-    /// The folder that it is made in.
-    place: PathBuf,
+    /// The group that it is made in.
+    parent: PathBuf,
     /// The group itself.
     dir: PathBuf,
     /// Says to other steps that this one lives.
     held: OnceCell<Flock<File>>,
+    /// Whether its maker is known to be gone: then a lock on it is somebody's who was inside.
+    is_left: bool,
 }
 
 /// A limit, as a file of a group and what is written to it.
@@ -63,7 +66,7 @@ trait Twin {
     /// The file of a group that a pid is written to, to put the process in.
     fn procs(&self) -> &'static str;
     /// Host: the folder that the group will be made in.
-    fn place(&self, hierarchy: &Hierarchy, limits: &Limits) -> PathBuf;
+    fn parent(&self, hierarchy: &Hierarchy, limits: &Limits) -> PathBuf;
     /// Host: what must be there before a limit can be written, or a process put in.
     fn prepare(&self, group: &Group, limits: &Limits) -> Result<()>;
     /// The limits as files and values, in the order in which they are written.
@@ -100,22 +103,24 @@ impl Cgroup {
             );
         }
         let group = |hierarchy: Hierarchy| {
-            let place = hierarchy.version.twin().place(&hierarchy, limits);
-            Group { dir: place.join(name), place, hierarchy, held: OnceCell::new() }
+            let parent = hierarchy.version.twin().parent(&hierarchy, limits);
+            Group { dir: parent.join(name), parent, hierarchy, held: OnceCell::new(), is_left: false }
         };
         let groups = hierarchies.into_iter().map(group).collect();
-        Ok(Cgroup { limits: limits.clone(), groups, without: OnceCell::new() })
+        Ok(Cgroup { limits: limits.clone(), groups, without: Cell::new(false) })
     }
 
-    /// Host: what another process has made, by its folders ([`dirs`](Self::dirs)); good for being removed.
+    /// Host: what another process has made, by its folders ([`dirs`](Self::dirs)); good for being entered, and for
+    /// being removed once that process is gone.
     pub fn left(dirs: &[PathBuf]) -> Self {
         let group = |dir: &PathBuf| {
-            let place = dir.parent().unwrap_or(dir).to_owned();
-            let hierarchy = hierarchy::of_place(&place)?;
-            is_marked(dir).then(|| Group { dir: dir.clone(), place, hierarchy, held: OnceCell::new() })
+            let parent = dir.parent().unwrap_or(dir).to_owned();
+            let hierarchy = hierarchy::of_group(&parent)?;
+            let group = || Group { dir: dir.clone(), parent, hierarchy, held: OnceCell::new(), is_left: true };
+            is_marked(dir).then(group)
         };
         let groups = dirs.iter().filter_map(group).collect();
-        Cgroup { limits: Limits::default(), groups, without: OnceCell::new() }
+        Cgroup { limits: Limits::default(), groups, without: Cell::new(false) }
     }
 
     /// The folders of its groups, made or not.
@@ -126,6 +131,20 @@ impl Cgroup {
     /// Host: takes away what steps that were killed with SIGKILL have left in the same places.
     pub fn sweep(&self) -> Result<()> {
         self.groups().iter().map(Group::sweep).fold(Ok(()), Result::and)
+    }
+
+    /// Host, before a run: the same. A group that resists is told of, and keeps nobody from running.
+    ///
+    /// # Errors
+    /// [`Interrupted`](shared::signals::Interrupted), by a signal.
+    pub fn try_sweep(&self) -> Result<()> {
+        match self.sweep() {
+            Err(error) if !error.is::<Interrupted>() => {
+                explain::note(format_args!("left as it is: {error:#}"));
+                Ok(())
+            }
+            swept => swept,
+        }
     }
 
     /// Host: makes the groups and writes their limits.
@@ -150,7 +169,7 @@ impl Cgroup {
         match self.create() {
             Err(error) if self.limits.is_empty() && (self.groups.is_empty() || not_permitted(&error)) => {
                 self.remove()?;
-                let _ = self.without.set(());
+                self.without.set(true);
                 let Failure { sentence, remedy, .. } = Failure::of(&error);
                 formula.refuse("cgroup", [Some(sentence), remedy].into_iter().flatten().collect::<Vec<_>>().join("; "));
                 Ok(())
@@ -205,11 +224,11 @@ impl Cgroup {
 
     /// Host, and the child gone: takes everything away. Succeeds where there is nothing.
     pub fn remove(&self) -> Result<()> {
-        self.groups().iter().rev().map(Group::remove).fold(Ok(()), Result::and)
+        self.groups().iter().map(Group::remove).fold(Ok(()), Result::and)
     }
 
     fn groups(&self) -> &[Group] {
-        if self.without.get().is_some() { &[] } else { &self.groups }
+        if self.without.get() { &[] } else { &self.groups }
     }
 }
 
@@ -236,7 +255,7 @@ impl Group {
     fn sweep(&self) -> Result<()> {
         let removed = {
             let _lock = self.lock()?;
-            leftovers::remove(&self.place)
+            leftovers::remove(&self.parent)
         };
         removed.and(self.twin().take_back(self))
     }
@@ -308,7 +327,7 @@ impl Group {
 
     fn remove(&self) -> Result<()> {
         // A group of that name that another step holds is another's: of a step with the same pid in another namespace.
-        let is_ours = || self.held.get().is_some() || (self.dir.exists() && !owner_lives(&self.dir));
+        let is_ours = || self.is_left || self.held.get().is_some() || (self.dir.exists() && !owner_lives(&self.dir));
         if explain::dry_run() || is_ours() {
             leftovers::take_away(&self.dir)?;
             self.twin().take_back(self)?;
@@ -316,15 +335,15 @@ impl Group {
         Ok(())
     }
 
-    /// One step at a time changes what stands in a place: between two of them, one could take a controller away
+    /// One step at a time changes what stands in a group: between two of them, one could take a controller away
     /// that the other has just asked for.
     fn lock(&self) -> Result<Flock<File>> {
-        wait_for_lock(&self.place)
+        wait_for_lock(&self.parent)
     }
 
-    /// Whether groups of other steps stand in the same place.
+    /// Whether groups of other steps stand beside it.
     fn has_neighbours(&self) -> bool {
-        leftovers::ours(&self.place).any(|dir| dir.with_extension("") != self.dir)
+        leftovers::ours(&self.parent).any(|dir| dir.with_extension("") != self.dir)
     }
 
     fn has(&self, controller: &str) -> bool {

@@ -113,7 +113,8 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "that is more than the kernel can count".to_owned())
 }
 
-/// The kernel counts in pages; a limit is rounded down to one, so that it reads back as it was written.
+/// The kernel counts in pages; a limit is rounded down to 64 KiB, the largest page that Linux has, so that it reads back as
+/// it was written.
 fn memory(text: &str) -> Result<u64, String> {
     let bytes = bytes(text)?;
     if bytes < 6 << 20 {

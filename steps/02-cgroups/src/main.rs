@@ -39,7 +39,7 @@ fn run(options: &Options) -> Result<u8> {
 
     // Host, and no child yet: what will outlive the child.
     let cgroup = Cgroup::new("step02", &options.limits)?; // new in this step
-    cgroup.sweep()?; // what a step that was killed has left
+    cgroup.try_sweep()?; // what a step that was killed has left
     let status = cgroup.create().and_then(|()| contain(options, &cgroup));
 
     // Host, and the child gone: also after a failure above.

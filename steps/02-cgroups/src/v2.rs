@@ -24,13 +24,13 @@ impl Twin for V2 {
     ///
     /// A group that has processes of its own cannot (the rule of *no internal processes*); the tree's top can, and
     /// so can one where the caller is alone, as it steps aside. Where none can, the caller's own: its failure says why.
-    fn place(&self, hierarchy: &Hierarchy, limits: &Limits) -> PathBuf {
+    fn parent(&self, hierarchy: &Hierarchy, limits: &Limits) -> PathBuf {
         let needed = needed(hierarchy, limits);
         let upwards = hierarchy.own.ancestors().take_while(|dir| dir.starts_with(&hierarchy.mount));
         let can = |dir: &&Path| {
             let has = |file, name: &&str| words(&dir.join(file)).iter().any(|word| word == name);
             let handed_on = needed.iter().all(|name| has("cgroup.subtree_control", name));
-            let can_hand_on = is_top(dir) || others(dir).is_empty();
+            let can_hand_on = is_root(dir) || others(dir).is_empty();
             access(*dir, AccessFlags::W_OK).is_ok()
                 && needed.iter().all(|name| has("cgroup.controllers", name))
                 && (handed_on || can_hand_on)
@@ -39,7 +39,7 @@ impl Twin for V2 {
     }
 
     fn prepare(&self, group: &Group, limits: &Limits) -> Result<()> {
-        let control = group.place.join("cgroup.subtree_control");
+        let control = group.parent.join("cgroup.subtree_control");
         let there = words(&control);
         let missing: Vec<_> = needed(&group.hierarchy, limits)
             .into_iter()
@@ -48,8 +48,8 @@ impl Twin for V2 {
         if missing.is_empty() {
             return Ok(());
         }
-        let there = words(&group.place.join("cgroup.procs"));
-        if !is_top(&group.place) && there.contains(&getpid().to_string()) {
+        let there = words(&group.parent.join("cgroup.procs"));
+        if !is_root(&group.parent) && there.contains(&getpid().to_string()) {
             explain::host(format_args!("mkdir {}", aside(group).display()), || std::fs::create_dir(aside(group)))?;
             for pid in there.iter().filter(|pid| is_ours(pid)) {
                 explain::host_echo(pid, &aside(group).join("cgroup.procs"))?;
@@ -122,8 +122,8 @@ impl Twin for V2 {
         let _lock = group.lock()?;
         // Taken away under another step's group, a controller would take its limits along.
         if !group.has_neighbours() {
-            for (mark, name) in marks(&group.place) {
-                let control = group.place.join("cgroup.subtree_control");
+            for (mark, name) in marks(&group.parent) {
+                let control = group.parent.join("cgroup.subtree_control");
                 explain::host_echo_cleanup(format_args!("-{name}"), &control)?;
                 explain::host_cleanup(format_args!("rmdir {}", mark.display()), || std::fs::remove_dir(&mark))?;
             }
@@ -131,7 +131,7 @@ impl Twin for V2 {
         let aside = aside(group);
         if aside.exists() {
             for pid in words(&aside.join("cgroup.procs")) {
-                explain::host_echo_cleanup(pid, &group.place.join("cgroup.procs"))?;
+                explain::host_echo_cleanup(pid, &group.parent.join("cgroup.procs"))?;
             }
             explain::host_cleanup(format_args!("rmdir {}", aside.display()), || std::fs::remove_dir(&aside))?;
         }
@@ -148,11 +148,11 @@ fn needed(hierarchy: &Hierarchy, limits: &Limits) -> Vec<&'static str> {
 }
 
 /// Whether this is the top of the whole tree, the only group without a type.
-fn is_top(dir: &Path) -> bool {
+fn is_root(dir: &Path) -> bool {
     !dir.join("cgroup.type").exists()
 }
 
-/// The processes of a group, but for ours.
+/// The processes of a group, except ours.
 fn others(dir: &Path) -> Vec<String> {
     words(&dir.join("cgroup.procs")).into_iter().filter(|pid| !is_ours(pid)).collect()
 }
@@ -176,11 +176,11 @@ fn mark(group: &Group, name: &str) -> PathBuf {
     group.dir.with_extension(format!("+{name}"))
 }
 
-/// The marks in a place, with the controllers that they stand for.
-fn marks(place: &Path) -> Vec<(PathBuf, String)> {
+/// The marks in a group, with the controllers that they stand for.
+fn marks(parent: &Path) -> Vec<(PathBuf, String)> {
     let controller = |dir: PathBuf| {
         let name = dir.extension()?.to_str()?.strip_prefix('+')?.to_owned();
         Some((dir, name))
     };
-    leftovers::marked(place).filter_map(controller).collect()
+    leftovers::marked(parent).filter_map(controller).collect()
 }

@@ -28,6 +28,6 @@ fn main() -> anyhow::Result<()> {
     };
     let held = namespaces::clone(&view, enter, || process::exec(&command, &Environment::inherited()))?;
     namespaces::map_ids(held.pid(), &view)?;
-    shared::signals::hold()?;
+    shared::signals::hold()?; // else the wait below would not sleep
     std::process::exit(held.release()?.start()?.wait()?.into())
 }

@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::unistd::{fchdir, symlinkat};
 use shared::explain;
-use shared::failure::CallFailed;
+use shared::failure::is;
 use shared::sys;
 
 /// The new root, not yet entered.
@@ -69,7 +69,13 @@ impl Inside {
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
         let place = explain::child(
             format_args!("openat2({}, {path:?}, {{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT}})", number(&self.root)),
-            || openat2(fd(&self.root)?, path, how).map(Some),
+            || loop {
+                // Somebody has mounted or renamed something, anywhere, while a `..` was being read. See openat2(2).
+                match openat2(fd(&self.root)?, path, how) {
+                    Err(Errno::EAGAIN) => {}
+                    place => return place.map(Some),
+                }
+            },
         )?;
         Ok(Place(place))
     }
@@ -140,8 +146,4 @@ fn relative(path: &Path) -> &Path {
 
 fn number(of: &Option<OwnedFd>) -> String {
     of.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string())
-}
-
-fn is(error: &anyhow::Error, errno: Errno) -> bool {
-    error.downcast_ref::<CallFailed>().is_some_and(|failed| failed.errno == errno)
 }

@@ -26,7 +26,7 @@ use shared::formula::Fact;
 use shared::{explain, kernel_file, mountinfo, sys};
 
 use inside::{Inside, Make};
-pub use root::{Root, Variable, Volume, inside as path_inside, variable};
+pub use root::{Root, Variable, Volume, path_inside, variable};
 
 /// Host: what this step cannot do without.
 pub fn validate(view: &View) -> Result<()> {
@@ -49,7 +49,7 @@ pub fn enter(root: &Root, dir: &Path, view: &View) -> Result<()> {
         inside.set_read_only()?; // last: until here places had to be made in it
     }
     pivot(dir)?;
-    stand_in(&root.workdir) // until now this process stands in the old root
+    stand_in(&root.workdir) // until now it stands at the top of the new root
 }
 
 /// Child, in its root: goes to a folder in there.
@@ -69,10 +69,10 @@ fn make_mount_point(dir: &Path) -> Result<()> {
 /// Child: swaps the roots, and takes the old one off.
 fn pivot(dir: &Path) -> Result<()> {
     change_dir(dir)?;
-    // The old root comes to lie on the same place, above the new one: so none of it needs a folder inside.
+    // The old root comes to lie on the same place, above the new one: so no folder has to be made for it inside.
     explain::child(format_args!("pivot_root(\".\", \".\")"), || pivot_root(".", "."))?;
-    // Left there, it would be the way out: everything of the host's is still below it. A plain umount is EBUSY,
-    // as this process itself was started from it; MNT_DETACH takes it out of sight now.
+    // Left there, it would be the way out: everything of the host's is still below it. A plain umount is EBUSY, as there
+    // are mounts below it; MNT_DETACH takes it out of sight now, with all of them.
     explain::child(format_args!("umount2(\".\", MNT_DETACH)"), || umount2(".", MntFlags::MNT_DETACH))
 }
 
@@ -172,6 +172,7 @@ fn mount_volumes(inside: &Inside, root: &Root) -> Result<()> {
         let source = source.to_str().context("rootfs: a volume's path is no UTF-8")?;
         mount(source, &place.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None)?;
         if *read_only {
+            // What was opened before the mount lies under it.
             inside.place(target, make)?.set_read_only()?;
         }
     }

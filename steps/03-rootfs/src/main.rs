@@ -46,7 +46,7 @@ fn run(options: &Options) -> Result<u8> {
     // Host, and no child yet: what will outlive the child. New in this step: where no limit was asked for, a user who
     // may make no cgroups gets the rest.
     let cgroup = Cgroup::new("step03", &options.limits)?;
-    cgroup.sweep()?; // what a step that was killed has left
+    cgroup.try_sweep()?; // what a step that was killed has left
     let status = cgroup.create_or_go_without(&mut formula).and_then(|()| contain(options, &dir, &cgroup, formula));
 
     // Host, and the child gone: also after a failure above.

@@ -26,7 +26,7 @@ pub struct Root {
     #[arg(long)]
     pub(crate) read_only: bool,
     /// The folder, inside, in which it begins; made where it is not there
-    #[arg(short, long, value_name = "DIR", value_parser = inside, default_value = "/")]
+    #[arg(short, long, value_name = "DIR", value_parser = path_inside, default_value = "/")]
     pub(crate) workdir: PathBuf,
     /// A variable of its environment; without a value, the host's
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
@@ -124,6 +124,7 @@ impl Variable {
 }
 
 fn default() -> Result<PathBuf> {
+    // Its `..` taken out by hand: canonicalize(3) fails while the folder is not there.
     let dir = Path::new(DEFAULT).components().fold(PathBuf::new(), |path, part| match part {
         Component::ParentDir => path.parent().map(Path::to_owned).unwrap_or_default(),
         part => path.join(part),
@@ -156,7 +157,7 @@ fn volume(text: &str) -> Result<Volume, String> {
     if source.is_empty() {
         return Err("a volume's source is a folder or file of the host".to_owned());
     }
-    let target = inside(target)?;
+    let target = path_inside(target)?;
     if target == Path::new("/") {
         return Err("a volume at / would cover the root; give it as --rootfs".to_owned());
     }
@@ -164,7 +165,7 @@ fn volume(text: &str) -> Result<Volume, String> {
 }
 
 /// A path inside the new root, as an option has it.
-pub fn inside(text: &str) -> Result<PathBuf, String> {
+pub fn path_inside(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return Err("a path inside is absolute and has no `..`".to_owned());

@@ -159,6 +159,18 @@ fn checks() -> Vec<Check> {
                 assert!(!ran.err.contains("panicked"), "{}", ran.err);
             }
         }),
+        check(
+            "a_link_is_read_again_if_somebody_mounts_meanwhile",
+            [needs::user_namespaces(), needs::tool("strace")],
+            || {
+                // As openat2(2) answers then: strace does so in its place, twice.
+                let mut strace = Command::new("strace");
+                strace.args(["-f", "-o", "/dev/null", "-e", "inject=openat2:error=EAGAIN:when=1..2"]);
+                strace.arg(program("step03")).args(["-q", "--rootfs"]).arg(rootfs()).args(["echo", "hi"]);
+                let ran = testing::Run::new(strace).ran();
+                assert_eq!((ran.code, ran.out.as_str()), (0, "hi\n"), "{}", ran.err);
+            },
+        ),
         check("a_read_only_root_takes_no_write", [needs::user_namespaces()], || {
             let script = "echo x >/tmp/x; echo y >/dev/shm/y && echo shm";
             let ran = inside_with(&["--read-only"], &["sh", "-c", script]).ran();

@@ -1,7 +1,7 @@
 //! One container as it is written down: what it is to be, what has become of it, how it ended, who looks after it.
 
 use std::fs::{File, Permissions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
@@ -152,7 +152,11 @@ impl Container {
 
     /// How it ended, if it has.
     pub fn end(&self) -> Result<Option<End>> {
-        read_end(&mut self.open_end()?)
+        match File::open(self.path("exit")) {
+            // Somebody has taken the file away, and not the container.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.exists() => Ok(None),
+            _ => read_end(&mut self.open_end()?),
+        }
     }
 
     /// The file that will say how it ended: still good when the folder is gone.
@@ -221,9 +225,9 @@ impl Life {
 
 /// How it ended, by the file that says so; `None` as long as that does not stand there, whole.
 pub fn read_end(file: &mut File) -> Result<Option<End>> {
-    let mut text = String::new();
-    file.rewind().and_then(|()| file.read_to_string(&mut text)).during("cannot read how it ended")?;
-    Ok(serde_json::from_str(&text).ok())
+    let mut text = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut text)).during("cannot read how it ended")?;
+    Ok(serde_json::from_slice(&text).ok())
 }
 
 /// Now, as it is written down.

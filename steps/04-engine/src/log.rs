@@ -31,6 +31,8 @@ const KEEP: u64 = 8 << 20;
 const MOST_FILES: usize = 16;
 /// What is longer is cut into several lines.
 const LONGEST_LINE: usize = 16 << 10;
+/// Of 64 KiB each, at the end: as much as a pipe can hold that an ordinary user has made as large as possible. pipe(7).
+const LAST_READS: usize = 16;
 /// How often one that follows looks.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -58,6 +60,8 @@ pub struct Output {
     file: RefCell<(File, usize)>,
     /// Lines that could not be written, as the disk was full.
     lost: Cell<usize>,
+    /// Whether the last one may stand there in part.
+    is_cut: Cell<bool>,
 }
 
 struct Pipe {
@@ -88,6 +92,7 @@ impl Output {
             null: File::open("/dev/null").during("cannot open /dev/null")?,
             pipes: [pipe(Stream::Stdout)?, pipe(Stream::Stderr)?],
             lost: Cell::new(0),
+            is_cut: Cell::new(false),
         })
     }
 
@@ -102,7 +107,7 @@ impl Output {
         let mut something = false;
         // One read of each: the monitor has other things to look at, too, however fast somebody writes.
         for pipe in &self.pipes {
-            let mut buffer = [0; 4 * LONGEST_LINE];
+            let mut buffer = vec![0; 4 * LONGEST_LINE]; // not on the stack, which a caller can have made small
             let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) else { continue };
             something = true;
             let mut rest = pipe.rest.borrow_mut();
@@ -126,7 +131,8 @@ impl Output {
 
     fn write(&self, stream: Stream, lines: &[&[u8]]) {
         let time = now();
-        let mut records = Vec::new();
+        // A line of its own for what was cut off: else it would take the next one along.
+        let mut records = if self.is_cut.take() { b"\n".to_vec() } else { Vec::new() };
         for line in lines {
             let record = Line { log: String::from_utf8_lossy(line).into_owned(), stream, time: time.clone() };
             let _ = serde_json::to_writer(&mut records, &record); // memory takes everything
@@ -144,6 +150,7 @@ impl Output {
         };
         if write().is_err() {
             self.lost.set(self.lost.get() + lines.len());
+            self.is_cut.set(true);
         }
     }
 
@@ -181,7 +188,7 @@ impl Part for Output {
     /// Host: what came last, also where no newline follows. Not without end: whoever still writes is no process of the
     /// container's any more.
     fn cleanup(&self) -> Result<()> {
-        for _ in 0..MOST_FILES {
+        for _ in 0..LAST_READS {
             if !self.keep() {
                 break;
             }
@@ -227,15 +234,15 @@ pub struct Reader {
     /// The file that is being read, its number, and the lock that keeps it from being removed meanwhile.
     file: Option<(BufReader<File>, usize, Flock<File>)>,
     /// Half a line, of a write that is just being made.
-    rest: String,
+    rest: Vec<u8>,
 }
 
 impl Reader {
     /// From the first line on.
     pub fn from_start(container: &Container) -> Self {
         let folder = container.path("");
-        let first = numbers(&folder).first().copied();
-        Reader { file: first.and_then(|number| open(&folder, number)), folder, rest: String::new() }
+        let first = numbers(&folder).into_iter().find_map(|number| open(&folder, number));
+        Reader { file: first, folder, rest: Vec::new() }
     }
 
     /// From here on: only what comes now.
@@ -306,11 +313,11 @@ impl Reader {
 
 fn read_lines(
     file: &mut BufReader<File>,
-    rest: &mut String,
+    rest: &mut Vec<u8>,
     show: &mut dyn FnMut(Line) -> std::io::Result<()>,
 ) -> Result<()> {
-    while file.read_line(rest).during("cannot read the log")? > 0 && rest.ends_with('\n') {
-        let line = serde_json::from_str(rest);
+    while file.read_until(b'\n', rest).during("cannot read the log")? > 0 && rest.ends_with(b"\n") {
+        let line = serde_json::from_slice(rest);
         rest.clear();
         // What a full disk has cut off is no line.
         if let Ok(line) = line {
@@ -327,8 +334,8 @@ fn path(folder: &Path, number: usize) -> PathBuf {
 /// The numbers of the files that are there, the oldest first.
 fn numbers(folder: &Path) -> Vec<usize> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let number = |name: OsString| name.to_str()?.strip_prefix("log.")?.parse().ok();
-    let mut numbers: Vec<_> = entries.filter_map(|entry| number(entry.file_name())).collect();
+    let number = |name: OsString| name.to_str()?.strip_prefix("log.")?.parse::<u32>().ok();
+    let mut numbers: Vec<_> = entries.filter_map(|entry| Some(number(entry.file_name())? as usize)).collect();
     numbers.sort_unstable();
     numbers
 }

@@ -21,6 +21,7 @@ use shared::signals;
 /// Runs containers, and looks after them
 #[derive(Parser, Debug)]
 #[command(name = "step04", version, disable_help_subcommand = true)]
+// Options may stand before the subcommand or behind it.
 #[command(mut_args(|arg| if arg.is_positional() { arg } else { arg.global(true) }))]
 struct Options {
     #[command(flatten)]

@@ -107,13 +107,10 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
             let _ = explain::host_cleanup(format_args!("kill({pid}, SIGKILL)"), || kill(pid, Signal::SIGKILL));
         }
         thaw(groups)?;
-    } else if let Some(dir) = groups.iter().find(|dir| dir.join("cgroup.kill").exists()) {
-        // Linux 5.14: one write, which no fork can outrun.
-        match explain::host_echo_cleanup(1, &dir.join("cgroup.kill")) {
-            Err(error) if dir.exists() => return Err(error),
-            _ => {}
-        }
     }
-    // Where the kernel has neither, and in groups that were made inside: again and again, until nobody is left.
-    groups.iter().try_for_each(|dir| cgroups::empty_all(dir))
+    // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
+    groups.iter().try_for_each(|dir| match cgroups::empty_all(dir) {
+        Err(_) if !dir.exists() => Ok(()),
+        emptied => emptied,
+    })
 }

@@ -53,7 +53,7 @@ pub fn parts(config: &Config) -> Result<Vec<Box<dyn Part>>> {
     Ok(vec![
         // First: it makes mounts private, and everything after it mounts.
         Box::new(Namespaces { view: view.clone(), hostname: config.hostname().to_owned() }),
-        // Then: what comes now happens inside its limits.
+        // Then, in the order of the steps: a cgroup, and the namespace that hides the others.
         Box::new(Limited { cgroup, view: view.clone() }),
         // Last: nothing of the host's can be reached any more.
         Box::new(Rootfs { root: root.clone(), dir: root.prepare()?, view: view.clone() }),

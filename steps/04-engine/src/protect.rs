@@ -113,9 +113,13 @@ fn sealed_copy(mut own: File) -> Result<Option<OwnedFd>> {
 /// Nobody has the copy mapped, but the kernel itself may hold a page of it for a while, to move it in memory, say. It
 /// waits a seventh of a second for its own hold to go, then says EBUSY: asking again is all there is to do.
 fn seal(copy: &File) -> nix::Result<()> {
-    let asked = |_| fcntl(copy, FcntlArg::F_ADD_SEALS(SEALS)).map(drop);
-    let mut answers = (0..20).map(asked).skip_while(|answer| *answer == Err(Errno::EBUSY));
-    answers.next().unwrap_or(Err(Errno::EBUSY))
+    for _ in 0..20 {
+        match fcntl(copy, FcntlArg::F_ADD_SEALS(SEALS)) {
+            Err(Errno::EBUSY) => {}
+            answer => return answer.map(drop),
+        }
+    }
+    Err(Errno::EBUSY)
 }
 
 fn number(program: &Option<OwnedFd>) -> String {

@@ -45,7 +45,7 @@ pub enum Verb {
 /// What becomes of a container by a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It changes to this state, or is in it already.
+    /// It changes to this state, or is in it already (`kill`: by a signal that ends it).
     To(Status),
     /// It is gone.
     Gone,

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::unistd::{Pid, geteuid};
 use shared::explain;
-use shared::failure::{CallFailed, During};
+use shared::failure::{During, is};
 use shared::lock::{is_locked, try_lock, wait_for_lock};
 
 use crate::container::{Config, Container, Life, State, now};
@@ -47,15 +47,22 @@ impl Store {
             dir if dir.is_dir() => dir.join("step04"),
             _ => std::env::temp_dir().join(format!("step04-{uid}")),
         };
-        // In a folder for everybody's temporary files, somebody else may have been there first.
-        if let Ok(there) = dir.symlink_metadata() {
-            ensure!(
-                there.is_dir() && there.uid() == uid.as_raw() && there.mode() & 0o077 == 0,
-                "{} is not a folder that this user alone can look into: remove it, or name another place in XDG_RUNTIME_DIR",
-                dir.display()
-            );
+        let store = Store { dir };
+        if store.dir.symlink_metadata().is_ok() {
+            store.is_ours_alone()?;
         }
-        Ok(Store { dir })
+        Ok(store)
+    }
+
+    /// In a folder for everybody's temporary files, somebody else may have been there first.
+    fn is_ours_alone(&self) -> Result<()> {
+        let there = self.dir.symlink_metadata().during(format_args!("cannot look at {}", self.dir.display()))?;
+        ensure!(
+            there.is_dir() && there.uid() == geteuid().as_raw() && there.mode() & 0o077 == 0,
+            "{} is not a folder that this user alone can look into: remove it, or name another place in XDG_RUNTIME_DIR",
+            self.dir.display()
+        );
+        Ok(())
     }
 
     /// Writes a new container down, and takes it into this process's care.
@@ -197,6 +204,8 @@ impl Store {
             match wait_for_lock(&self.dir) {
                 // Another engine may have taken the empty store away just before.
                 Ok(lock) if lock.metadata().map(|it| it.ino()).ok() == inode() && names.exists() => {
+                    // Looked at once more: between `open` and this, somebody else may have made it.
+                    self.is_ours_alone()?;
                     return Ok(Some(lock));
                 }
                 Err(error) if self.dir.exists() => return Err(error),
@@ -260,10 +269,6 @@ pub fn name(text: &str) -> Result<String, String> {
         );
     }
     Ok(text.to_owned())
-}
-
-fn is(error: &anyhow::Error, errno: Errno) -> bool {
-    error.downcast_ref::<CallFailed>().is_some_and(|failed| failed.errno == errno)
 }
 
 fn is_id(text: &str) -> bool {

@@ -16,7 +16,8 @@ pub fn table(rows: &[(Container, Status)]) -> String {
         let name = config.name.clone().unwrap_or_default();
         cells.push([config.id.clone(), name, command(container), created, in_words(container, *status)]);
     }
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    // Not wider: a name in a damaged file can be as long as somebody likes.
+    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(80);
     let widths = [0, 1, 2, 3, 4].map(width);
     let line = |row: &[String; 5]| {
         let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
@@ -48,7 +49,7 @@ pub fn everything(container: &Container) -> Result<Value> {
         "status": container.status()?,
         "state": container.state()?,
         "end": container.end()?,
-        "folder": container.path(""),
+        "folder": container.path("").to_string_lossy(),
     }))
 }
 

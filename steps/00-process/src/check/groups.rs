@@ -1,7 +1,7 @@
 //! Where this process could make cgroups: tried by making one, and taking it away at once. See cgroups(7).
 
 use std::fs::{File, create_dir, read_to_string, remove_dir, write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Result;
 use nix::fcntl::{Flock, FlockArg};
@@ -73,7 +73,12 @@ fn tree(membership: &str, mounts: &[Mount]) -> Option<Tree> {
         return None;
     }
     // In a Docker container only a part of the tree is mounted, and the path counts from the tree's top.
-    let own = mount.point.join(Path::new(path).strip_prefix(&mount.root).ok()?);
+    let own = Path::new(path).strip_prefix(&mount.root).ok()?;
+    // Above this process's cgroup namespace the path is "/..", and names no folder here.
+    if own.components().any(|part| part == Component::ParentDir) {
+        return None;
+    }
+    let own = mount.point.join(own);
     let controllers = if is_v2 { words(&mount.point.join("cgroup.controllers")) } else { names };
     Some(Tree { is_v2, controllers, top: mount.point.clone(), own })
 }

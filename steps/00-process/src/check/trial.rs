@@ -12,7 +12,7 @@ use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult, Gid, Uid, alarm, getgid, getuid};
-use shared::failure::CallFailed;
+use shared::failure::{CallFailed, errno_of};
 
 /// It works, or which call was refused, and why.
 pub type Tried = Result<(), CallFailed>;
@@ -60,6 +60,7 @@ pub fn has_seccomp() -> bool {
 pub fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
     in_child(|| {
         let (user, group) = (getuid(), getgid());
+        // Named as the call of the steps, so that the same remedy is found.
         call(format_args!("clone({})", names(kinds)), || unshare(kinds))?;
         if kinds.contains(CloneFlags::CLONE_NEWUSER) {
             echo("deny".to_owned(), "/proc/self/setgroups")?;
@@ -80,7 +81,7 @@ pub fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
     })
 }
 
-/// `CLONE_NEWPID|CLONE_NEWUSER`. Of the time namespace nix has no name.
+/// `CLONE_NEWPID|CLONE_NEWUSER`. nix has no name for the time namespace's flag.
 fn names(kinds: CloneFlags) -> String {
     let names = kinds.iter_names().map(|(name, _)| name);
     let time = (kinds.bits() & libc::CLONE_NEWTIME != 0).then_some("CLONE_NEWTIME");
@@ -142,10 +143,7 @@ fn echo(value: String, path: &str) -> Tried {
 
 /// Makes the call; a refusal bears its name.
 pub fn call<E: Into<std::io::Error>>(name: impl Display, make: impl FnOnce() -> Result<(), E>) -> Tried {
-    make().map_err(|error| {
-        let error: std::io::Error = error.into();
-        CallFailed { call: name.to_string(), errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)) }
-    })
+    make().map_err(|error| CallFailed { call: name.to_string(), errno: errno_of(error.into()) })
 }
 
 /// Makes the attempt in a child. A refusal comes back as the child's exit code (the errno) and, over a pipe, the call.

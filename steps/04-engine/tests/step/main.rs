@@ -402,6 +402,9 @@ fn checks() -> Vec<Check> {
         check("start_attached_shows_all_of_a_long_output", [needs::user_namespaces()], odd::long_output),
         check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
         check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
+        check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen),
+        check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
+        check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
         check(
             "a_full_disk_loses_lines_and_no_exit_code",
             [needs::root(), needs::user_namespaces(), needs::tool("unshare")],

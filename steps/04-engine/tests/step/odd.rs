@@ -2,12 +2,14 @@
 
 use std::fs::{create_dir, read_dir, write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::states::{STATES, Status};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::Pid;
 use shared::testing::{self, program, wait_until};
 
 use crate::home::{self, Home};
@@ -80,6 +82,53 @@ pub fn nested_groups() {
     assert_eq!(home.ok(&["wait", &id]), "5");
     assert_eq!(home.json(&id)["end"]["error"], serde_json::Value::Null);
     assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+}
+
+/// Frozen, a process of version 1 does not die of SIGKILL. Its monitor is gone; or it was frozen where only those inside
+/// have made a group.
+pub fn frozen() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sleep", "1000"]);
+    home.ok(&["pause", &id]);
+    kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
+    wait_until("it is dead", || home.status(&id) == "dead");
+    home.ok(&["rm", &id]);
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+
+    let id = home.ok(&["run", "-d", "sleep", "1000"]);
+    let init = home.init(&id).to_string();
+    let groups: Vec<_> = testing::groups_of_steps().into_iter().filter(|group| group.contains(&id)).collect();
+    let of_freezer = |file: &str| groups.iter().find(|group| Path::new(group).join(file).exists());
+    let (file, word) =
+        if of_freezer("freezer.state").is_some() { ("freezer.state", "FROZEN") } else { ("cgroup.freeze", "1") };
+    let inner = Path::new(of_freezer(file).expect("a freezer")).join("inner");
+    create_dir(&inner).expect("a group below");
+    write(inner.join("cgroup.procs"), init).expect("it is put in");
+    write(inner.join(file), word).expect("it is frozen");
+    home.ok(&["rm", "-f", &id]);
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+}
+
+pub fn cut_log() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "echo", "whole"]);
+    home.ok(&["wait", &id]);
+    let log = &home.files(&id, "log.")[0];
+    // In the middle of a character.
+    let cut = [std::fs::read(log).expect("log"), b"{\"log\":\"caf\xc3".to_vec()].concat();
+    write(log, cut).expect("log");
+    assert_eq!(home.ok(&["logs", &id]), "whole");
+}
+
+pub fn paused_exec() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sleep", "1000"]);
+    let exec = home.step(&["--pause=setns", "exec", &id, "true"]);
+    let mut exec = exec.with(|command| _ = command.stdin(Stdio::piped())).spawn();
+    let told = testing::collect(exec.stderr.take().expect("piped"));
+    while !told.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
+    kill(Pid::from_raw(exec.id() as i32), Signal::SIGTERM).expect("kill");
+    assert_eq!(testing::end_of(&mut exec, Duration::from_secs(10)), 143);
 }
 
 pub fn full_disk() {
