@@ -34,7 +34,7 @@ pub struct Telling {
     /// Wait for Enter before each call, or before those that begin so, and say what to look at from a second terminal
     #[arg(long, value_name = "CALL,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     pause: Option<Vec<String>>,
-    /// Tell the same story and do nothing: needs no rights, works everywhere
+    /// Tell the calls and make none: needs no rights, works everywhere
     #[arg(long)]
     dry_run: bool,
     /// Tell with each line when it was told, in seconds of the current minute

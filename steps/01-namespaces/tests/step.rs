@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use nix::sys::signal::Signal;
 use shared::testing::{self, Check, check, needs, proc, proc_link, program, step};
@@ -222,6 +222,35 @@ fn checks() -> Vec<Check> {
             ] {
                 assert!(told.contains(&look), "no {look:?} in {told}");
             }
+        }),
+        check("what_a_pause_says_shows_the_childs_name", [needs::user_namespaces(), needs::tool("nsenter")], || {
+            let name = testing::random_word();
+            let mut paused = step("step01", ["--pause=sethostname,ioctl", "--hostname", &name, "true"])
+                .with(|command| _ = command.stdin(Stdio::piped()))
+                .spawn();
+            let told = testing::collect(paused.stderr.take().expect("piped"));
+            let mut stdin = paused.stdin.take().expect("piped");
+            let hint = || loop {
+                let line = told.recv_timeout(testing::PATIENCE).expect("a hint");
+                if let Some((_, hint)) = line.split_once("second terminal: ") {
+                    return hint.trim().to_owned();
+                }
+            };
+            let look = hint();
+            stdin.write_all(b"\n").expect("enter");
+            hint(); // now the name is set
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &look]);
+            let seen = testing::Run::new(shell).ran();
+            drop(stdin);
+            assert_eq!(testing::end_of(&mut paused, testing::PATIENCE), 0);
+            assert_eq!((seen.out.trim(), seen.code), (name.as_str(), 0), "{look}: {}", seen.err);
+        }),
+        check("a_proc_of_another_pid_namespace_is_refused", [needs::user_namespaces(), needs::tool("unshare")], || {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--user", "--map-root-user", "--pid", "--fork"]).arg(program("step01")).args(["-q", "true"]);
+            let ran = testing::Run::new(unshare).ran();
+            assert!(ran.code == 125 && ran.err.contains("--mount-proc"), "{ran:?}");
         }),
         check("a_dry_run_works_where_the_real_thing_is_forbidden", [needs::no_user_namespaces()], || {
             assert_eq!(step("step01", ["--dry-run", "true"]).ran().code, 0);

@@ -4,7 +4,8 @@
 //! with rmdir. `v1.rs` and `v2.rs` are twins, and the difference between them is what there is to know about the two.
 //!
 //! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03);
-//! on v2 no list of devices is kept, which takes an eBPF program (step 09).
+//! on v2 no list of devices is kept, which takes an eBPF program (step 09). Whoever may mount can mount the trees inside,
+//! and lift the limits of its own group (step 09).
 
 mod hierarchy;
 mod leftovers;

@@ -99,7 +99,7 @@ unsafe fn host(job: &mut Job) -> c_int {
         pass(job.gate[0]);
         wait(job.gate[0]);
         pass(job.gate[0]);
-        wait(job.gate[0]);
+        call("execve, until it has succeeded", || wait(job.gate[0]));
         let mut status = 0;
         call("the program, until it is waited for", || waitpid(pid, &mut status, 0));
         job.plan[last..].iter().for_each(|word| follow(word, 0));
@@ -233,9 +233,9 @@ fn pass(gate: c_int) {
     unsafe { write(gate, [0_u8].as_ptr().cast(), 1) };
 }
 
-fn wait(gate: c_int) {
+fn wait(gate: c_int) -> c_int {
     // SAFETY: one byte, which is there.
-    unsafe { read(gate, [0_u8].as_mut_ptr().cast(), 1) };
+    unsafe { read(gate, [0_u8].as_mut_ptr().cast(), 1) as c_int }
 }
 
 /// Makes the call; ends this process where it fails.

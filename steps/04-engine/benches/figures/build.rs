@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::place::release;
+use crate::place::{release, static_step04};
 use crate::report::{Binary, Build};
 
 const JOBS: usize = 2;
@@ -15,6 +15,7 @@ const JOBS: usize = 2;
 pub fn measure(quick: bool) -> Result<Build> {
     cargo(&["build", "--release", "--workspace", "--bins"])?;
     cargo(&["build", "--release", "--package", "step04-engine", "--example", "bare"])?;
+    build_static()?;
     let scratch = tempfile::tempdir()?;
     let target = if quick { crate::project().join("target") } else { scratch.path().to_owned() };
     let since = Instant::now();
@@ -36,6 +37,27 @@ pub fn measure(quick: bool) -> Result<Build> {
         Ok(Binary { name: name.to_owned(), debug_kib, release_kib })
     });
     Ok(Build { seconds, jobs: JOBS, crates: crates()?, binaries: binaries.collect::<Result<_>>()? })
+}
+
+/// `step04` with the C library in it, where there is one to be put in. Cargo takes this flag only with a target, as without
+/// one it would hold for the macros, too, which the compiler itself loads.
+fn build_static() -> Result<()> {
+    let host = host()?;
+    let flags = format!("target.{host}.rustflags=['-C', 'target-feature=+crt-static']");
+    let words = ["build", "--release", "--package", "step04-engine", "--bins", "--target", &host, "--config", &flags];
+    if cargo(&words).is_err() {
+        eprintln!("left out, as there is no libc.a (on Debian it is in libc6-dev): step04, static");
+        // Of an earlier build.
+        static_step04().map_or(Ok(()), std::fs::remove_file)?;
+    }
+    Ok(())
+}
+
+/// This machine, as the compiler calls it.
+pub fn host() -> Result<String> {
+    let ran = Command::new("rustc").arg("-vV").output().context("rustc")?;
+    let said = String::from_utf8_lossy(&ran.stdout);
+    said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned).context("rustc -vV tells no host")
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

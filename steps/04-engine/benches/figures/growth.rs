@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Effort;
 use crate::measure::spread;
-use crate::place::{LIMITS, Place};
+use crate::place::Place;
 use crate::report::{Beside, Growth};
 
 /// How many are started between two looks.
@@ -48,7 +48,7 @@ pub fn measure(place: &Place, effort: Effort) -> Result<Growth> {
 }
 
 fn run(place: &Place, options: &[&str], program: &[&str]) -> Result<String> {
-    place.step04(&[&["run"], options, &["--rootfs", &place.path("root")], &LIMITS, program].concat())
+    place.step04(&[&["run"], options, &["--rootfs", &place.path("root")], place.limits, program].concat())
 }
 
 fn look(place: &Place, effort: Effort, running: usize) -> Result<Beside> {

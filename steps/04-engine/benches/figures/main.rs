@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use place::Place;
 use report::Figures;
 
 /// How often everything is done.
@@ -46,19 +47,25 @@ fn figures(quick: bool) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the figures are those of root: sudo -E cargo bench --bench figures");
     let effort = if quick { QUICK } else { FULL };
     let build = build::measure(quick)?;
-    let place = place::Place::new()?;
+    let place = Place::new()?;
     let (programs, lives) = (programs::runs(&place), programs::lives(&place)?);
+    let calls = measure::calls(&place, effort)?;
     let figures = Figures {
         machine: measure::machine(&programs)?,
         runs: measure::programs(&place, &programs, effort)?,
         lives: measure::programs(&place, &lives, Effort { rounds: effort.rounds.div_ceil(4), ..effort })?,
-        phases: story::phases(&place, effort)?,
-        calls: measure::calls(&place, effort)?,
+        phases: story::phases(&place, effort, &calls)?,
+        calls,
         namespaces: measure::namespaces(&place)?,
         growth: growth::measure(&place, effort)?,
         build,
+        // Last: from here on this process sees other cgroups.
+        one_tree: match Place::on_one_tree()? {
+            Some(place) => Some(measure::programs(&place, &programs::runs(&place), effort)?),
+            None => None,
+        },
     };
-    for name in ["machine", "runs", "lives", "phases", "calls", "namespaces", "growth", "build"] {
+    for name in ["machine", "runs", "one tree", "lives", "phases", "calls", "namespaces", "growth", "build"] {
         println!("{}", figures.text(name));
     }
     if !quick {
@@ -71,8 +78,8 @@ fn figures(quick: bool) -> Result<()> {
 fn keep(figures: &Figures) -> Result<()> {
     let step = Path::new(env!("CARGO_MANIFEST_DIR"));
     write(&step.join("benches/figures.json"), &(serde_json::to_string_pretty(figures)? + "\n"))?;
-    write(&step.join("benches/phases.svg"), &plot::bars(&figures.phases)?)?;
-    write(&step.join("benches/calls.svg"), &plot::bars(&figures.calls)?)?;
+    write(&step.join("benches/phases.svg"), &plot::phases(&figures.phases)?)?;
+    write(&step.join("benches/calls.svg"), &plot::calls(&figures.calls)?)?;
     write(&step.join("benches/growth.svg"), &plot::growth(&figures.growth)?)?;
     for text in ["TUTORIAL.md", "README.md"] {
         let path = project().join(text);

@@ -10,27 +10,45 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 /// The limits of every run that has some.
-pub const LIMITS: [&str; 6] = ["--memory", "64M", "--pids-limit", "20", "--cpus", "0.5"];
+const LIMITS: [&str; 6] = ["--memory", "64M", "--pids-limit", "20", "--cpus", "0.5"];
 
 pub struct Place {
     dir: tempfile::TempDir,
+    /// What every container that can be limited is limited to.
+    pub limits: &'static [&'static str],
     /// What `bare` is to do for its cgroups.
     pub plan: Vec<String>,
 }
 
 impl Place {
+    /// On this machine's own cgroups.
     pub fn new() -> Result<Self> {
         leave_hybrid_tree()?;
+        Place::with(&LIMITS)
+    }
+
+    /// On cgroup version 2 alone, where the first was on version 1: its tree is mounted over the others, in the mount
+    /// namespace of this bench. The controllers stay with version 1, so nothing is limited there.
+    pub fn on_one_tree() -> Result<Option<Self>> {
+        let all = cgroups::detect(Path::new("/proc"), "self")?;
+        let Some(first) = all.iter().find(|it| it.version == cgroups::Version::V1) else { return Ok(None) };
+        own_mounts()?;
+        let above = first.mount.parent().context("a place for the tree")?;
+        mount(Some("none"), above, Some("cgroup2"), MsFlags::empty(), None::<&str>).context("mount of cgroup2")?;
+        Place::with(&[]).map(Some)
+    }
+
+    fn with(limits: &'static [&'static str]) -> Result<Self> {
         // In memory, as /run is, where engines keep what they know.
         let dir = tempfile::tempdir_in("/dev/shm").context("no folder in /dev/shm")?;
         let script = crate::project().join("rootfs-scripts/busybox.sh");
         let root = dir.path().join("root");
         let made = Command::new(script).arg(&root).output().context("rootfs-scripts/busybox.sh")?;
         ensure!(made.status.success(), "busybox.sh: {}", String::from_utf8_lossy(&made.stderr));
-        let mut place = Place { dir, plan: Vec::new() };
+        let mut place = Place { dir, limits, plan: Vec::new() };
         place.plan = place.plan_of_bare()?;
         create_dir(place.path("bundle"))?;
-        write(place.path("bundle/config.json"), bundle(&root, &place.plan).to_string())?;
+        write(place.path("bundle/config.json"), bundle(&root, limits, &place.plan).to_string())?;
         Ok(place)
     }
 
@@ -63,7 +81,7 @@ impl Place {
     fn plan_of_bare(&self) -> Result<Vec<String>> {
         let mut dry = self.command(release("step04"));
         dry.args(["--dry-run", "--color", "never", "run", "--rm", "--rootfs", &self.path("root")]);
-        let ran = dry.args(LIMITS).arg("/bin/true").output()?;
+        let ran = dry.args(self.limits).arg("/bin/true").output()?;
         let story = String::from_utf8_lossy(&ran.stderr).into_owned();
         let id = story.split_once("step04-").map(|(_, rest)| rest[..12].to_owned()).context("no cgroup is told of")?;
         let (ours, bare) = (format!("step04-{id}"), format!("step04-{}", "0".repeat(12)));
@@ -99,17 +117,30 @@ pub fn release(name: &str) -> String {
     path.display().to_string()
 }
 
+/// `step04` with the C library in it, where that could be built.
+pub fn static_step04() -> Option<String> {
+    let target = Path::new(env!("CARGO_BIN_EXE_step04")).ancestors().nth(2)?;
+    let path = target.join(crate::build::host().ok()?).join("release/step04");
+    path.exists().then(|| path.display().to_string())
+}
+
 /// crun takes a machine with the trees of version 1 *and* a tree of version 2 for one of version 2. So on such a machine
 /// everybody runs without the latter, in a mount namespace of this bench's own.
 fn leave_hybrid_tree() -> Result<()> {
     let all = cgroups::detect(Path::new("/proc"), "self")?;
     let (v1, v2): (Vec<_>, Vec<_>) = all.iter().partition(|it| it.version == cgroups::Version::V1);
     if let (false, Some(tree)) = (v1.is_empty(), v2.first()) {
-        unshare(CloneFlags::CLONE_NEWNS).context("unshare(CLONE_NEWNS)")?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        own_mounts()?;
         umount2(&tree.mount, MntFlags::MNT_DETACH).context("umount2")?;
     }
     Ok(())
+}
+
+/// A mount namespace of this bench's own.
+fn own_mounts() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare(CLONE_NEWNS)")?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("mount of / as private")
 }
 
 /// What a line of the plan says of devices, in the words of the OCI runtime specification.
@@ -130,9 +161,19 @@ fn device(word: &str) -> Option<serde_json::Value> {
 }
 
 /// What step 04 makes, in the words of the OCI runtime specification.
-fn bundle(root: &Path, plan: &[String]) -> serde_json::Value {
+fn bundle(root: &Path, limits: &[&str], plan: &[String]) -> serde_json::Value {
     let mount = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
     let devices: Vec<_> = plan.iter().filter_map(|word| device(word)).collect();
+    let resources = if limits.is_empty() {
+        json!({})
+    } else {
+        json!({
+            "memory": {"limit": 64 << 20, "swap": 64 << 20},
+            "pids": {"limit": 20},
+            "cpu": {"quota": 50000, "period": 100000},
+            "devices": devices,
+        })
+    };
     let steady = ["nosuid", "nodev", "noexec"];
     json!({
         "ociVersion": "1.0.2",
@@ -154,12 +195,7 @@ fn bundle(root: &Path, plan: &[String]) -> serde_json::Value {
             "uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
             "gidMappings": [{"containerID": 0, "hostID": 0, "size": 1}],
             "cgroupsPath": "/figures",
-            "resources": {
-                "memory": {"limit": 64 << 20, "swap": 64 << 20},
-                "pids": {"limit": 20},
-                "cpu": {"quota": 50000, "period": 100000},
-                "devices": devices,
-            },
+            "resources": resources,
         },
     })
 }

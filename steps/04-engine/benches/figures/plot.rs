@@ -4,31 +4,41 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::report::{Beside, Call, Growth};
+use super::report::{Beside, Call, Growth, Phase};
 
 const SERIF: &str = "sans-serif";
 
-/// A bar for each.
-pub fn bars(calls: &[Call]) -> Result<String> {
+/// A bar for each kind of call.
+pub fn calls(calls: &[Call]) -> Result<String> {
+    let name = |it: &Call| if it.count > 1 { format!("{} ({}×)", it.name, it.count) } else { it.name.clone() };
+    bars(calls.iter().map(|it| (name(it), it.microseconds, it.microseconds)).collect())
+}
+
+/// A bar for each phase, dark as far as the same calls take in `bare`.
+pub fn phases(phases: &[Phase]) -> Result<String> {
+    let dark = |it: &Phase| it.bare.unwrap_or(0.0).min(it.microseconds);
+    bars(phases.iter().map(|it| (it.name.clone(), it.microseconds, dark(it))).collect())
+}
+
+/// Name, microseconds, and how many of these are dark.
+fn bars(bars: Vec<(String, f64, f64)>) -> Result<String> {
     let (left, right, row) = (360, 80, 24);
-    let size = (900, calls.len() as u32 * row as u32 + 20);
-    let longest = calls.iter().map(|it| it.microseconds).fold(1.0, f64::max);
+    let size = (900, bars.len() as u32 * row as u32 + 20);
+    let longest = bars.iter().map(|(_, it, _)| *it).fold(1.0, f64::max);
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE)?;
         let label = |anchor| (SERIF, 15).into_font().color(&BLACK).pos(Pos::new(anchor, VPos::Center));
-        for (place, Call { name, count, microseconds, .. }) in calls.iter().enumerate() {
+        for (place, (name, microseconds, dark)) in bars.into_iter().enumerate() {
             let top = 10 + place as i32 * row;
-            let width = ((900 - left - right) as f64 * microseconds / longest) as i32;
-            let name = if *count > 1 { format!("{name} ({count}×)") } else { name.clone() };
+            let width = |it: f64| ((900 - left - right) as f64 * it / longest) as i32;
             area.draw(&Text::new(name, (left - 10, top + row / 2), label(HPos::Right)))?;
-            area.draw(&Rectangle::new(
-                [(left, top + 3), (left + width.max(1), top + row - 3)],
-                BLUE.mix(0.6).filled(),
-            ))?;
+            for (length, color) in [(width(microseconds).max(1), BLUE.mix(0.3)), (width(dark), BLUE.mix(0.6))] {
+                area.draw(&Rectangle::new([(left, top + 3), (left + length, top + row - 3)], color.filled()))?;
+            }
             let told = format!("{microseconds:.0} µs");
-            area.draw(&Text::new(told, (left + width + 8, top + row / 2), label(HPos::Left)))?;
+            area.draw(&Text::new(told, (left + width(microseconds) + 8, top + row / 2), label(HPos::Left)))?;
         }
         area.present()?;
     }

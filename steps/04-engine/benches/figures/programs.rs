@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::place::{LIMITS, Place, release};
+use crate::place::{Place, release, static_step04};
 
 pub struct Program {
     pub name: &'static str,
@@ -16,7 +16,7 @@ pub struct Program {
 /// Everything on: all namespaces, every cgroup, limits, a root with /proc, /dev and /sys; `true` in it.
 pub fn runs(place: &Place) -> Vec<Program> {
     let root = format!("'{}'", place.path("root"));
-    let limits = LIMITS.join(" ");
+    let limits = place.limits.join(" ");
     let plan: Vec<_> = place.plan.iter().map(|word| format!("'{word}'")).collect();
     let program = |name, differs, command| Program { name, differs, command };
     let mut all = vec![
@@ -39,6 +39,12 @@ pub fn runs(place: &Place) -> Vec<Program> {
             format!("{} run --rm {limits} --rootfs {root} /bin/true", release("step04")),
         ),
         program("step04 --version", "its start alone", format!("{} --version", release("step04"))),
+    ];
+    all.extend(static_step04().map(|step04| {
+        let command = format!("{step04} -q run --rm {limits} --rootfs {root} /bin/true");
+        program("step04 -q run --rm, static", "with the C library in it: nothing to load", command)
+    }));
+    all.extend([
         program(
             "unshare",
             "no cgroup, no limits, `chroot`, no `/dev` and no `/sys`",
@@ -54,7 +60,7 @@ pub fn runs(place: &Place) -> Vec<Program> {
                  --ro-bind /sys /sys /bin/true"
             ),
         ),
-    ];
+    ]);
     for name in ["crun", "runc"] {
         all.push(program(
             name,
@@ -68,7 +74,7 @@ pub fn runs(place: &Place) -> Vec<Program> {
 
 /// The same in three commands, one after the other.
 pub fn lives(place: &Place) -> Result<Vec<Program>> {
-    let (step04, root, limits) = (release("step04"), place.path("root"), LIMITS.join(" "));
+    let (step04, root, limits) = (release("step04"), place.path("root"), place.limits.join(" "));
     let ours = format!(
         "{step04} -q create --name figures --rootfs '{root}' {limits} /bin/true >/dev/null && \
          {step04} -q start figures >/dev/null && {step04} -q rm -f figures >/dev/null"

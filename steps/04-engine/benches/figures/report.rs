@@ -12,8 +12,10 @@ pub struct Figures {
     pub runs: Vec<Program>,
     /// The same life in three commands: create, start, remove.
     pub lives: Vec<Program>,
-    /// Where `step04 run` spends its time, told: microseconds of each phase, and its lines.
-    pub phases: Vec<Call>,
+    /// The same in one command on cgroup version 2, without limits. None where the machine has no other.
+    pub one_tree: Option<Vec<Program>>,
+    /// Where `step04 run` spends its time, told, in the order in which it happens.
+    pub phases: Vec<Phase>,
     /// What the bare run is made of: microseconds of each kind of call.
     pub calls: Vec<Call>,
     /// `clone` and `waitpid` alone, in microseconds, by the namespaces that are made.
@@ -63,6 +65,16 @@ pub struct Call {
 }
 
 #[derive(Serialize, Deserialize)]
+pub struct Phase {
+    pub name: String,
+    /// How many lines are told in it.
+    pub lines: usize,
+    pub microseconds: f64,
+    /// Of that, what the same system calls take in `bare`. None where it has none of them.
+    pub bare: Option<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
 pub struct Growth {
     /// Beside how many running containers; milliseconds of `run --rm`, of `bare`, and of `ps`.
     pub beside: Vec<Beside>,
@@ -101,17 +113,14 @@ pub struct Binary {
 }
 
 impl Figures {
-    fn bare(&self) -> f64 {
-        self.runs.iter().find(|it| it.name == "bare").map_or(f64::NAN, |bare| bare.milliseconds.median)
-    }
-
     /// What stands in a text between `<!-- figures: NAME -->` and `<!-- end -->`.
     pub fn text(&self, name: &str) -> String {
         match name {
             "machine" => self.machine(),
-            "runs" => self.runs_table(&self.runs, true),
+            "runs" => runs_table(&self.runs, bare(&self.runs), true),
             "short" => self.short(),
-            "lives" => self.runs_table(&self.lives, false),
+            "lives" => runs_table(&self.lives, bare(&self.runs), false),
+            "one tree" => self.one_tree.as_ref().map_or(String::new(), |runs| runs_table(runs, bare(runs), true)),
             "phases" => self.phases_table(),
             "calls" => self.calls_table(),
             "namespaces" => self.namespaces_table(),
@@ -142,38 +151,26 @@ impl Figures {
         )
     }
 
-    fn runs_table(&self, programs: &[Program], with_calls: bool) -> String {
-        let mut table =
-            "| program | ms, median (least) | × bare | peak KiB | system calls | what differs |\n".to_owned();
-        table += "| --- | ---: | ---: | ---: | ---: | --- |\n";
-        for Program { name, differs, milliseconds, peak_kib, system_calls } in programs {
-            let or_none = |it: Option<String>| it.unwrap_or_else(|| "–".to_owned());
-            table += &format!(
-                "| `{name}` | {:.1} ({:.1}) | {:.2} | {} | {} | {differs} |\n",
-                milliseconds.median,
-                milliseconds.min,
-                milliseconds.median / self.bare(),
-                or_none(peak_kib.map(|it| it.to_string())),
-                or_none(system_calls.filter(|_| with_calls).map(|it| it.to_string())),
-            );
-        }
-        table
-    }
-
     fn short(&self) -> String {
         let mut table = "| program | ms | × bare |\n| --- | ---: | ---: |\n".to_owned();
         for Program { name, milliseconds, .. } in &self.runs {
-            table += &format!("| `{name}` | {:.1} | {:.2} |\n", milliseconds.median, milliseconds.median / self.bare());
+            let ratio = milliseconds.median / bare(&self.runs);
+            table += &format!("| `{name}` | {:.1} | {ratio:.2} |\n", milliseconds.median);
         }
         table
     }
 
     fn phases_table(&self) -> String {
-        let mut table = "| `step04 run --rm`, told | lines | µs |\n| --- | ---: | ---: |\n".to_owned();
-        for Call { name, count, microseconds, .. } in &self.phases {
-            table += &format!("| {name} | {count} | {microseconds:.0} |\n");
+        let mut table = "| `step04 run --rm`, told | lines | µs | the same calls in `bare`, µs |\n".to_owned();
+        table += "| --- | ---: | ---: | ---: |\n";
+        for Phase { name, lines, microseconds, bare } in &self.phases {
+            let bare = bare.map_or("–".to_owned(), |it| format!("{it:.0}"));
+            table += &format!("| {name} | {lines} | {microseconds:.0} | {bare} |\n");
         }
-        table
+        let sum = |of: fn(&Phase) -> f64| self.phases.iter().map(of).sum::<f64>();
+        let (all, bare) = (sum(|it| it.microseconds), sum(|it| it.bare.unwrap_or(0.0)));
+        let lines: usize = self.phases.iter().map(|it| it.lines).sum();
+        table + &format!("| together | {lines} | {all:.0} | {bare:.0} |\n")
     }
 
     fn calls_table(&self) -> String {
@@ -224,4 +221,26 @@ impl Figures {
         );
         table
     }
+}
+
+/// Milliseconds of the bare calls among these.
+fn bare(programs: &[Program]) -> f64 {
+    programs.iter().find(|it| it.name == "bare").map_or(f64::NAN, |bare| bare.milliseconds.median)
+}
+
+fn runs_table(programs: &[Program], bare: f64, with_calls: bool) -> String {
+    let mut table = "| program | ms, median (least) | × bare | peak KiB | system calls | what differs |\n".to_owned();
+    table += "| --- | ---: | ---: | ---: | ---: | --- |\n";
+    for Program { name, differs, milliseconds, peak_kib, system_calls } in programs {
+        let or_none = |it: Option<String>| it.unwrap_or_else(|| "–".to_owned());
+        table += &format!(
+            "| `{name}` | {:.1} ({:.1}) | {:.2} | {} | {} | {differs} |\n",
+            milliseconds.median,
+            milliseconds.min,
+            milliseconds.median / bare,
+            or_none(peak_kib.map(|it| it.to_string())),
+            or_none(system_calls.filter(|_| with_calls).map(|it| it.to_string())),
+        );
+    }
+    table
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Effort;
 use crate::measure::spread;
-use crate::place::{LIMITS, Place, release};
-use crate::report::Call;
+use crate::place::{Place, release};
+use crate::report::{Call, Phase};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -20,14 +20,14 @@ const CLONE: &str = "clone, and the gate";
 const TIES: &str = "id map, and the pid into every group";
 const VIEW: &str = "the child's own view";
 const ASKED: &str = "asked of the kernel: is all that so?";
-const PROGRAM: &str = "the program, from the gate to its end and its counters";
+const PROGRAM: &str = "the program: execve, its end, its counters";
 const TAKEN_AWAY: &str = "cgroups: taken away";
 const END: &str = "its end";
 const ALL: [&str; 11] =
     [FIRST_START, SECOND_START, WRITTEN_DOWN, MADE, CLONE, TIES, VIEW, ASKED, PROGRAM, TAKEN_AWAY, END];
 
-/// In the order in which they begin: microseconds, the median of many runs.
-pub fn phases(place: &Place, effort: Effort) -> Result<Vec<Call>> {
+/// In the order in which they begin: microseconds, the median of many runs; and beside them the calls of `bare`.
+pub fn phases(place: &Place, effort: Effort, bare: &[Call]) -> Result<Vec<Phase>> {
     let mut times = ALL.map(|_| Vec::new());
     let mut lines = ALL.map(|_| 0);
     for _ in 0..effort.rounds * effort.runs {
@@ -42,14 +42,26 @@ pub fn phases(place: &Place, effort: Effort) -> Result<Vec<Call>> {
             times.push(sum.as_secs_f64() * 1e6);
         }
     }
-    let phases = ALL.iter().zip(times).zip(lines);
-    let call = |((name, times), count): ((&&str, Vec<f64>), usize)| Call {
-        name: (*name).to_owned(),
-        count,
-        microseconds: spread(times).median,
-        after_a_rest: None,
+    let phases = ALL.into_iter().zip(times).zip(lines);
+    let phase = |((name, times), lines): ((&str, Vec<f64>), usize)| {
+        let same: Vec<_> = bare.iter().filter(|call| phase_of_bare(&call.name) == name).collect();
+        let bare = same.iter().map(|call| call.microseconds).sum();
+        let (name, microseconds) = (name.to_owned(), spread(times).median);
+        Phase { name, lines, microseconds, bare: (!same.is_empty()).then_some(bare) }
     };
-    Ok(phases.map(call).collect())
+    Ok(phases.map(phase).collect())
+}
+
+/// The phase in which `step04` makes this kind of call.
+fn phase_of_bare(call: &str) -> &'static str {
+    match call {
+        "cgroup: mkdir" | "cgroup: limits" => MADE,
+        "gate" | "clone" | "prctl" => CLONE,
+        "id map" | "cgroup: the pid" => TIES,
+        "close_range" | "execve, until it has succeeded" | "the program, until it is waited for" => PROGRAM,
+        "cgroup: rmdir" => TAKEN_AWAY,
+        _ => VIEW,
+    }
 }
 
 /// Each line's phase, and the time that has passed since the line before.
@@ -62,7 +74,7 @@ fn one_run(place: &Place) -> Result<Vec<(&'static str, Duration)>> {
         time
     };
     let mut step = place.command(release("step04"));
-    step.args(["run", "--rm", "--times"]).args(LIMITS).args(["--rootfs", &place.path("root"), "/bin/true"]);
+    step.args(["run", "--rm", "--times"]).args(place.limits).args(["--rootfs", &place.path("root"), "/bin/true"]);
     let ran = step.output()?;
     let end = now()?;
     let story = String::from_utf8_lossy(&ran.stderr);

@@ -411,6 +411,7 @@ fn checks() -> Vec<Check> {
             odd::full_disk,
         ),
         check("a_broken_folder_is_named_and_keeps_nobody_else", [needs::user_namespaces()], odd::broken_folder),
+        check("few_resources_end_no_container", [needs::user_namespaces()], odd::few_resources),
         check("odd_callers_get_what_others_get", [needs::user_namespaces()], odd::callers),
         check(
             "a_copy_that_the_kernel_still_holds_is_waited_for",

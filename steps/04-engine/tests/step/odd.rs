@@ -150,7 +150,15 @@ pub fn full_disk() {
 pub fn broken_folder() {
     let home = Home::new();
     let good = home.ok(&["create", "true"]);
-    for (file, text) in [("config.json", "{"), ("config.json", ""), ("state.json", "x"), ("exit", "{{")] {
+    let broken: [(&str, &[u8]); 6] = [
+        ("config.json", b"{"),
+        ("config.json", b""),
+        ("state.json", b"x"),
+        ("exit", b"{{"),
+        ("exit", b"\xff\xfe"),
+        ("log.18446744073709551615", b""),
+    ];
+    for (file, text) in broken {
         let bad = home.ok(&["run", "-d", "sleep", "100"]);
         kill(home.monitor(&bad), Signal::SIGKILL).expect("kill");
         wait_until("it is dead", || home.status(&bad) == "dead");
@@ -168,6 +176,30 @@ pub fn broken_folder() {
     create_dir(home.folder("aaaaaaaaaaaa")).expect("mkdir");
     home.ok(&["clean"]);
     assert!(!home.folder("aaaaaaaaaaaa").exists());
+}
+
+/// As the shell's `ulimit` makes them: too few descriptors to ask with, and no file that may grow.
+pub fn few_resources() {
+    let home = Home::new();
+    let shell = |limit: String, words: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit {limit}; exec \"$0\" -q {words}")]).arg(program("step04"));
+        shell.env("XDG_RUNTIME_DIR", home.path()).env("ROOT", home::rootfs());
+        testing::Run::new(shell).ran()
+    };
+    let root = home::rootfs().display().to_string();
+    let victim = testing::step("step03", ["--rootfs", &root, "sh", "-c", "echo ready; cat"]).until_ready();
+    let id = home.ok(&["run", "-d", "sleep", "1000"]);
+    for files in 3..16 {
+        let ran = shell(format!("-n {files}"), "clean");
+        assert!([0, 125, 127].contains(&ran.code), "{files} descriptors: {ran:?}");
+        assert_eq!(home.status(&id), "running", "{files} descriptors: {ran:?}");
+    }
+    assert_eq!(victim.end().code, 0);
+    home.ok(&["rm", "-f", &id]);
+
+    let ran = shell("-f 0".to_owned(), "run --rm --rootfs \"$ROOT\" true");
+    assert!(ran.code == 125 && ran.err.contains("EFBIG"), "{ran:?}");
 }
 
 pub fn callers() {

@@ -19,8 +19,8 @@ pub fn are_those_that_were_measured() {
         assert!(figures.filled(&text) == text, "{name} shows other figures than figures.json has");
     }
     let plots = [
-        ("phases.svg", plot::bars(&figures.phases)),
-        ("calls.svg", plot::bars(&figures.calls)),
+        ("phases.svg", plot::phases(&figures.phases)),
+        ("calls.svg", plot::calls(&figures.calls)),
         ("growth.svg", plot::growth(&figures.growth)),
     ];
     for (name, plot) in plots {
