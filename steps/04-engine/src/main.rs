@@ -50,6 +50,7 @@ enum Command {
         /// Show what it writes until it ends, and end with its exit code
         #[arg(short, long)]
         attach: bool,
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
@@ -66,11 +67,13 @@ enum Command {
     Logs {
         #[command(flatten)]
         show: Show,
+        /// By name, by id, or by the beginning of an id
         #[arg(value_parser = name)]
         container: String,
     },
     /// Runs one more program in a running container
     Exec {
+        /// By name, by id, or by the beginning of an id
         #[arg(value_parser = name)]
         container: String,
         #[command(flatten)]
@@ -78,11 +81,13 @@ enum Command {
     },
     /// Freezes all processes of running containers
     Pause {
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
     /// Lets paused containers go on
     Unpause {
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
@@ -91,6 +96,7 @@ enum Command {
         /// Seconds between the two
         #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
         time: u32,
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
@@ -99,16 +105,19 @@ enum Command {
         /// Which: KILL, SIGTERM, 15
         #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
         signal: Signal,
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
     /// Waits until containers have ended, and prints their exit codes
     Wait {
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
     /// Tells everything that is known of containers, as JSON
     Inspect {
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
@@ -117,6 +126,7 @@ enum Command {
         /// Those that run, too: they are killed first
         #[arg(short, long)]
         force: bool,
+        /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
     },
