@@ -103,23 +103,20 @@ pub fn empty_all(dir: &Path) -> Result<()> {
     groups.iter().try_for_each(|dir| empty(dir))
 }
 
-/// Host: sees to it that no process of these groups, the deepest first, is out of SIGKILL's reach.
+/// Host: sees to it that no process of these groups, the highest of which is the last, is out of SIGKILL's reach.
 fn make_mortal(groups: &[PathBuf]) -> Result<()> {
-    // The highest first: a group is frozen as long as one above it is, and what is killed is killed in all below.
-    for dir in groups.iter().rev() {
-        // On v1, a frozen process does not die before it is thawed. Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst.
-        let freezer = dir.join("freezer.state");
-        if words(&freezer).iter().any(|state| state != "THAWED") {
-            explain::host_echo_cleanup("THAWED", &freezer)?;
-        }
-        // On v2, one write ends them all, which no fork can outrun; also those of a threaded group, which does not list
-        // its processes. Linux 5.14; cgroup-v2.rst, *cgroup.kill*.
-        let kill = dir.join("cgroup.kill");
-        if kill.exists() {
-            explain::host_echo_cleanup(1, &kill)?;
-        }
+    // On v1, a frozen process does not die before it is thawed, and a group is frozen as long as one above it is: so the
+    // highest first. See Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst.
+    let freezers = groups.iter().rev().map(|dir| dir.join("freezer.state"));
+    for freezer in freezers.filter(|file| words(file).iter().any(|state| state != "THAWED")) {
+        explain::host_echo_cleanup("THAWED", &freezer)?;
     }
-    Ok(())
+    // On v2, one write ends all processes of a group and of those below, which no fork can outrun; also those of threaded
+    // groups, which do not list them. Linux 5.14; see *cgroup.kill* in cgroup-v2.rst.
+    match groups.last().map(|dir| dir.join("cgroup.kill")).filter(|file| file.exists()) {
+        Some(file) => explain::host_echo_cleanup(1, &file),
+        None => Ok(()),
+    }
 }
 
 fn empty(dir: &Path) -> Result<()> {

@@ -137,7 +137,7 @@ impl Cgroup {
     /// Host, before a run: the same. A group that resists is told of, and keeps nobody from running.
     ///
     /// # Errors
-    /// [`Interrupted`](shared::signals::Interrupted), by a signal.
+    /// [`Interrupted`], by a signal.
     pub fn try_sweep(&self) -> Result<()> {
         match self.sweep() {
             Err(error) if !error.is::<Interrupted>() => {

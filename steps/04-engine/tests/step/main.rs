@@ -33,6 +33,16 @@ fn groups() -> Option<String> {
         .or_else(needs::user_namespaces)
 }
 
+fn has_cgroup_kill() -> Option<String> {
+    let all = cgroups::detect(Path::new("/proc"), "self").unwrap_or_default();
+    let v2 = all.iter().find(|it| it.version == cgroups::Version::V2);
+    // The tree's top has none.
+    let kernel = read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = kernel.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let is_new = (numbers.next(), numbers.next()) >= (Some(5), Some(14));
+    (v2.is_none() || !is_new).then(|| "needs cgroup v2 with cgroup.kill".to_owned())
+}
+
 fn checks() -> Vec<Check> {
     vec![
         check("run_makes_the_calls_of_step_03_and_those_of_a_life", [needs::user_namespaces()], run_is_step_03),
@@ -403,6 +413,7 @@ fn checks() -> Vec<Check> {
         check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
         check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
         check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen),
+        check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
         check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
         check(

@@ -109,6 +109,23 @@ pub fn frozen() {
     assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
 }
 
+/// A threaded group does not say which processes are in it: reading its `cgroup.procs` is EOPNOTSUPP.
+pub fn threaded() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "--namespaces", "user,mount", "sleep", "1000"]);
+    let groups = testing::groups_of_steps();
+    let is_v2 = |group: &&String| group.contains(&id) && Path::new(group).join("cgroup.type").exists();
+    let inner = Path::new(groups.iter().find(is_v2).expect("a group of v2")).join("inner");
+    create_dir(&inner).expect("a group below");
+    write(inner.join("cgroup.type"), "threaded").expect("it is threaded");
+    let mut sleep = Command::new("sleep").arg("1000").spawn().expect("sleep");
+    write(inner.parent().expect("a group").join("cgroup.procs"), sleep.id().to_string()).expect("it is put in");
+    write(inner.join("cgroup.threads"), sleep.id().to_string()).expect("and further in");
+    home.ok(&["rm", "-f", &id]);
+    assert!(testing::end_of(&mut sleep, Duration::from_secs(10)) == 137);
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+}
+
 pub fn cut_log() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "echo", "whole"]);
