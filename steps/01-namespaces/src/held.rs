@@ -104,7 +104,7 @@ fn hold<'a>(mut acts: [Act<'a>; 2], make: impl FnOnce(Life) -> Result<Pid>) -> R
 fn clone2(view: &View, child: Life) -> Result<Pid> {
     let flags = view.clone_flags();
     let mut stack = vec![0; 1 << 20];
-    explain::host(format_args!("clone(child, stack, {}SIGCHLD, NULL)", names(view)), || {
+    explain::host(format_args!("clone(child, stack, {}SIGCHLD, NULL)", names(flags)), || {
         // SAFETY: a step has one thread; and without CLONE_VM the child runs on its own copy of `stack`.
         unsafe { nix::sched::clone(child, &mut stack, flags, Some(libc::SIGCHLD)) }
     })
@@ -112,10 +112,10 @@ fn clone2(view: &View, child: Life) -> Result<Pid> {
 
 /// The newer call, which alone can make a time namespace. It returns twice, as fork(2) does. clone(2).
 fn clone3(view: &View, mut child: Life) -> Result<Pid> {
-    let flags = view.clone_flags().bits() as u64 | libc::CLONE_NEWTIME as u64;
-    explain::host(format_args!("clone3({{flags={}CLONE_NEWTIME, exit_signal=SIGCHLD}})", names(view)), || {
+    let flags = view.clone_flags() | Namespace::Time.flag();
+    explain::host(format_args!("clone3({{flags={}, exit_signal=SIGCHLD}})", names(flags).trim_end_matches('|')), || {
         // SAFETY: a step has one thread.
-        let pid = unsafe { sys::clone3(flags) }?;
+        let pid = unsafe { sys::clone3(flags.bits() as u64) }?;
         // SAFETY: _exit(2) runs nothing more of this process: the child must not go on as a second host.
         Ok::<_, Errno>(pid.unwrap_or_else(|| unsafe { libc::_exit(child() as i32) }))
     })
@@ -125,8 +125,7 @@ fn clone3(view: &View, mut child: Life) -> Result<Pid> {
 /// children. So a helper joins, and makes the child; by CLONE_PARENT it is the host's own child, and the helper may go.
 fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: Life) -> Result<Pid> {
     let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
-    let mut names: Vec<_> = flags.iter_names().map(|(name, _)| name).collect();
-    names.extend(namespaces.contains(&Namespace::Time).then_some("CLONE_NEWTIME"));
+    let names = names(flags);
     let number = process.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string());
     let mut child = Some(child);
     let mut act = || -> Result<Pid> {
@@ -134,7 +133,7 @@ fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: 
         // From setns on, processes in there can see the helper and the child, and could reach the host's files by
         // /proc/PID/exe and /proc/PID/fd. Until exec nobody but the host's root may look into them: CVE-2019-5736.
         explain::child(format_args!("prctl(PR_SET_DUMPABLE, 0)"), || set_dumpable(false))?;
-        explain::child(format_args!("setns({number}, {})", names.join("|")), || {
+        explain::child(format_args!("setns({number}, {})", names.trim_end_matches('|')), || {
             setns(process.as_ref().ok_or(Errno::EBADF)?, flags)
         })?;
         let mut stack = vec![0; 1 << 20];
@@ -171,8 +170,10 @@ fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: 
     Err(Failure::from_bytes(&answer).context("the helper said nothing")?.into())
 }
 
-fn names(view: &View) -> String {
-    view.clone_flags().iter_names().map(|(name, _)| format!("{name}|")).collect()
+/// `CLONE_NEWNS|CLONE_NEWUTS|`. nix has no name for the time namespace's flag.
+fn names(flags: CloneFlags) -> String {
+    let time = (flags.bits() & libc::CLONE_NEWTIME != 0).then_some("CLONE_NEWTIME");
+    flags.iter_names().map(|(name, _)| name).chain(time).map(|name| format!("{name}|")).collect()
 }
 
 /// Child: its life until exec. Comes back with an exit code where there was no exec.

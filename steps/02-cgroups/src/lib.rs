@@ -51,7 +51,7 @@ pub struct Group {
     dir: PathBuf,
     /// Says to other steps that this one lives.
     held: OnceCell<Flock<File>>,
-    /// Whether its maker is known to be gone: then a lock on it is somebody's who was inside.
+    /// Made by another process. Who takes it away knows that this one is gone: a lock on it is then somebody's inside.
     is_left: bool,
 }
 

@@ -1,7 +1,7 @@
 //! One container as it is written down: what it is to be, what has become of it, how it ended, who looks after it.
 
 use std::fs::{File, Permissions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use shared::explain;
-use shared::failure::During;
+use shared::failure::{During, is};
 use shared::lock::{is_locked, try_lock};
 
 use crate::identity::Process;
@@ -152,10 +152,10 @@ impl Container {
 
     /// How it ended, if it has.
     pub fn end(&self) -> Result<Option<End>> {
-        match File::open(self.path("exit")) {
+        match self.open_end() {
             // Somebody has taken the file away, and not the container.
-            Err(error) if error.kind() == ErrorKind::NotFound && self.exists() => Ok(None),
-            _ => read_end(&mut self.open_end()?),
+            Err(error) if is(&error, Errno::ENOENT) && self.exists() => Ok(None),
+            file => read_end(&mut file?),
         }
     }
 
