@@ -48,15 +48,17 @@ impl Store {
             _ => std::env::temp_dir().join(format!("step04-{uid}")),
         };
         let store = Store { dir };
-        if store.dir.symlink_metadata().is_ok() {
-            store.is_ours_alone()?;
-        }
+        store.is_nobody_elses()?;
         Ok(store)
     }
 
     /// In a folder for everybody's temporary files, somebody else may have been there first.
-    fn is_ours_alone(&self) -> Result<()> {
-        let there = self.dir.symlink_metadata().during(format_args!("cannot look at {}", self.dir.display()))?;
+    fn is_nobody_elses(&self) -> Result<()> {
+        let there = match self.dir.symlink_metadata() {
+            // Not there yet, or another engine has just taken the empty store away.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            there => there.during(format_args!("cannot look at {}", self.dir.display()))?,
+        };
         ensure!(
             there.is_dir() && there.uid() == geteuid().as_raw() && there.mode() & 0o077 == 0,
             "{} is not a folder that this user alone can look into: remove it, or name another place in XDG_RUNTIME_DIR",
@@ -205,10 +207,10 @@ impl Store {
                 // Another engine may have taken the empty store away just before.
                 Ok(lock) if lock.metadata().map(|it| it.ino()).ok() == inode() && names.exists() => {
                     // Looked at once more: between `open` and this, somebody else may have made it.
-                    self.is_ours_alone()?;
+                    self.is_nobody_elses()?;
                     return Ok(Some(lock));
                 }
-                Err(error) if self.dir.exists() => return Err(error),
+                Err(error) if !is(&error, Errno::ENOENT) => return Err(error),
                 _ => {}
             }
         }

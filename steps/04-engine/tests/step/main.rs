@@ -436,6 +436,7 @@ fn checks() -> Vec<Check> {
             home.ok(&["kill", "-s", "TERM", &id]);
             assert_eq!(home.status(&id), "stopped");
         }),
+        check("a_store_may_come_and_go_at_any_moment", [], odd::fleeting_store),
         check("many_engines_at_once_tell_no_lies", [needs::user_namespaces()], odd::many_at_once),
         check(
             "the_readme_shows_what_happens",

@@ -1,9 +1,11 @@
 //! What hardly anybody does, until somebody does it.
 
 use std::fs::{create_dir, read_dir, write};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::states::{STATES, Status};
@@ -296,6 +298,27 @@ pub fn full_output() {
     let mut child = logs.spawn();
     drop(child.stdout.take());
     child.wait().expect("wait");
+}
+
+/// The empty store is taken away by whoever leaves last: no look at it may count on the look before.
+pub fn fleeting_store() {
+    let home = Home::new();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                // Fails while an engine is at work in it.
+                let _ = std::fs::DirBuilder::new().mode(0o700).create(home.store());
+                let _ = std::fs::remove_dir(home.store());
+            }
+        });
+        let looks: Vec<_> = (0..200).map(|turn| ["ps", "clean"][turn % 2]).collect();
+        let told: Vec<_> = looks.iter().map(|verb| home.step(&["-q", verb]).ran()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        for ran in told {
+            assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        }
+    });
 }
 
 /// Whoever comes second gets a sentence; nobody hangs, and nothing is left.
