@@ -24,8 +24,8 @@ use shared::signals::{self, Came};
 use crate::Part;
 use crate::container::{Container, End, now, read_end};
 
-/// A log is cut into files, `log.0`, `log.1` and so on, that grow to this. The last two are kept, and those that somebody
-/// is still reading; so a container cannot fill the memory that `/run` is made of.
+/// A log is cut into files, `log.0`, `log.1` and so on, that grow to this. The last two are kept, and what somebody who
+/// reads has yet to see; so a container cannot fill the memory that `/run` is made of.
 const KEEP: u64 = 8 << 20;
 /// However slow somebody reads, no more files than these are kept.
 const MOST_FILES: usize = 16;
@@ -154,15 +154,16 @@ impl Output {
         }
     }
 
-    /// The file before this one stays, and those that somebody reads.
+    /// The file before this one stays, and so do those from the first on that somebody reads: the reader comes to them yet.
     fn remove_old(&self, current: usize) {
         let old: Vec<_> = numbers(&self.folder).into_iter().filter(|number| number + 1 < current).collect();
         let too_many = old.len().saturating_sub(MOST_FILES);
         for (place, number) in old.into_iter().enumerate() {
             let path = path(&self.folder, number);
-            if place < too_many || !is_read(&path) {
-                let _ = std::fs::remove_file(path);
+            if place >= too_many && is_read(&path) {
+                break;
             }
+            let _ = std::fs::remove_file(path);
         }
     }
 }
