@@ -88,7 +88,7 @@ fn checks() -> Vec<Check> {
         check("a_spinner_is_held_back", [controller("cpu")], || {
             let spinner = program("cpu_spinner").display().to_string();
             let free = step("step02", ["--cpus", "1", &spinner, "500"]).ran();
-            let ran = step("step02", ["--cpus", "0.2", &spinner, "500"]).ran();
+            let ran = step("step02", ["--cpus", "0.05", &spinner, "500"]).ran();
             assert!(counter(&ran.err, "# cpu: held back in ") >= 3, "{}", ran.err);
             assert!(counter(&free.err, "# cpu: held back in ") < counter(&ran.err, "# cpu: held back in "));
         }),
