@@ -1,5 +1,7 @@
 //! Groups that a step left behind because it was killed with SIGKILL: the next one takes them away.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +19,8 @@ use crate::hierarchy::words;
 
 /// How long the kernel may take to end a group's processes.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Half of PATH_MAX, in bytes: what is added to such a path still fits.
+const LONG_PATH: usize = 2048;
 
 /// Host: takes away the groups in this one whose step is no more. One that resists does not keep the others.
 ///
@@ -49,21 +53,40 @@ pub fn take_away(dir: &Path) -> Result<()> {
         Err(error) if is(&error, Errno::EBUSY) => {}
         removed => return removed,
     }
-    let groups = with_groups_below(dir);
-    make_mortal(&groups)?;
-    groups.iter().try_for_each(|dir| {
+    let below = Below::of(dir);
+    make_mortal(&below.groups)?;
+    below.groups.iter().try_for_each(|dir| {
         empty(dir)?;
         remove(dir)
     })
 }
 
-/// A group, and before it those below: where a container can mount a cgroup file system, it can make some.
-fn with_groups_below(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let mut groups: Vec<_> = below.flat_map(|entry| with_groups_below(&entry.path())).collect();
-    groups.push(dir.to_owned());
-    groups
+/// The groups below one, and that one as the last: where a container can mount a cgroup file system, it can make some.
+struct Below {
+    groups: Vec<PathBuf>,
+    /// Open as long as paths begin with their descriptors.
+    _deep: Vec<File>,
+}
+
+impl Below {
+    fn of(top: &Path) -> Self {
+        let (mut groups, mut deep) = (vec![top.to_owned()], Vec::new());
+        let mut looked = 0;
+        while let Some(dir) = groups.get(looked) {
+            let mut dir = dir.clone();
+            // A container can make groups in groups until no path is long enough: PATH_MAX. A descriptor starts a new one.
+            if dir.as_os_str().len() > LONG_PATH {
+                let Ok(file) = File::open(&dir) else { break };
+                dir = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+                deep.push(file);
+            }
+            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            groups.extend(entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir())).map(|it| it.path()));
+            looked += 1;
+        }
+        groups.reverse();
+        Below { groups, _deep: deep }
+    }
 }
 
 /// The groups in this one that a step has made: `step02-4711`, and `step02-4711.host` where it stood aside.
@@ -98,9 +121,9 @@ pub fn owner_lives(dir: &Path) -> bool {
 /// # Errors
 /// Where it does not end.
 pub fn empty_all(dir: &Path) -> Result<()> {
-    let groups = with_groups_below(dir);
-    make_mortal(&groups)?;
-    groups.iter().try_for_each(|dir| empty(dir))
+    let below = Below::of(dir);
+    make_mortal(&below.groups)?;
+    below.groups.iter().try_for_each(|dir| empty(dir))
 }
 
 /// Host: sees to it that no process of these groups, the highest of which is the last, is out of SIGKILL's reach.
@@ -146,7 +169,7 @@ fn empty(dir: &Path) -> Result<()> {
 /// rmdir(2), again while the kernel still counts a process that has just ended: EBUSY.
 fn rmdir(dir: &Path) -> std::io::Result<()> {
     let since = Instant::now();
-    let in_use = || with_groups_below(dir).len() > 1 || !words(&dir.join("cgroup.procs")).is_empty();
+    let in_use = || Below::of(dir).groups.len() > 1 || !words(&dir.join("cgroup.procs")).is_empty();
     loop {
         match std::fs::remove_dir(dir) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !in_use() && since.elapsed() < PATIENCE => {

@@ -1,6 +1,6 @@
 //! What hardly anybody does, until somebody does it.
 
-use std::fs::{create_dir, read_dir, write};
+use std::fs::{File, create_dir, read_dir, write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::states::{STATES, Status};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, mkdirat, umask};
 use nix::unistd::Pid;
 use shared::testing::{self, program, wait_until};
 
@@ -83,6 +84,17 @@ pub fn nested_groups() {
     assert!(testing::groups_of_steps().iter().any(|group| group.contains(&id)));
     assert_eq!(home.ok(&["wait", &id]), "5");
     assert_eq!(home.json(&id)["end"]["error"], serde_json::Value::Null);
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+
+    // So deep that no path leads there, and no process may have as many files open.
+    let id = home.ok(&["create", "true"]);
+    let group = testing::groups_of_steps().into_iter().find(|group| group.contains(&id)).expect("a group");
+    let mut dir = File::open(group).expect("a group");
+    for _ in 0..libc::PATH_MAX * 2 / 3 {
+        mkdirat(&dir, "d", Mode::from_bits_truncate(0o755)).expect("mkdir");
+        dir = openat(&dir, "d", OFlag::O_DIRECTORY, Mode::empty()).expect("open").into();
+    }
+    home.ok(&["rm", &id]);
     assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
 }
 
