@@ -83,6 +83,14 @@ pub fn run(telling: &Telling, step: impl FnOnce() -> Result<u8>) -> ExitCode {
     ExitCode::from(signals::hold().and_then(|()| step()).unwrap_or_else(|error| report(&error)))
 }
 
+/// The answer of a step that has cleaned up after itself. Of two failures, the second is told here.
+pub fn with_cleanup(answer: Result<u8>, cleaned: Result<()>) -> Result<u8> {
+    if let (Err(_), Err(error)) = (&answer, &cleaned) {
+        report(error);
+    }
+    answer.and_then(|answer| cleaned.map(|()| answer))
+}
+
 /// Says what failed, in one sentence, and what to do about it. Hands back the exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
     let Failure { code, sentence, remedy } = Failure::of(error);

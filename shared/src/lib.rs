@@ -1,6 +1,7 @@
 //! The small helper: what every step uses and no step teaches.
 //!
 //! - [`explain`]: the call that is told. Every system call of the lesson goes through it.
+//! - [`failure`]: what failed, in one sentence, with the exit code and the remedy.
 //! - [`formula`]: `Container = cgroup + namespace + rootfs + engine`, with the terms that are true lit.
 //! - [`kernel_file`]: files without a size, read in one go.
 //! - [`lock`]: one at a time.

@@ -171,6 +171,18 @@ pub const REMEDIES: &[Remedy] = &[
         applies: |_| true,
         say: "this kernel does not know that call: Linux 5.12 or newer is needed",
     },
+    Remedy {
+        call: "unshare(",
+        errno: &[ENOSPC],
+        applies: |_| true,
+        say: "there are as many namespaces of this kind as user.max_cgroup_namespaces allows: sudo sysctl user.max_cgroup_namespaces=15000",
+    },
+    Remedy {
+        call: "mount(",
+        errno: &[ENOSPC],
+        applies: |_| true,
+        say: "a mount namespace holds no more mounts than fs.mount-max allows: sudo sysctl fs.mount-max=100000",
+    },
     Remedy { call: "", errno: &[ENOSPC], applies: |call| !call.contains("cgroup"), say: "the disk is full" },
 ];
 

@@ -16,6 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
 use crate::failure::During;
+use crate::sys;
 
 /// Between two looks at something that others change, and that nobody can wait for.
 pub const MOMENT: Duration = Duration::from_micros(200);
@@ -64,11 +65,7 @@ pub fn hold() -> Result<()> {
     let mut held = SigSet::empty();
     for ending in ENDING {
         // nohup(1), and `&` in a script: what the caller ignores stays ignored. Blocked, it would come all the same: signal(7).
-        // SAFETY: neither runs code of ours.
-        let before = unsafe { signal(ending, SigHandler::SigIgn) }.during("cannot hold signals")?;
-        if !matches!(before, SigHandler::SigIgn) {
-            // SAFETY: the same.
-            unsafe { signal(ending, SigHandler::SigDfl) }.during("cannot hold signals")?;
+        if !sys::is_ignored(ending).during("cannot hold signals")? {
             held.add(ending);
         }
     }
@@ -163,6 +160,8 @@ fn take(signals: &SignalFd) -> Result<Option<Came>> {
     let info = signals.read_signal().during("cannot read a signal")?;
     Ok(info.and_then(|info| {
         let signal = Signal::try_from(info.ssi_signo as i32).ok()?;
-        Some(Came { signal, by_terminal: info.ssi_code == libc::SI_KERNEL })
+        // A key's signal goes to all in the foreground; the one that tells of a closed terminal goes to the session's leader.
+        let by_key = info.ssi_code == libc::SI_KERNEL && signal != Signal::SIGHUP;
+        Some(Came { signal, by_terminal: by_key })
     }))
 }

@@ -68,6 +68,15 @@ pub fn pidfd_send_signal(process: BorrowedFd, signal: Signal) -> nix::Result<()>
     Errno::result(result).map(drop)
 }
 
+/// Whether this process ignores a signal. Asks, and changes nothing, as nix cannot. sigaction(2).
+pub fn is_ignored(signal: Signal) -> nix::Result<bool> {
+    // SAFETY: a sigaction of zeros is a valid one.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action the call only writes to `now`, which outlives it.
+    Errno::result(unsafe { libc::sigaction(signal as i32, std::ptr::null(), &mut now) })?;
+    Ok(now.sa_sigaction == libc::SIG_IGN)
+}
+
 /// The exit code of a child, or 128 and the signal that ended it; `None` while it lives. waitpid(2) with WNOHANG: nix has no
 /// name for a real-time signal, and answers EINVAL of a child that one has ended.
 pub fn exit_code(child: Pid) -> nix::Result<Option<u8>> {

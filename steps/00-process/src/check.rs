@@ -18,6 +18,8 @@ use shared::explain;
 use shared::failure::CallFailed;
 use shared::{mountinfo, remedy, sys};
 
+pub use trial::{KINDS, flag_names};
+
 use crate::look;
 use crate::program::{self, Environment};
 use groups::Groups;

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid};
 use shared::explain;
 use shared::failure::During;
-use shared::{signals, sys, terminal};
+use shared::{kernel_file, signals, sys, terminal};
 
 pub use program::{Environment, default_command};
 
@@ -95,7 +95,8 @@ pub fn pass_on(child: Pid, came: signals::Came) -> Result<()> {
 
 /// Whether the process has a handler for the signal: `SigCgt` in proc_pid_status(5), a mask in hexadecimal.
 fn listens(pid: Pid, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    // Not as UTF-8: the kernel cuts a name after 15 bytes, maybe within a character.
+    let status = kernel_file::read(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status
         .lines()
         .find_map(|line| line.strip_prefix("SigCgt:"))

@@ -12,10 +12,10 @@ use nix::errno::Errno;
 use nix::sys::stat;
 use nix::unistd::{Pid, geteuid};
 use shared::failure::{self, CallFailed, errno_of};
+use shared::kernel_file;
 use shared::mountinfo::{self, Mount};
 
-/// The kinds of namespaces, by their names below `/proc/PID/ns/`.
-pub const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+use crate::check::KINDS;
 
 /// Capabilities by number: the bits of a mask. See capabilities(7).
 #[rustfmt::skip]
@@ -130,7 +130,7 @@ impl Process {
     /// The link `pid -> pid:[4026531836]`: two processes with the same number are in the same namespace.
     fn namespaces(&self) -> Vec<Fact> {
         let number = |link: String| link.trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
-        NAMESPACES.map(|kind| fact("namespace", kind, self.link(&format!("ns/{kind}")).map(number))).into()
+        KINDS.map(|(kind, _)| fact("namespace", kind, self.link(&format!("ns/{kind}")).map(number))).into()
     }
 
     fn rootfs(&self) -> Vec<Fact> {
@@ -153,7 +153,7 @@ impl Process {
     /// Who looks after it: whoever waits for its end.
     fn engine(&self, status: &str) -> Vec<Fact> {
         let parent = field(status, "PPid").map(|pid| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = kernel_file::read(format!("/proc/{pid}/comm")).unwrap_or_default();
             if pid == "0" { "outside, or the kernel".to_owned() } else { format!("{pid} {}", name.trim_end()) }
         });
         vec![fact("engine", "parent", parent.ok_or(not_told()))]
@@ -211,7 +211,7 @@ impl Process {
     }
 
     fn has_ended(&self) -> bool {
-        let status = std::fs::read_to_string(self.folder.join("status")).unwrap_or_default();
+        let status = kernel_file::read(self.folder.join("status")).unwrap_or_default();
         field(&status, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
     }
 }

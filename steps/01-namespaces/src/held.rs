@@ -10,14 +10,16 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use process::check::flag_names;
 use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED};
 use shared::{signals, sys};
@@ -104,7 +106,8 @@ fn hold<'a>(mut acts: [Act<'a>; 2], make: impl FnOnce(Life) -> Result<Pid>) -> R
 fn clone2(view: &View, child: Life) -> Result<Pid> {
     let flags = view.clone_flags();
     let mut stack = vec![0; 1 << 20];
-    explain::host(format_args!("clone(child, stack, {}SIGCHLD, NULL)", names(flags)), || {
+    let told = [&flag_names(flags)[..], &["SIGCHLD"]].concat().join("|");
+    explain::host(format_args!("clone(child, stack, {told}, NULL)"), || {
         // SAFETY: a step has one thread; and without CLONE_VM the child runs on its own copy of `stack`.
         unsafe { nix::sched::clone(child, &mut stack, flags, Some(libc::SIGCHLD)) }
     })
@@ -113,7 +116,8 @@ fn clone2(view: &View, child: Life) -> Result<Pid> {
 /// The newer call, which alone can make a time namespace. It returns twice, as fork(2) does. clone(2).
 fn clone3(view: &View, mut child: Life) -> Result<Pid> {
     let flags = view.clone_flags() | Namespace::Time.flag();
-    explain::host(format_args!("clone3({{flags={}, exit_signal=SIGCHLD}})", names(flags).trim_end_matches('|')), || {
+    let told = flag_names(flags).join("|");
+    explain::host(format_args!("clone3({{flags={told}, exit_signal=SIGCHLD}})"), || {
         // SAFETY: a step has one thread.
         let pid = unsafe { sys::clone3(flags.bits() as u64) }?;
         // SAFETY: _exit(2) runs nothing more of this process: the child must not go on as a second host.
@@ -125,7 +129,7 @@ fn clone3(view: &View, mut child: Life) -> Result<Pid> {
 /// children. So a helper joins, and makes the child; by CLONE_PARENT it is the host's own child, and the helper may go.
 fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: Life) -> Result<Pid> {
     let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
-    let names = names(flags);
+    let names = flag_names(flags).join("|");
     let number = process.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string());
     let mut child = Some(child);
     let mut act = || -> Result<Pid> {
@@ -133,7 +137,7 @@ fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: 
         // From setns on, processes in there can see the helper and the child, and could reach the host's files by
         // /proc/PID/exe and /proc/PID/fd. Until exec nobody but the host's root may look into them: CVE-2019-5736.
         explain::child(format_args!("prctl(PR_SET_DUMPABLE, 0)"), || set_dumpable(false))?;
-        explain::child(format_args!("setns({number}, {})", names.trim_end_matches('|')), || {
+        explain::child(format_args!("setns({number}, {names})"), || {
             setns(process.as_ref().ok_or(Errno::EBADF)?, flags)
         })?;
         let mut stack = vec![0; 1 << 20];
@@ -157,23 +161,18 @@ fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: 
         Ok(())
     })?;
     drop(helper_end);
-    process::wait(helper)?;
-    // Not until the end: a child that was made has the helper's end open, too.
+    // Once it has ended well, its whole answer is there. Killed, it has maybe given none, and a child that it has made has
+    // its end open, too: nobody would be told that there is nothing to come.
+    ensure!(process::wait(helper)? == 0, "the helper was killed before it had joined");
     let mut pid = [0; 4];
     let mut answer = vec![READY];
-    host_end.read_exact(&mut answer).context("the helper was killed before it had joined")?;
+    host_end.read_exact(&mut answer).during("cannot hear the helper")?;
     if answer == [READY] {
         host_end.read_exact(&mut pid).during("cannot hear the helper")?;
         return Ok(Pid::from_raw(i32::from_ne_bytes(pid)));
     }
     host_end.read_to_end(&mut answer).during("cannot hear the helper")?;
     Err(Failure::from_bytes(&answer).context("the helper said nothing")?.into())
-}
-
-/// `CLONE_NEWNS|CLONE_NEWUTS|`. nix has no name for the time namespace's flag.
-fn names(flags: CloneFlags) -> String {
-    let time = (flags.bits() & libc::CLONE_NEWTIME != 0).then_some("CLONE_NEWTIME");
-    flags.iter_names().map(|(name, _)| name).chain(time).map(|name| format!("{name}|")).collect()
 }
 
 /// Child: its life until exec. Comes back with an exit code where there was no exec.
@@ -246,7 +245,7 @@ impl<'a> Ready<'a> {
             self.0.acts[1]()?;
         } else {
             self.0.open_gate()?;
-            self.0.hear()?;
+            self.0.hear()?; // nothing, where exec has closed its end
         }
         Ok(Running(self.0))
     }
@@ -280,11 +279,11 @@ impl Child<'_> {
             return told(&mut self.acts);
         }
         self.open_gate()?;
-        self.hear()?.ok_or_else(|| self.died())
+        if self.hear()? { Ok(()) } else { Err(self.died()) }
     }
 
-    /// What the child says next: that it is ready, or (`None`) nothing more, as exec or its death closed its end.
-    fn hear(&mut self) -> Result<Option<()>> {
+    /// Whether the child says that it is ready; if not, exec or its death has closed its end.
+    fn hear(&mut self) -> Result<bool> {
         while let Some(came) = signals::wait(&[self.socket.as_fd()])? {
             signals::interrupt(came)?;
         }
@@ -295,8 +294,8 @@ impl Child<'_> {
             heard => heard.during("cannot hear the child")?,
         };
         match heard {
-            0 => Ok(None),
-            _ if first == [READY] => Ok(Some(())),
+            0 => Ok(false),
+            _ if first == [READY] => Ok(true),
             _ => {
                 let mut failure = first.to_vec();
                 let _ = self.socket.read_to_end(&mut failure);
@@ -320,14 +319,21 @@ impl Child<'_> {
 /// then there is nobody to kill, as its pid stays its own until it is waited for.
 impl Drop for Child<'_> {
     fn drop(&mut self) {
-        if !explain::dry_run()
-            && waitpid(self.pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
-        {
-            let _ = kill(self.pid, Signal::SIGKILL);
-            let _ = waitpid(self.pid, None);
+        let lives = || waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive);
+        if explain::dry_run() || !lives() {
+            return;
+        }
+        let _ = kill(self.pid, Signal::SIGKILL);
+        // On cgroup v1, one that is frozen dies only when whoever takes its group away lets it go on: not waited for without end.
+        let since = Instant::now();
+        while lives() && since.elapsed() < PATIENCE {
+            std::thread::sleep(signals::MOMENT);
         }
     }
 }
+
+/// How long a child that was killed is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Child to host: "ready". Anything else is the exit code of a failure, and its sentence and remedy follow.
 const READY: u8 = 0;

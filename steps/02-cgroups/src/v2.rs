@@ -5,8 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, getpid, getppid};
 use shared::explain;
+use shared::failure::is;
 
 use crate::hierarchy::{Hierarchy, words};
 use crate::limits::{Limits, PERIOD_US};
@@ -52,7 +54,7 @@ impl Twin for V2 {
         if !is_root(&group.parent) && there.contains(&getpid().to_string()) {
             explain::host(format_args!("mkdir {}", aside(group).display()), || std::fs::create_dir(aside(group)))?;
             for pid in there.iter().filter(|pid| is_ours(pid)) {
-                explain::host_echo(pid, &aside(group).join("cgroup.procs"))?;
+                unless_ended(explain::host_echo(pid, &aside(group).join("cgroup.procs")))?;
             }
         }
         for name in missing {
@@ -131,7 +133,7 @@ impl Twin for V2 {
         let aside = aside(group);
         if aside.exists() {
             for pid in words(&aside.join("cgroup.procs")) {
-                explain::host_echo_cleanup(pid, &group.parent.join("cgroup.procs"))?;
+                unless_ended(explain::host_echo_cleanup(pid, &group.parent.join("cgroup.procs")))?;
             }
             explain::host_cleanup(format_args!("rmdir {}", aside.display()), || std::fs::remove_dir(&aside))?;
         }
@@ -164,6 +166,14 @@ fn is_ours(pid: &str) -> bool {
         program(pid).is_ok_and(|its| program("self").is_ok_and(|own| own == its))
     };
     pid == getpid().to_string() || (pid == getppid().to_string() && same_program())
+}
+
+/// A process that has ended since it was listed need not be moved: ESRCH.
+fn unless_ended(moved: Result<()>) -> Result<()> {
+    match moved {
+        Err(error) if is(&error, Errno::ESRCH) => Ok(()),
+        moved => moved,
+    }
 }
 
 /// Where the step itself waits while the group that it was in hands controllers on.

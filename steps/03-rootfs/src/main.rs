@@ -51,8 +51,7 @@ fn run(options: &Options) -> Result<u8> {
 
     // Host, and the child gone: also after a failure above.
     cgroup.tell_counters();
-    let removed = cgroup.remove();
-    status.and_then(|status| removed.map(|()| status))
+    explain::with_cleanup(status, cgroup.remove())
 }
 
 fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, mut formula: Formula) -> Result<u8> {

@@ -22,7 +22,7 @@ pub struct Root {
     /// A folder or file of the host that it sees too
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = volume)]
     pub(crate) volumes: Vec<Volume>,
-    /// Let it write to nothing but /dev, /proc and volumes
+    /// Let it write to nothing but /dev, /proc, volumes, and what is mounted in the root already
     #[arg(long)]
     pub(crate) read_only: bool,
     /// The folder, inside, in which it begins; made where it is not there

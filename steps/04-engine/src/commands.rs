@@ -30,10 +30,8 @@ pub fn run_detached(new: New) -> Result<u8> {
     let (store, container, life) = add(new)?;
     monitor::create(&store, &container, life, true, parts)?;
     if let Err(error) = start_it(&container) {
-        // A container whose program cannot begin is none. With --rm, its monitor knows that.
-        if !container.config.rm {
-            let _ = remove(&store, &container, Verb::RmForce);
-        }
+        // A container whose program cannot begin is none. With --rm, its monitor may have removed it.
+        let _ = remove(&store, &container, Verb::RmForce);
         return Err(error);
     }
     say(&container.config.id);
@@ -85,6 +83,10 @@ fn start_attached(store: &Store, container: &Container) -> Result<u8> {
     // From here on this command only shows: it may end with the pipe that it writes to.
     signals::end_with_pipe()?;
     let end = reader.follow(container, exit, false, |came| {
+        // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
+        if came.signal == Signal::SIGCHLD || init.open()?.is_none() {
+            return Ok(());
+        }
         // The container has no terminal: what a key has sent, nobody else sends there.
         process::pass_on(Pid::from_raw(init.pid), Came { by_terminal: false, ..came })
     })?;
@@ -116,9 +118,12 @@ fn make_again(store: &Store, container: &Container) -> Result<Status> {
 }
 
 fn start_it(container: &Container) -> Result<()> {
-    let started = monitor::start(container);
-    // Another engine may have come first.
-    if started.is_err() && matches!(container.status(), Ok(Status::Running)) { Ok(()) } else { started }
+    match monitor::start(container) {
+        Err(error) if error.is::<signals::Interrupted>() => Err(error),
+        // Another engine may have come first.
+        Err(_) if matches!(container.status(), Ok(Status::Running)) => Ok(()),
+        started => started,
+    }
 }
 
 pub fn ps(all: bool, format: Format) -> Result<u8> {
@@ -235,8 +240,15 @@ pub fn wait(words: &[String]) -> Result<u8> {
             container.allows(Verb::Wait)?;
             // Open before the wait, it tells the end also of a container that is removed then.
             let mut end = container.open_end()?;
-            monitor::wait(container, None)?;
-            Ok(read_end(&mut end)?.ok_or_else(|| lost(container))?)
+            loop {
+                let alone = monitor::wait(container, Some(Duration::from_secs(1)))?;
+                // Also where another engine has started it again meanwhile: this file is of the time before.
+                match read_end(&mut end)? {
+                    Some(end) => return Ok(end),
+                    None if alone => return Err(lost(container).into()),
+                    None => {}
+                }
+            }
         });
         match waited {
             Ok(end) => print(&format!("{}\n", end.code))?,
@@ -265,8 +277,16 @@ pub fn rm(words: &[String], verb: Verb) -> Result<u8> {
     each(&store, words, |container| remove(&store, container, verb))
 }
 
-/// Takes a container away, if the table lets this verb do so. Looks again at each turn, as others may be at work on it.
+/// Takes a container away, if the table lets this verb do so.
 fn remove(store: &Store, container: &Container, verb: Verb) -> Result<()> {
+    match remove_once_free(store, container, verb) {
+        Err(_) if container.config.rm && !container.exists() => Ok(()), // its monitor has removed it
+        removed => removed,
+    }
+}
+
+/// Looks again at each turn, as others may be at work on it.
+fn remove_once_free(store: &Store, container: &Container, verb: Verb) -> Result<()> {
     let since = Instant::now();
     loop {
         let status = container.allows(verb)?;
@@ -276,9 +296,6 @@ fn remove(store: &Store, container: &Container, verb: Verb) -> Result<()> {
             Status::Creating => state.monitor.map_or(Ok(()), |monitor| monitor.signal(Signal::SIGKILL))?,
             Status::Created | Status::Running | Status::Paused => end(container)?,
             Status::Stopped | Status::Dead => {}
-        }
-        if container.config.rm && !container.exists() {
-            return Ok(()); // its monitor has removed it
         }
         if let Some(life) = container.take()? {
             // With its monitor gone, its first process is, too, unless that has got rid of PR_SET_PDEATHSIG.

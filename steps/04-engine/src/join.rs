@@ -17,7 +17,7 @@ use shared::failure::{Failure, STEP_FAILED};
 use crate::container::Container;
 use crate::monitor;
 
-/// How long a container that has lost its first process is still looked after, at most.
+/// How long to wait for a container that seems to be just ending.
 const SOON: Duration = Duration::from_millis(200);
 
 /// What to run in a container, beside its program.
@@ -58,9 +58,10 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
         Cgroup::left(&state.cgroups).admit(held.pid())?;
         held.release()?.start()
     };
+    let has_ended = || Ok::<_, anyhow::Error>(init.open()?.is_none() || monitor::wait(container, Some(SOON))?);
     match joined() {
         // Whatever the kernel says of namespaces whose processes are just ending.
-        Err(error) if Failure::of(&error).code == STEP_FAILED && monitor::wait(container, Some(SOON))? => bail!(gone()),
+        Err(error) if Failure::of(&error).code == STEP_FAILED && has_ended()? => bail!(gone()),
         running => running?.wait(),
     }
 }

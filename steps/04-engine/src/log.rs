@@ -186,8 +186,8 @@ impl Part for Output {
         )
     }
 
-    /// Host: what came last, also where no newline follows. Not without end: whoever still writes is no process of the
-    /// container's any more.
+    /// Host: what came last, also where no newline follows. Not without end: all processes of the container's are gone, and
+    /// whoever still writes is none of them.
     fn cleanup(&self) -> Result<()> {
         for _ in 0..LAST_READS {
             if !self.keep() {
@@ -229,11 +229,14 @@ pub struct Show {
     pub timestamps: bool,
 }
 
+/// A file of the log, its number, and the lock that keeps it from being removed meanwhile.
+type OpenFile = (BufReader<File>, usize, Flock<File>);
+
 /// A place in a container's log, from which it is shown.
 pub struct Reader {
     folder: PathBuf,
-    /// The file that is being read, its number, and the lock that keeps it from being removed meanwhile.
-    file: Option<(BufReader<File>, usize, Flock<File>)>,
+    /// The one that is being read.
+    file: Option<OpenFile>,
     /// Half a line, of a write that is just being made.
     rest: Vec<u8>,
 }
@@ -242,8 +245,7 @@ impl Reader {
     /// From the first line on.
     pub fn from_start(container: &Container) -> Self {
         let folder = container.path("");
-        let first = numbers(&folder).into_iter().find_map(|number| open(&folder, number));
-        Reader { file: first, folder, rest: Vec::new() }
+        Reader { file: first(&folder), folder, rest: Vec::new() }
     }
 
     /// From here on: only what comes now.
@@ -296,6 +298,10 @@ impl Reader {
     }
 
     fn read(&mut self, show: &mut dyn FnMut(Line) -> std::io::Result<()>) -> Result<()> {
+        if self.file.is_none() {
+            // One that has run in the foreground gets a log when it is started again.
+            self.file = first(&self.folder);
+        }
         while let Some((file, number, _)) = &mut self.file {
             read_lines(file, &mut self.rest, show)?;
             let later: Vec<_> = numbers(&self.folder).into_iter().filter(|it| it > number).collect();
@@ -348,7 +354,12 @@ fn append(folder: &Path, number: usize) -> std::io::Result<File> {
     Ok(file)
 }
 
-fn open(folder: &Path, number: usize) -> Option<(BufReader<File>, usize, Flock<File>)> {
+/// The oldest one that is there.
+fn first(folder: &Path) -> Option<OpenFile> {
+    numbers(folder).into_iter().find_map(|number| open(folder, number))
+}
+
+fn open(folder: &Path, number: usize) -> Option<OpenFile> {
     let file = File::open(path(folder, number)).ok()?;
     let lock = Flock::lock(file.try_clone().ok()?, FlockArg::LockSharedNonblock).ok()?;
     Some((BufReader::new(file), number, lock))

@@ -101,7 +101,11 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
     }
     if let Some(dir) = groups.iter().find(|dir| Freezer::v1(dir).is_some()) {
         // Frozen, none of them can fork away from its SIGKILL; thawed, each of them dies of it.
-        let _ = freeze(groups);
+        match freeze(groups) {
+            Err(error) if error.is::<signals::Interrupted>() => return Err(error),
+            // Whoever cannot be frozen is killed all the same.
+            _ => {}
+        }
         let pids = kernel_file::read(dir.join("cgroup.procs")).unwrap_or_default();
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host_cleanup(format_args!("kill({pid}, SIGKILL)"), || kill(pid, Signal::SIGKILL));

@@ -28,7 +28,7 @@ use anyhow::{Context, Result, bail};
 use namespaces::Ready;
 use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
 use shared::explain;
 use shared::failure::{During, Failure};
 use shared::formula::{Fact, Formula};
@@ -45,7 +45,7 @@ use crate::store::Store;
 const DONE: u8 = 0;
 
 /// How long a monitor may take to clean up after its container's last process.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Host: makes a container and runs it here, with the caller's terminal. Its program's exit code.
 pub fn run(store: &Store, container: &Container, life: Life, parts: Parts) -> Result<u8> {
@@ -66,10 +66,15 @@ pub fn run(store: &Store, container: &Container, life: Life, parts: Parts) -> Re
 /// What the monitor could not do.
 pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, parts: Parts) -> Result<()> {
     let (mut host_end, mut monitor_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
-    let monitor = process::fork(|| {
+    let forked = process::fork(|| {
         detached(store, container, &life, fresh, parts, &mut monitor_end);
         Ok(())
-    })?;
+    });
+    let monitor = match forked {
+        Ok(monitor) => monitor,
+        // Somebody has to write that down: without an end, it would be dead.
+        Err(error) => return finish(store, container, &life, !fresh, Err(error)).map(drop),
+    };
     if explain::dry_run() {
         detached(store, container, &life, fresh, parts, &mut monitor_end);
         return Ok(());
@@ -80,10 +85,13 @@ pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, par
 
     let killed = "its monitor was killed (`step04 clean` takes away what is left)";
     let answer = hear(&mut host_end, killed, |came| {
-        // The monitor decides what a signal means, as it is the one with something to clean up.
-        if ENDING.contains(&came.signal) && !came.by_terminal {
+        // The monitor decides what a signal means, as it is the one with something to clean up. A key's has reached it
+        // already, unless it has let go of the terminal.
+        let had_it = came.by_terminal && getsid(Some(monitor)) == getsid(None);
+        if ENDING.contains(&came.signal) && !had_it {
             let _ = kill(monitor, came.signal);
         }
+        Ok(())
     });
     if answer.is_err() {
         waitpid(monitor, None).during("cannot wait for the monitor")?;
@@ -91,7 +99,7 @@ pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, par
     answer.with_context(|| format!("container {}", container.name()))
 }
 
-/// Host: has the program of a created container begin.
+/// Host: has the program of a created container begin. An ending signal ends the wait for that, and not the container.
 ///
 /// # Errors
 /// 127 where the program was not found, 126 where it cannot be executed.
@@ -102,7 +110,7 @@ pub fn start(container: &Container) -> Result<()> {
     });
     let Some(monitor) = monitor.with_context(|| late.clone())? else { return Ok(()) };
     explain::note("the monitor opens the last gate: the child becomes its program");
-    hear(&mut UnixStream::from(monitor), &late, |_| {})
+    hear(&mut UnixStream::from(monitor), &late, signals::interrupt)
 }
 
 /// Host: waits until nobody looks after the container any more, for this long at most; whether it is so then. An ending
@@ -170,9 +178,9 @@ fn look_after(
 ) -> Result<Outcome> {
     let Recipe { view, root, command, .. } = &container.config.recipe;
     let made = parts(&container.config)?;
-    let mut parts: Vec<&dyn Part> = made.iter().map(Box::as_ref).collect();
-    // Last: until here the child can tell the caller what it does.
-    parts.extend(output.map(|output| output as &dyn Part));
+    // The log last: until there the child can tell the caller what it does.
+    let output = output.map(|output| output as &dyn Part);
+    let parts: Vec<_> = made.iter().map(Box::as_ref).chain(output).collect();
     let groups = || parts.iter().flat_map(|part| part.cgroups()).collect();
 
     // Before anything is made: where to look for it, should this process be killed.
@@ -193,19 +201,19 @@ fn look_after(
         formula.tell();
         live(ready, state)
     });
-    let cleaned = crate::cleanup(&parts);
-    let outcome = Outcome { code: code?, complaint: None };
+    let made: Vec<_> = made.iter().map(Box::as_ref).collect();
+    // And here too: what ends with the cgroup may have written until then.
+    let cleaned = crate::cleanup(&made).and(output.map_or(Ok(()), Part::cleanup));
+    if let Err(error) = &cleaned {
+        explain::report(error);
+    }
     // Its end is the program's, whatever remains to be cleaned up.
-    Ok(match cleaned {
-        Ok(()) => outcome,
-        Err(error) => {
-            explain::report(&error);
-            outcome.complained(format!("{error:#}"))
-        }
-    })
+    let outcome = Outcome { code: code?, complaint: None };
+    Ok(cleaned.err().map_or(outcome.clone(), |error| outcome.complained(format!("{error:#}"))))
 }
 
 /// The end of a program, and what went wrong after it.
+#[derive(Clone)]
 struct Outcome {
     code: u8,
     complaint: Option<String>,
@@ -219,13 +227,16 @@ impl Outcome {
 
 /// Monitor, and everything cleaned up: writes the end down. Of a container that never came to be, nothing is kept.
 fn finish(store: &Store, container: &Container, life: &Life, worth_keeping: bool, end: Result<Outcome>) -> Result<u8> {
-    let failure = end.as_ref().err().map(Failure::of);
-    let code = end.as_ref().map_or_else(|error| Failure::of(error).code, |outcome| outcome.code);
-    // Where a signal ended the engine, the program was ended, too: nothing has gone wrong.
-    let is_failure = !end.as_ref().is_err_and(|error| error.is::<signals::Interrupted>());
-    let sentence = failure.filter(|_| is_failure).map(|failure| failure.sentence);
+    let (code, sentence) = match &end {
+        Ok(outcome) => (outcome.code, outcome.complaint.clone()),
+        Err(error) => {
+            let Failure { code, sentence, .. } = Failure::of(error);
+            // Where a signal ended the engine, the program was ended, too: nothing has gone wrong.
+            (code, (!error.is::<signals::Interrupted>()).then_some(sentence))
+        }
+    };
     // Also of one that is removed now: for those who wait for it.
-    let written = container.finish(code, sentence.or(end.as_ref().ok().and_then(|it| it.complaint.clone())));
+    let written = container.finish(code, sentence);
     if !worth_keeping || container.config.rm {
         store.remove(container, life)?;
     } else {
@@ -281,9 +292,9 @@ fn let_go() -> Result<()> {
 
 /// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals that come
 /// meanwhile are given to `signal`.
-fn hear(from: &mut UnixStream, silence: &str, mut signal: impl FnMut(signals::Came)) -> Result<()> {
+fn hear(from: &mut UnixStream, silence: &str, mut signal: impl FnMut(signals::Came) -> Result<()>) -> Result<()> {
     while let Some(came) = signals::wait(&[from.as_fd()])? {
-        signal(came);
+        signal(came)?;
     }
     let mut answer = vec![0];
     match from.read(&mut answer).unwrap_or(0) {

@@ -1,13 +1,14 @@
 //! Where this process could make cgroups: tried by making one, and taking it away at once. See cgroups(7).
 
-use std::fs::{File, create_dir, read_to_string, remove_dir, write};
+use std::fs::{create_dir, read_to_string, remove_dir, write};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 use shared::failure::CallFailed;
+use shared::lock::try_lock;
 use shared::mountinfo::{self, Mount};
 
 use super::trial::{Tried, call};
@@ -117,8 +118,14 @@ fn make_group(place: &Path) -> Tried {
 /// v2: what the groups in this place have, or could have: each controller is handed on, and taken back at once.
 fn handed_on(place: &Path) -> Vec<String> {
     let control = place.join("cgroup.subtree_control");
-    // Without the lock, a controller could be taken back that a step has just asked for. Who waits here could wait long.
-    let lock = File::open(place).ok().and_then(|place| Flock::lock(place, FlockArg::LockExclusiveNonblock).ok());
+    // Without the lock, a controller could be taken back that a step has just asked for. A step has it for moments.
+    let lock = (0..100).find_map(|_| {
+        let lock = try_lock(place).ok();
+        if lock.is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        lock
+    });
     let has = words(&control);
     // A step that is alone in its group steps aside, and the group has no processes any more.
     let is_alone = words(&place.join("cgroup.procs")) == [std::process::id().to_string()]

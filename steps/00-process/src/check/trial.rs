@@ -29,8 +29,8 @@ pub const KINDS: [(&str, CloneFlags); 8] = [
     ("uts", CloneFlags::CLONE_NEWUTS),
 ];
 
-/// No trial takes longer, in seconds: each is a handful of calls.
-const PATIENCE: u32 = 5;
+/// No trial takes longer, in seconds, also on a machine that is busy: each is a handful of calls.
+const PATIENCE: u32 = 30;
 /// Whom an ordinary user is tried as: `nobody`.
 const NOBODY: u32 = 65534;
 
@@ -61,7 +61,7 @@ pub fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
     in_child(|| {
         let (user, group) = (getuid(), getgid());
         // Named as the call of the steps, so that the same remedy is found.
-        call(format_args!("clone({})", names(kinds)), || unshare(kinds))?;
+        call(format_args!("clone({})", flag_names(kinds).join("|")), || unshare(kinds))?;
         if kinds.contains(CloneFlags::CLONE_NEWUSER) {
             echo("deny".to_owned(), "/proc/self/setgroups")?;
             echo(format!("0 {user} 1"), "/proc/self/uid_map")?;
@@ -81,11 +81,10 @@ pub fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
     })
 }
 
-/// `CLONE_NEWPID|CLONE_NEWUSER`. nix has no name for the time namespace's flag.
-fn names(kinds: CloneFlags) -> String {
-    let names = kinds.iter_names().map(|(name, _)| name);
+/// The flags for these kinds by name, `CLONE_NEWPID` and so on. nix has none for the time namespace's.
+pub fn flag_names(kinds: CloneFlags) -> Vec<&'static str> {
     let time = (kinds.bits() & libc::CLONE_NEWTIME != 0).then_some("CLONE_NEWTIME");
-    names.chain(time).collect::<Vec<_>>().join("|")
+    kinds.iter_names().map(|(name, _)| name).chain(time).collect()
 }
 
 /// The same as an ordinary user, where root tries it.
