@@ -416,6 +416,8 @@ fn checks() -> Vec<Check> {
         check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
         check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
+        check("an_interrupted_start_loses_no_container", [needs::user_namespaces()], odd::interrupted_start),
+        check("a_second_life_is_logged_and_shown", [needs::user_namespaces()], odd::log_of_a_second_life),
         check(
             "a_full_disk_loses_lines_and_no_exit_code",
             [needs::root(), needs::user_namespaces(), needs::tool("unshare")],

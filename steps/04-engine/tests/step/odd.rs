@@ -98,10 +98,17 @@ pub fn nested_groups() {
     assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
 }
 
-/// Frozen, a process of version 1 does not die of SIGKILL. Its monitor is gone; or it was frozen where only those inside
-/// have made a group.
+/// Frozen, a process of version 1 does not die of SIGKILL. Its engine is told to end; its monitor is gone; or it was frozen
+/// where only those inside have made a group.
 pub fn frozen() {
     let home = Home::new();
+    let mut engine = home.step(&["-q", "run", "--name", "it", "sleep", "1000"]).spawn();
+    wait_until("it runs", || home.all().contains("running"));
+    home.ok(&["pause", "it"]);
+    kill(Pid::from_raw(engine.id() as i32), Signal::SIGTERM).expect("kill");
+    assert_eq!(testing::end_of(&mut engine, testing::PATIENCE), 143);
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+
     let id = home.ok(&["run", "-d", "sleep", "1000"]);
     home.ok(&["pause", &id]);
     kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
@@ -151,15 +158,40 @@ pub fn cut_log() {
     assert_eq!(home.ok(&["logs", &id]), "whole");
 }
 
+/// Ends a command with SIGTERM while it waits for Enter.
+fn end_in_pause(home: &Home, arguments: &[&str]) {
+    let mut step = home.step(arguments).with(|command| _ = command.stdin(Stdio::piped())).spawn();
+    let told = testing::collect(step.stderr.take().expect("piped"));
+    while !told.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
+    kill(Pid::from_raw(step.id() as i32), Signal::SIGTERM).expect("kill");
+    assert_eq!(testing::end_of(&mut step, testing::PATIENCE), 143, "{arguments:?}");
+}
+
 pub fn paused_exec() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "sleep", "1000"]);
-    let exec = home.step(&["--pause=setns", "exec", &id, "true"]);
-    let mut exec = exec.with(|command| _ = command.stdin(Stdio::piped())).spawn();
-    let told = testing::collect(exec.stderr.take().expect("piped"));
-    while !told.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
-    kill(Pid::from_raw(exec.id() as i32), Signal::SIGTERM).expect("kill");
-    assert_eq!(testing::end_of(&mut exec, Duration::from_secs(10)), 143);
+    end_in_pause(&home, &["--pause=setns", "exec", &id, "true"]);
+}
+
+/// Before it has a monitor, and before that has heard of it.
+pub fn interrupted_start() {
+    let home = Home::new();
+    home.ok(&["run", "-d", "--name", "it", "sh", "-c", "exit 3"]);
+    home.ok(&["wait", "it"]);
+    end_in_pause(&home, &["--pause=fork", "start", "it"]);
+    assert_eq!(home.status("it"), "stopped");
+    end_in_pause(&home, &["--pause=fork", "run", "-d", "--name", "never", "true"]);
+    end_in_pause(&home, &["--pause=connect", "run", "-d", "--rm", "--name", "gone", "sleep", "1000"]);
+    assert_eq!(home.all().lines().count(), 1);
+    home.ok(&["start", "it"]);
+    assert_eq!(home.ok(&["wait", "it"]), "3");
+}
+
+pub fn log_of_a_second_life() {
+    let home = Home::new();
+    home.ok(&["run", "--name", "it", "echo", "hello"]);
+    assert_eq!(home.ok(&["start", "-a", "it"]), "hello");
+    assert_eq!(home.ok(&["logs", "it"]), "hello");
 }
 
 pub fn full_disk() {
