@@ -209,11 +209,13 @@ fn look_after(
     }
     // Its end is the program's, whatever remains to be cleaned up.
     let outcome = Outcome { code: code?, complaint: None };
-    Ok(cleaned.err().map_or(outcome.clone(), |error| outcome.complained(format!("{error:#}"))))
+    Ok(match cleaned {
+        Ok(()) => outcome,
+        Err(error) => outcome.complained(format!("{error:#}")),
+    })
 }
 
 /// The end of a program, and what went wrong after it.
-#[derive(Clone)]
 struct Outcome {
     code: u8,
     complaint: Option<String>,
