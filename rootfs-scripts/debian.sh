@@ -52,6 +52,8 @@ with_mmdebstrap() {
 with_debootstrap() {
     run unshare -m debootstrap --variant=minbase "$suite" "$new" ${MIRROR:+"$MIRROR"} >&2 ||
         die "debootstrap failed, for the reason above"
+    # The container gets a /dev of its own.
+    must "empty /dev" rm -rf -- "${new:?}"/dev/*
 }
 
 main "$@"

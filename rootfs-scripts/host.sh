@@ -29,6 +29,7 @@ path=/usr/bin:/bin:/usr/sbin:/sbin:/run/current-system/sw/bin:/run/current-syste
 unset LD_LIBRARY_PATH LD_PRELOAD
 
 main() {
+    [ $# -le 1 ] || programs=$(shift && echo "$@")
     begin "$@"
     [ $# -eq 0 ] || shift
     command -v ldd >/dev/null || die "needs ldd, of the package libc-bin, glibc or gcc-toolchain"

@@ -94,6 +94,8 @@ only_dest() {
 
 stop_if_finished() {
     [ -f "$DEST/$marker" ] || return 0
+    # Said to have been left as it is, it would be taken for one with these programs in it.
+    [ -z "${programs-}" ] || die "$DEST already holds a rootfs: remove it, to make one with $programs"
     read -r made <"$DEST/$marker" || made='from what is not known'
     echo "$DEST already holds a rootfs ($made) and was left as it is; remove it to make it anew"
     exit 0
@@ -121,7 +123,9 @@ remove_leftovers() {
     for old in "$DEST".partial.*; do
         pid=${old##*.}
         case $pid in *[!0-9]*) continue ;; esac
-        [ ! -d "$old/$marker" ] || [ -d "/proc/$pid" ] || remove "$old" 2>/dev/null || true
+        [ ! -d "/proc/$pid" ] || continue
+        # Without that folder in it, it is ours if it is empty: killed right after it was made.
+        if [ -d "$old/$marker" ]; then remove "$old"; else rmdir -- "$old"; fi 2>/dev/null || true
     done
 }
 

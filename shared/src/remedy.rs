@@ -163,7 +163,7 @@ pub const REMEDIES: &[Remedy] = &[
         call: "mk",
         errno: &[EACCES],
         applies: |call| call.starts_with("mkdirat(") || call.starts_with("mknodat("),
-        say: "this root belongs to another user (was it made with sudo?): remove it, or name one of your own with --rootfs",
+        say: "this root belongs to another user (was it made with sudo?): remove it with sudo, or name one of your own with --rootfs",
     },
     Remedy {
         call: "",
@@ -217,7 +217,16 @@ pub fn look(call: &str, child: i32) -> Option<String> {
         "sethostname" => format!("{enter} --uts --target {child} hostname"),
         "ioctl" => format!("{enter} --net --target {child} ip link"),
         "unshare" => format!("ls -l /proc/{child}/ns"),
-        "execve" => format!("cat /proc/{child}/cmdline"),
+        "execve" => format!("ls -l /proc/{child}/exe"),
+        "open" | "openat2" => format!("ls -l /proc/{child}/fd"),
+        // They name the folder by its descriptor.
+        "mkdirat" | "mknodat" | "symlinkat" => {
+            let folder = call.split(['(', ',']).find_map(|word| word.trim().parse::<u32>().ok())?;
+            format!("ls -l /proc/{child}/fd/{folder}/")
+        }
+        "umask" => format!("grep Umask /proc/{child}/status"),
+        // A mark on each descriptor, of which nothing can be seen.
+        "close_range" => return None,
         _ => format!("step00 look {child}"),
     })
 }

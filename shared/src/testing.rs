@@ -61,10 +61,7 @@ pub fn run(step: &str, checks: Vec<Check>) -> std::process::ExitCode {
                 let before = Machine::look();
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
                 let unchanged = before.expect_unchanged();
-                // What a failed test leaves would hold up the next one.
-                children().iter().filter_map(|it| it.split(' ').next()?.parse().ok()).for_each(|pid| {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                });
+                end_children();
                 result.map_or_else(|panic| std::panic::resume_unwind(panic), |()| unchanged)
             }),
         }
@@ -80,23 +77,29 @@ fn record(name: &str, what: &str) {
     }
 }
 
-/// What must be the same after a test as before it.
-#[derive(PartialEq, Debug)]
-struct Machine {
-    processes: BTreeSet<String>,
-    cgroups: BTreeSet<String>,
-    mounts: BTreeSet<PathBuf>,
+/// What a failed test leaves would hold up the next one.
+fn end_children() {
+    let since = Instant::now();
+    while !children().is_empty() && since.elapsed() < Duration::from_secs(5) {
+        children().iter().filter_map(|it| it.split(' ').next()?.parse().ok()).for_each(|pid| {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        });
+        reap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
+
+/// Of what must be the same after a test as before it.
+struct Machine(BTreeSet<String>);
 
 impl Machine {
     fn look() -> Self {
         let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
-        let trees = mounts.iter().filter(|mount| mount.kind.starts_with("cgroup"));
-        Machine {
-            processes: children(),
-            cgroups: trees.flat_map(|mount| groups(&mount.point, 4)).collect(),
-            mounts: mounts.iter().map(|mount| mount.point.clone()).collect(),
-        }
+        let mut all: BTreeSet<_> = mounts.iter().map(|mount| format!("mount {}", mount.point.display())).collect();
+        all.extend(children().into_iter().map(|process| format!("process {process}")));
+        all.extend(groups_of_steps().into_iter().map(|group| format!("cgroup {group}")));
+        all.extend(handed_on());
+        Machine(all)
     }
 
     /// The kernel may need a moment to end what was killed.
@@ -105,11 +108,13 @@ impl Machine {
         loop {
             reap();
             let now = Machine::look();
-            if now == *self {
+            // What is there no more was a stranger's: somebody has logged out.
+            let left: Vec<_> = now.0.difference(&self.0).collect();
+            if left.is_empty() {
                 return Ok(());
             }
             if since.elapsed() > Duration::from_secs(5) {
-                return Err(format!("something is left.\nbefore: {self:?}\nafter:  {now:?}").into());
+                return Err(format!("something is left: {left:?}").into());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -136,20 +141,34 @@ fn reap() {
     }
 }
 
-/// The groups with a step's mark, and which controllers each group hands on: changed by a step, it is changed back.
-fn groups(dir: &Path, depth: usize) -> Vec<String> {
-    let handed_on = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
-    let mut found = vec![format!("{}: {handed_on}", dir.display())];
-    found.retain(|_| !handed_on.is_empty());
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && depth > 0 {
-            if entry.file_name().to_string_lossy().starts_with("step") {
-                found.push(entry.path().display().to_string());
-            }
-            found.extend(groups(&entry.path(), depth - 1));
+/// The groups with a step's mark: `step02-4711`.
+fn groups(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("step") && name.get(6..7) == Some("-") {
+            found.push(entry.path().display().to_string());
         }
+        found.extend(groups(&entry.path()));
     }
     found
+}
+
+/// Which controllers are handed on by the groups above this process, on version 2: changed by a step, it is changed back.
+fn handed_on() -> Vec<String> {
+    let memberships = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = memberships.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let tops = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
+    let tops = tops.into_iter().filter(|mount| mount.kind == "cgroup2").map(|mount| mount.point);
+    let words = |dir: &Path| {
+        let text = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+        text.split_whitespace().map(|name| format!("+{name} in {}", dir.display())).collect::<Vec<_>>()
+    };
+    tops.flat_map(|top| {
+        top.join(own).ancestors().take_while(|it| it.starts_with(&top)).flat_map(words).collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 /// A program of this project, where cargo has put it: `step01`, or an example by its name.
@@ -199,8 +218,7 @@ impl Run {
         let mut child = self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
         let (out, err) = (child.stdout.take().map(collect), child.stderr.take().map(collect));
         let code = end_of(&mut child, PATIENCE);
-        let text = |from: Option<mpsc::Receiver<String>>| from.map_or(String::new(), |from| from.iter().collect());
-        Ran { code, out: text(out), err: text(err) }
+        Ran { code, out: out.map_or(String::new(), rest), err: err.map_or(String::new(), rest) }
     }
 
     /// Starts it, and leaves the rest to the caller.
@@ -274,11 +292,9 @@ impl Live {
     pub fn end(mut self) -> Ran {
         drop(self.stdin.take());
         let code = end_of(&mut self.child, PATIENCE);
-        Ran {
-            code,
-            out: self.out.iter().collect(),
-            err: std::mem::take(&mut self.told) + &self.err.iter().collect::<String>(),
-        }
+        let (nothing, none) = (mpsc::channel().1, mpsc::channel().1);
+        let (out, err) = (std::mem::replace(&mut self.out, nothing), std::mem::replace(&mut self.err, none));
+        Ran { code, out: rest(out), err: std::mem::take(&mut self.told) + &rest(err) }
     }
 }
 
@@ -306,6 +322,18 @@ pub fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
         }
     });
     receive
+}
+
+/// All that comes yet, of a program that has ended. Whoever else has its output open must let go of it soon.
+fn rest(from: mpsc::Receiver<String>) -> String {
+    let mut text = String::new();
+    loop {
+        match from.recv_timeout(PATIENCE) {
+            Ok(line) => text += &line,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return text,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("somebody still holds its output: {:?}", children()),
+        }
+    }
 }
 
 /// Waits for the end; what takes longer hangs.
@@ -481,8 +509,7 @@ pub fn count_pauses(mut step: Run) -> usize {
 pub fn groups_of_steps() -> Vec<String> {
     let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
     let trees = mounts.iter().filter(|mount| mount.kind.starts_with("cgroup"));
-    let marked = trees.flat_map(|mount| groups(&mount.point, 4)).filter(|group| !group.contains(": "));
-    marked.collect()
+    trees.flat_map(|mount| groups(&mount.point)).collect()
 }
 
 /// Bad input: exit code 125, one sentence that has this word in it, and no more. Standard output stays empty.

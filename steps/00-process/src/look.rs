@@ -202,7 +202,7 @@ impl Process {
     fn refused(&self, name: Errno) -> String {
         match name {
             Errno::EACCES | Errno::EPERM if geteuid().is_root() => format!("not allowed ({name:?}), root or not"),
-            Errno::EACCES | Errno::EPERM => format!("not allowed ({name:?}): sudo step00 look {}", self.pid),
+            Errno::EACCES | Errno::EPERM => format!("not allowed ({name:?}): root may look"),
             // Its memory and its namespaces are gone; only the exit code is kept, for its parent.
             _ if self.has_ended() => format!("nothing ({name:?}): the process has ended"),
             Errno::ENOENT => "this kernel does not have it (ENOENT)".to_owned(),

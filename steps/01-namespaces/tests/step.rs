@@ -35,7 +35,6 @@ fn checks() -> Vec<Check> {
             "it_has_those_that_were_named_and_no_other",
             [needs::user_namespaces(), needs::namespace("time")],
             || {
-                let _ = &WITHOUT_USER;
                 for (name, file) in KINDS {
                     let own = own_namespaces(&["--namespaces", &format!("user,{name}")]);
                     assert_eq!(own, BTreeSet::from(["user", file]), "user,{name}");
@@ -81,10 +80,8 @@ fn checks() -> Vec<Check> {
                 })
                 .ran();
             assert!(ran.out.contains(&format!("/proc/{me}")), "{ran:?}");
-            assert_ne!(
-                step("step01", [WITHOUT_USER[0], WITHOUT_USER[1], "ls", "-d", &format!("/proc/{me}")]).ran().code,
-                0
-            );
+            let ran = step("step01", [WITHOUT_USER[0], WITHOUT_USER[1], "ls", "-d", &format!("/proc/{me}")]).ran();
+            assert!(ran.code == 2 && ran.err.contains("No such file"), "{ran:?}");
         }),
         check("the_hosts_name_stays", [needs::user_namespaces()], || {
             let before = nix::unistd::gethostname().expect("name");
@@ -117,7 +114,7 @@ fn checks() -> Vec<Check> {
             assert!(mounted(), "the first try leaks no mount: {first_try:?}");
             nix::mount::umount(dir.path()).expect("umount");
         }),
-        check("mounts_are_private_in_the_child", [needs::user_namespaces()], || {
+        check("mounts_are_private_in_the_child", [needs::user_namespaces(), needs::shared_root()], || {
             let mut live = step("step01", WAIT).until_ready();
             let info = proc(live.pid(), "mountinfo");
             assert!(!info.contains(" shared:") && !info.contains(" master:"), "{info}");
@@ -127,8 +124,11 @@ fn checks() -> Vec<Check> {
             let try_it = |name: &str| {
                 let mut victim = Command::new("sleep").arg("60").spawn().expect("sleep");
                 let ran = step(name, [program("signal_host").display().to_string(), victim.id().to_string()]).ran();
-                std::thread::sleep(std::time::Duration::from_millis(20));
-                let dead = victim.try_wait().expect("wait").is_some();
+                // Dying takes a moment, on a busy machine a longer one.
+                let dead = (0..20).any(|_| {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    victim.try_wait().expect("wait").is_some()
+                });
                 let _ = victim.kill();
                 victim.wait().expect("wait");
                 (dead, ran.out)

@@ -47,6 +47,8 @@ pub fn programs(place: &Place, all: &[programs::Program], effort: Effort) -> Res
     all.iter().try_for_each(|it| sh(place, &it.command))?;
     let mut times = vec![Vec::new(); all.len()];
     let json = place.path("hyperfine.json");
+    // What the kernel takes apart later, when nobody waits for it, falls to whoever comes next: not always to the same one.
+    let mut order: Vec<_> = (0..all.len()).collect();
     for _ in 0..effort.rounds {
         let mut hyperfine = place.command("hyperfine");
         hyperfine.args([
@@ -60,14 +62,16 @@ pub fn programs(place: &Place, all: &[programs::Program], effort: Effort) -> Res
             "--runs",
             &effort.runs.to_string(),
         ]);
-        let ran = hyperfine.args(["--export-json", &json]).args(all.iter().map(|it| &it.command)).output();
+        let ran =
+            hyperfine.args(["--export-json", &json]).args(order.iter().map(|place| &all[*place].command)).output();
         let ran = ran.context("hyperfine (a Debian package)")?;
         ensure!(ran.status.success(), "hyperfine: {}", String::from_utf8_lossy(&ran.stderr));
         let found: Value = serde_json::from_str(&read_to_string(&json)?)?;
-        for (all, result) in times.iter_mut().zip(found["results"].as_array().context("no results")?) {
+        for (place, result) in order.iter().zip(found["results"].as_array().context("no results")?) {
             let seconds = result["times"].as_array().context("no times")?.iter().filter_map(Value::as_f64);
-            all.extend(seconds.map(|it| it * 1000.0));
+            times[*place].extend(seconds.map(|it| it * 1000.0));
         }
+        order.rotate_left(1);
     }
     all.iter()
         .zip(times)

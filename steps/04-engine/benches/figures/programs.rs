@@ -35,7 +35,7 @@ pub fn runs(place: &Place) -> Vec<Program> {
         ),
         program(
             "step04 run --rm",
-            "and every call told, into a pipe",
+            "and every call told, to `/dev/null`",
             format!("{} run --rm {limits} --rootfs {root} /bin/true", release("step04")),
         ),
         program("step04 --version", "its start alone", format!("{} --version", release("step04"))),
@@ -54,7 +54,7 @@ pub fn runs(place: &Place) -> Vec<Program> {
         ),
         program(
             "bwrap",
-            "no cgroup, no limits",
+            "no cgroup, no limits; the host's `/sys` with all mounts in it",
             format!(
                 "bwrap --unshare-all --unshare-user --uid 0 --gid 0 --die-with-parent --bind {root} / --proc /proc --dev /dev \
                  --ro-bind /sys /sys /bin/true"

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::mpsc::RecvTimeoutError;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -39,6 +40,7 @@ pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
     assert!(killed > 0 || is_slow, "{who:?} was never killed in {arguments:?}");
 }
 
+#[derive(PartialEq)]
 enum Ended {
     Killed,
     NobodyToKill,
@@ -55,7 +57,12 @@ fn kill_at(home: &Home, arguments: &[&str], who: Who, pause: usize) -> Ended {
     stdin.write_all(&b"\n".repeat(pause)).expect("enter");
     let mut pauses = 0;
     let mut ended = Ended::Finished;
-    while let Ok(line) = told.recv_timeout(testing::PATIENCE) {
+    loop {
+        let line = match told.recv_timeout(testing::PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("{arguments:?} hangs after {pauses} pauses"),
+        };
         pauses += usize::from(line.starts_with("[Enter]"));
         if pauses > pause {
             let engine = Pid::from_raw(step.id() as i32);
@@ -69,7 +76,8 @@ fn kill_at(home: &Home, arguments: &[&str], who: Who, pause: usize) -> Ended {
     }
     // Whoever goes on does not wait any more: the end of a file is as good as Enter.
     drop(stdin);
-    testing::end_of(&mut step, testing::PATIENCE);
+    let code = testing::end_of(&mut step, testing::PATIENCE);
+    assert!(ended != Ended::Finished || code == 0, "{arguments:?} ends with {code} before pause {pause}");
     ended
 }
 

@@ -5,7 +5,7 @@ mod killed;
 mod odd;
 
 use std::collections::BTreeSet;
-use std::fs::{create_dir, read_link, read_to_string, write};
+use std::fs::{create_dir, read_dir, read_link, read_to_string, write};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -216,8 +216,17 @@ fn checks() -> Vec<Check> {
         }),
         check("wait_tells_the_code_of_a_container_that_is_gone_then", [needs::user_namespaces()], || {
             let home = Home::new();
-            let id = home.ok(&["run", "-d", "--rm", "sh", "-c", "sleep 0.3; exit 11"]);
-            assert_eq!(home.ok(&["wait", &id]), "11");
+            let id = home.ok(&["create", "--rm", "sh", "-c", "exit 11"]);
+            let wait = home.step(&["-q", "wait", &id]).spawn();
+            // Until it has the file open that will tell it.
+            let open = format!("/proc/{}/fd", wait.id());
+            let has_open = || {
+                let all = read_dir(&open).into_iter().flatten().flatten();
+                all.filter_map(|it| read_link(it.path()).ok()).any(|it| it.ends_with("exit"))
+            };
+            wait_until("it waits", has_open);
+            home.ok(&["start", &id]);
+            assert_eq!(wait.wait_with_output().expect("wait").stdout, b"11\n");
             wait_until("it is removed", || home.all().is_empty());
         }),
         check("ctrl_c_ends_a_foreground_container_and_leaves_its_record", [needs::user_namespaces()], || {
@@ -325,6 +334,65 @@ fn checks() -> Vec<Check> {
             assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
         }),
         check("clean_takes_away_what_is_ours_and_nothing_else", [groups()], clean_takes_what_is_ours),
+        check("clean_takes_away_what_a_killed_step_has_left", [groups()], || {
+            let home = Home::new();
+            for earlier in ["step02", "step03"] {
+                let root = rootfs().display().to_string();
+                let root: &[&str] = if earlier == "step03" { &["--rootfs", &root] } else { &[] };
+                let mut live = step(earlier, root.iter().chain(&WAIT)).until_ready();
+                kill(live.step(), Signal::SIGKILL).expect("kill");
+                live.stdin = None;
+                assert_eq!(live.end().code, 137);
+                assert_ne!(testing::groups_of_steps(), Vec::<String>::new(), "{earlier} has left nothing to clean");
+                home.ok(&["clean"]);
+                assert_eq!(testing::groups_of_steps(), Vec::<String>::new(), "{earlier}");
+            }
+        }),
+        check("several_at_once_are_told_one_by_one", [needs::user_namespaces()], || {
+            let home = Home::new();
+            for (name, code) in [("a", "0"), ("b", "3"), ("c", "4")] {
+                home.ok(&["create", "--name", name, "sh", "-c", &format!("exit {code}")]);
+            }
+            let ran = home.step(&["-q", "start", "b", "nosuch", "c"]).ran();
+            assert_eq!((ran.code, ran.out.as_str()), (125, "b\nc\n"), "{}", ran.err);
+            assert_eq!(home.ok(&["wait", "c", "b"]), "4\n3");
+            home.ok(&["run", "-d", "--name", "d", "sleep", "1000"]);
+            home.ok(&["clean", "--all"]);
+            assert_eq!((home.all().lines().count(), home.status("d").as_str()), (1, "running"));
+        }),
+        check(
+            "without_a_place_of_its_own_the_store_is_in_a_folder_for_all",
+            [needs::ordinary_user(), no_run_user()],
+            || {
+                let home = Home::new();
+                let tmp = home.path().display().to_string();
+                let without = || {
+                    home.step(&["-q", "ps", "-a"]).with(|command| {
+                        command.env_remove("XDG_RUNTIME_DIR").env("TMPDIR", &tmp);
+                    })
+                };
+                let uid = nix::unistd::geteuid();
+                let store = home.path().join(format!("step04-{uid}"));
+                create_dir(&store).expect("mkdir");
+                std::fs::set_permissions(&store, PermissionsExt::from_mode(0o777)).expect("chmod");
+                let ran = without().ran();
+                assert!(ran.code == 125 && ran.err.contains("alone can look into"), "{ran:?}");
+            },
+        ),
+        check("a_key_reaches_the_step_and_its_program_at_once", [needs::user_namespaces()], || {
+            let home = Home::new();
+            // As a terminal has it: every process of the group in its foreground hears it.
+            for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+                let cat = home.step(&["-q", "run", "--name", "fore", "sh", "-c", "echo ready; cat"]).with(|command| {
+                    std::os::unix::process::CommandExt::process_group(command, 0);
+                });
+                let mut live = cat.until_ready();
+                kill(Pid::from_raw(-live.step().as_raw()), signal).expect("kill");
+                live.stdin = None;
+                assert_eq!(live.end().code, 128 + signal as i32);
+                home.ok(&["rm", "fore"]);
+            }
+        }),
         check("json_is_what_programs_read", [needs::user_namespaces()], || {
             let home = Home::new();
             let id = home.ok(&["create", "--name", "json", "echo", "a\"b\n"]);
@@ -768,6 +836,12 @@ fn clean_takes_what_is_ours() {
     home.ok(&["rm", "-f", &lives]);
     home.ok(&["clean"]);
     assert!(!home.store().exists(), "nothing at all is left");
+}
+
+/// Where systemd has made a folder for this user, that is the place.
+fn no_run_user() -> Option<String> {
+    let uid = nix::unistd::geteuid();
+    Path::new(&format!("/run/user/{uid}")).exists().then(|| "needs a user without a folder in /run/user".to_owned())
 }
 
 fn two_processors() -> Option<String> {

@@ -109,14 +109,14 @@ impl Place {
     }
 
     fn sh(&self, step: &str, script: &str) -> Ran {
-        self.step(step, &[], &["sh", "-c", script]).ran()
+        tried(self.step(step, &[], &["sh", "-c", script]))
     }
 
     /// One of the programs in `examples/`; from step 03 on it stands in the root.
     fn example(&self, step: &str, limits: &[&str], name: &str, argument: &str) -> Ran {
         let here = program(name).display().to_string();
         let there = format!("/usr/local/bin/{name}");
-        self.step(step, limits, &[if step >= "step03" { &there } else { &here }, argument]).ran()
+        tried(self.step(step, limits, &[if step >= "step03" { &there } else { &here }, argument]))
     }
 
     /// The same step inside namespaces that stand for the host: `unshare` with these flags, `before`, the step, `after`.
@@ -133,11 +133,21 @@ impl Place {
             flags,
             "sh",
             "-c",
-            &format!("{before}\n{step} -q {options} sh -c '{script}' >/dev/null 2>&1\n{after}"),
+            // 125 to 127: not even tried.
+            &format!(
+                "{before}\n{step} -q {options} sh -c '{script}' >/dev/null 2>&1\n[ $? -lt 125 ] || exit 125\n{after}"
+            ),
         ]);
         command.env("XDG_RUNTIME_DIR", self.dir.path());
-        Run::new(command).ran()
+        tried(Run::new(command))
     }
+}
+
+/// What could not even be tried was not stopped.
+fn tried(run: Run) -> Ran {
+    let ran = run.ran();
+    assert!(![125, 126, 127].contains(&ran.code), "not tried: {ran:?}");
+    ran
 }
 
 /// A process of the host's, with a word of its own.
@@ -199,7 +209,7 @@ fn connect(place: &Place, step: &str) -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let port = listener.local_addr().expect("address").port();
     listener.set_nonblocking(true).expect("nonblocking");
-    place.step(step, &[], &["bash", "-c", &format!("echo hello >/dev/tcp/127.0.0.1/{port}")]).ran();
+    tried(place.step(step, &[], &["bash", "-c", &format!("echo hello >/dev/tcp/127.0.0.1/{port}")]));
     let mut said = String::new();
     match listener.accept() {
         Ok((mut stream, _)) => stream.read_to_string(&mut said).is_ok() && said == "hello\n",
@@ -244,7 +254,7 @@ fn lifted_fork_bomb(place: &Place, step: &str) -> bool {
         "step00" | "step01" => format!("{fork_bomb} 300"),
         _ => format!("{lift}; echo max >{dir}/pids.max; {fork_bomb} 300"),
     };
-    place.step(step, &["--pids-limit", "20"], &["sh", "-c", &script]).ran().out.contains("300 forks")
+    tried(place.step(step, &["--pids-limit", "20"], &["sh", "-c", &script])).out.contains("300 forks")
 }
 
 fn memory_hog(place: &Place, step: &str) -> bool {
