@@ -47,7 +47,7 @@ pub fn wait_for_lock(folder: &Path) -> Result<Flock<File>> {
         if since.elapsed() > SILENCE && !std::mem::replace(&mut told, true) {
             // Told to the quiet, too: to them it would look like a step that hangs.
             explain::line(format_args!(
-                "# another step is at work in {}, or waits for Enter there: waiting for it",
+                "# another step is at work at {}, or waits for Enter there: waiting for it",
                 folder.display()
             ));
         }

@@ -143,6 +143,12 @@ pub const REMEDIES: &[Remedy] = &[
     },
     Remedy {
         call: "echo ",
+        errno: &[EACCES, EINVAL, EPERM],
+        applies: |call| ["/cpuset.cpus", "/cpu.cfs_quota_us", "/devices.allow"].iter().any(|file| call.ends_with(file)),
+        say: "on cgroup v1 no group may have more than the one above it: ask for less, or run the step from another group",
+    },
+    Remedy {
+        call: "echo ",
         errno: &[EACCES, EPERM],
         applies: in_cgroups,
         say: "this user may not write to this cgroup: run the step with sudo, or on a systemd machine with cgroup v2 as `systemd-run --user --scope -p Delegate=yes` and then the command",

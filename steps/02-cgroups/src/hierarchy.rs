@@ -64,19 +64,23 @@ fn hierarchy(membership: &str, mounts: &[Mount]) -> Option<Hierarchy> {
         return None;
     }
     let version = if names.is_empty() { Version::V2 } else { Version::V1 };
-    let mount = mounts.iter().rfind(|mount| match version {
+    let is_this = |mount: &&Mount| match version {
         Version::V1 => mount.kind == "cgroup" && controllers.iter().all(|name| mount.options.contains(name)),
         Version::V2 => mount.kind == "cgroup2",
-    })?;
-    let own = below(&mount.point, &mount.root, path)?;
-    if !is_visible(mount) {
-        return None;
-    }
-    let controllers = match version {
-        Version::V1 => controllers,
-        Version::V2 => words(&mount.point.join("cgroup.controllers")),
     };
-    Some(Hierarchy { version, controllers, own, mount: mount.point.clone(), root: mount.root.clone() })
+    let reachable = |mount: &Mount| {
+        let own = below(&mount.point, &mount.root, path)?;
+        let controllers = match version {
+            Version::V1 => controllers.clone(),
+            Version::V2 => words(&mount.point.join("cgroup.controllers")),
+        };
+        let hierarchy = Hierarchy { version, controllers, own, mount: mount.point.clone(), root: mount.root.clone() };
+        is_visible(mount).then_some(hierarchy)
+    };
+    // A tree can be mounted in several places: in part, covered by something else, or read-only.
+    let mut all: Vec<_> = mounts.iter().rev().filter(is_this).filter_map(reachable).collect();
+    let best = all.iter().position(|it| access(&it.own, AccessFlags::W_OK).is_ok()).unwrap_or(0);
+    (!all.is_empty()).then(|| all.swap_remove(best))
 }
 
 impl Hierarchy {

@@ -1,8 +1,8 @@
 //! Groups that a step left behind because it was killed with SIGKILL: the next one takes them away.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,12 @@ impl Below {
                 dir = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
                 deep.push(file);
             }
-            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            let entries = std::fs::read_dir(&dir).or_else(|_| {
+                // Its owner, inside, may have closed it.
+                std::fs::set_permissions(&dir, Permissions::from_mode(0o755))?;
+                std::fs::read_dir(&dir)
+            });
+            let entries = entries.into_iter().flatten().flatten();
             groups.extend(entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir())).map(|it| it.path()));
             looked += 1;
         }

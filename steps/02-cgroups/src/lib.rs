@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, access};
 use shared::explain;
 use shared::failure::{CallFailed, During, Failure};
 use shared::formula::{Fact, Formula};
@@ -122,6 +122,23 @@ impl Cgroup {
         };
         let groups = dirs.iter().filter_map(group).collect();
         Cgroup { limits: Limits::default(), groups, without: Cell::new(false) }
+    }
+
+    /// Host: every place where steps of this user can have made groups: its own group, and those above it. Good for
+    /// being swept.
+    ///
+    /// # Errors
+    /// Those of [`detect`].
+    pub fn everywhere() -> Result<Self> {
+        let mut groups = Vec::new();
+        for hierarchy in detect(Path::new("/proc"), "self")? {
+            let upwards = hierarchy.own.ancestors().take_while(|dir| dir.starts_with(&hierarchy.mount));
+            for parent in upwards.filter(|dir| access(*dir, AccessFlags::W_OK).is_ok()) {
+                let (dir, parent, hierarchy) = (parent.join("step04-0"), parent.to_owned(), hierarchy.clone());
+                groups.push(Group { dir, parent, hierarchy, held: OnceCell::new(), is_left: false });
+            }
+        }
+        Ok(Cgroup { limits: Limits::default(), groups, without: Cell::new(false) })
     }
 
     /// The folders of its groups, made or not.
@@ -339,7 +356,8 @@ impl Group {
     /// One step at a time changes what stands in a group: between two of them, one could take a controller away
     /// that the other has just asked for.
     fn lock(&self) -> Result<Flock<File>> {
-        wait_for_lock(&self.parent)
+        // Not on the group itself: there the lock says that its step lives, and this one may run inside that.
+        wait_for_lock(&self.parent.join("cgroup.procs"))
     }
 
     /// Whether groups of other steps stand beside it.

@@ -69,6 +69,12 @@ fn checks() -> Vec<Check> {
             assert_eq!(read_to_string(dir.join(file)).expect(file), wanted);
             live.end();
         }),
+        check("a_step_runs_inside_a_step", [may_make_groups(), needs::root()], || {
+            let inner = program("step02").display().to_string();
+            // It sees the groups of the outer one, and makes its own in there.
+            let ran = step("step02", ["-q", "--namespaces", "mount,pid", &inner, "sh", "-c", "exit 3"]).ran();
+            assert_eq!(ran.code, 3, "{}", ran.err);
+        }),
         check("a_fork_bomb_stops_at_the_limit", [controller("pids")], || {
             let bomb = program("fork_bomb").display().to_string();
             assert_eq!(step("step01", ["-q", &bomb]).ran().out, "300 forks\n", "one step earlier it works");

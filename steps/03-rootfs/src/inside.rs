@@ -5,7 +5,7 @@
 //! So each place is opened by openat2(2) with RESOLVE_IN_ROOT, which reads every link as the child will, and mounted on
 //! by its descriptor: `/proc/self/fd/7`.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -26,6 +26,9 @@ pub struct Inside {
 
 /// A place in it.
 pub struct Place(Option<OwnedFd>);
+
+/// A folder or file of the host's with all that is mounted below it, mounted once more and nowhere yet.
+pub struct Tree(Option<OwnedFd>);
 
 /// What to make where nothing is there.
 #[derive(Clone, Copy)]
@@ -53,10 +56,13 @@ impl Inside {
                 let path = relative(path);
                 let name = path.file_name().context("a path without a name")?;
                 let above = self.place(path.parent().unwrap_or(Path::new(".")), Make::Folder)?;
-                match make {
-                    Make::Folder => above.folder(name)?,
-                    Make::File => above.node(name, SFlag::S_IFREG, (0, 0))?,
-                }
+                let made = match make {
+                    Make::Folder => above.folder(name),
+                    Make::File => above.node(name, SFlag::S_IFREG, (0, 0)),
+                };
+                made.with_context(|| {
+                    format!("rootfs: /{} is not there, or a link that leads nowhere", path.display())
+                })?;
                 self.find(path)
             }
             found => found,
@@ -118,10 +124,29 @@ impl Place {
     pub fn stand_in(&self) -> Result<()> {
         explain::child(format_args!("fchdir({})", number(&self.0)), || fchdir(fd(&self.0)?))
     }
+}
 
-    /// Child: makes the mount here, and all below it, read-only.
+impl Tree {
+    /// Child: mounts what is at this path of the host's once more. open_tree(2).
+    pub fn of(path: &str) -> Result<Self> {
+        let told = format_args!("open_tree(AT_FDCWD, {path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE)");
+        let path = CString::new(path).context("a NUL byte")?;
+        Ok(Tree(explain::child(told, || sys::copy_mount(&path, true).map(Some))?))
+    }
+
+    /// Child: makes it read-only, and all mounts below it.
     pub fn set_read_only(&self) -> Result<()> {
         read_only(&self.0, true)
+    }
+
+    /// Child: puts it to its place. move_mount(2).
+    pub fn move_to(&self, place: &Place) -> Result<()> {
+        let told = format_args!(
+            "move_mount({}, \"\", {}, \"\", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH)",
+            number(&self.0),
+            number(&place.0)
+        );
+        explain::child(told, || sys::move_mount(fd(&self.0)?, fd(&place.0)?))
     }
 }
 

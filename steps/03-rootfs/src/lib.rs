@@ -25,7 +25,7 @@ use shared::failure::During;
 use shared::formula::Fact;
 use shared::{explain, kernel_file, mountinfo, sys};
 
-use inside::{Inside, Make};
+use inside::{Inside, Make, Place, Tree};
 pub use root::{Root, Variable, Volume, path_inside, variable};
 
 /// Host: what this step cannot do without.
@@ -94,15 +94,12 @@ fn mount_proc(inside: &Inside, view: &View) -> Result<()> {
 /// Child: `/sys`, to look at and not to write: it is the host's hardware. It belongs to the network namespace, so
 /// without one of its own the child gets the host's.
 fn mount_sys(inside: &Inside, view: &View) -> Result<()> {
-    let path = Path::new("sys");
-    let sys = inside.place(path, Make::Folder)?;
+    let sys = inside.place(Path::new("sys"), Make::Folder)?;
     if view.has(Namespace::Net) {
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         return mount("sysfs", &sys.path(), Some("sysfs"), flags, None);
     }
-    mount("/sys", &sys.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None)?;
-    // What was opened before the mount lies under it.
-    inside.place(path, Make::Folder)?.set_read_only()
+    bind_read_only("/sys", &sys)
 }
 
 /// Name and numbers of the devices that every program may expect. Documentation/admin-guide/devices.txt.
@@ -157,7 +154,8 @@ fn make_dev(inside: &Inside, view: &View) -> Result<()> {
     Ok(())
 }
 
-fn set_umask(mask: u32) -> Result<()> {
+/// Child: what is taken away from the rights of new files.
+pub fn set_umask(mask: u32) -> Result<()> {
     explain::child(format_args!("umask({mask:#o})"), || {
         umask(Mode::from_bits_truncate(mask));
         Ok::<_, nix::Error>(())
@@ -170,13 +168,23 @@ fn mount_volumes(inside: &Inside, root: &Root) -> Result<()> {
         let make = if source.is_dir() { Make::Folder } else { Make::File };
         let place = inside.place(target, make)?;
         let source = source.to_str().context("rootfs: a volume's path is no UTF-8")?;
-        mount(source, &place.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None)?;
         if *read_only {
-            // What was opened before the mount lies under it.
-            inside.place(target, make)?.set_read_only()?;
+            bind_read_only(source, &place)?;
+        } else {
+            mount(source, &place.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None)?;
         }
     }
     Ok(())
+}
+
+/// Child: binds what is the host's, read-only from the first moment on.
+///
+/// Bound first and made read-only then, it would have to be found a second time, by a path that another container on the
+/// same root may have bent meanwhile; and another mount would become read-only.
+fn bind_read_only(source: &str, place: &Place) -> Result<()> {
+    let tree = Tree::of(source)?;
+    tree.set_read_only()?;
+    tree.move_to(place)
 }
 
 /// Whether the kernel knows a type of file system. proc_filesystems(5).

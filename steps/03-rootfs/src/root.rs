@@ -1,5 +1,6 @@
 //! The options of this step: where the child stands.
 
+use std::env::VarError;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -177,7 +178,11 @@ pub fn path_inside(text: &str) -> Result<PathBuf, String> {
 pub fn variable(text: &str) -> Result<Variable, String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
-        None => (text, std::env::var_os(text).map(|value| value.to_string_lossy().into_owned())),
+        None => match std::env::var(text) {
+            Ok(value) => (text, Some(value)),
+            Err(VarError::NotPresent) => (text, None),
+            Err(VarError::NotUnicode(_)) => return Err(format!("the host's {text} is no UTF-8")),
+        },
     };
     if name.is_empty() {
         return Err("a variable is NAME=VALUE, or NAME for the host's".to_owned());

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use cgroups::{Cgroup, Limits};
+use cgroups::Cgroup;
 use engine::container::{Container, Life, State, read_end};
 use engine::identity::Process;
 use engine::join::{self, Guest};
@@ -226,6 +226,8 @@ fn end(container: &Container) -> Result<()> {
     members::kill_all(&state.cgroups)?;
     // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
     state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
+    // In the foreground that is a command, which a terminal can have stopped: then it cleans nothing up.
+    state.monitor.map_or(Ok(()), |monitor| monitor.wake())?;
     if monitor::wait(container, Some(monitor::PATIENCE))? {
         return Ok(());
     }
@@ -238,20 +240,24 @@ pub fn wait(words: &[String]) -> Result<u8> {
     for word in words {
         let waited = with(&store, word, |container| {
             container.allows(Verb::Wait)?;
+            if explain::dry_run() {
+                explain::note(format_args!("here it would be waited for {word}"));
+                return Ok(None);
+            }
             // Open before the wait, it tells the end also of a container that is removed then.
             let mut end = container.open_end()?;
             loop {
                 let alone = monitor::wait(container, Some(Duration::from_secs(1)))?;
                 // Also where another engine has started it again meanwhile: this file is of the time before.
                 match read_end(&mut end)? {
-                    Some(end) => return Ok(end),
+                    Some(end) => return Ok(Some(end)),
                     None if alone => return Err(lost(container).into()),
                     None => {}
                 }
             }
         });
         match waited {
-            Ok(end) => print(&format!("{}\n", end.code))?,
+            Ok(end) => end.map_or(Ok(()), |end| print(&format!("{}\n", end.code)))?,
             Err(error) => code = fail(error)?,
         }
     }
@@ -331,8 +337,8 @@ pub fn clean(all: bool) -> Result<u8> {
         }
     }
     store.sweep()?;
-    // Groups of steps 02 to 04 that nobody holds, where this user would make new ones.
-    Cgroup::named("step04-0", &Limits::default())?.sweep()?;
+    // Groups of steps 02 to 04 that nobody holds.
+    Cgroup::everywhere()?.sweep()?;
     Ok(code)
 }
 
@@ -352,7 +358,10 @@ fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>)
 fn with<T>(store: &Store, word: &str, act: impl Fn(&Container) -> Result<T>) -> Result<T> {
     let container = store.find(word)?;
     match act(&container) {
-        Err(_) if !container.exists() => bail!("container {word} has just been removed"),
+        // What its monitor has said of it is told all the same.
+        Err(error) if !container.exists() && !error.is::<Failure>() => {
+            bail!("container {word} has just been removed")
+        }
         done => done,
     }
 }

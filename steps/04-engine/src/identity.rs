@@ -47,6 +47,12 @@ impl Process {
         Ok(Process::of(pid).is_ok_and(|now| now == *self).then_some(fd))
     }
 
+    /// Host: lets it go on, if a signal or its terminal has stopped it. See proc_pid_stat(5), *state*.
+    pub fn wake(&self) -> Result<()> {
+        let is_stopped = stat::<char>(Pid::from_raw(self.pid), 3).is_ok_and(|state| state == 'T');
+        if is_stopped { self.signal(Signal::SIGCONT) } else { Ok(()) }
+    }
+
     /// Host: sends it a signal; succeeds where it is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let Some(fd) = self.open()? else { return Ok(()) };

@@ -45,7 +45,10 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
     let workdir: &Path = guest.workdir.as_deref().unwrap_or(recipe.root.workdir());
 
     // Child, once released. It stands at the container's root already: setns(2) put it there with the mount namespace.
-    let enter = || rootfs::stand_in(workdir);
+    let enter = || {
+        rootfs::set_umask(0o022)?; // as the container's own program has it
+        rootfs::stand_in(workdir)
+    };
     // Child, once started.
     let program = || process::exec(&guest.command, &environment).context("in the container");
 

@@ -31,8 +31,8 @@ const KEEP: u64 = 8 << 20;
 const MOST_FILES: usize = 16;
 /// What is longer is cut into several lines.
 const LONGEST_LINE: usize = 16 << 10;
-/// Of 64 KiB each, at the end: as much as a pipe can hold that an ordinary user has made as large as possible. pipe(7).
-const LAST_READS: usize = 16;
+/// Bytes, at the end: as much as both pipes can hold that an ordinary user has made as large as possible. pipe(7).
+const LAST_BYTES: usize = 2 << 20;
 /// How often one that follows looks.
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -101,15 +101,15 @@ impl Output {
         self.pipes.each_ref().map(|pipe| pipe.read.as_fd())
     }
 
-    /// Host: writes down what has come, and hands back whether something had. Never fails: a container does not end
+    /// Host: writes down what has come, and hands back how many bytes that were. Never fails: a container does not end
     /// because a disk is full.
-    pub fn keep(&self) -> bool {
-        let mut something = false;
+    pub fn keep(&self) -> usize {
+        let mut bytes = 0;
         // One read of each: the monitor has other things to look at, too, however fast somebody writes.
         for pipe in &self.pipes {
             let mut buffer = vec![0; 4 * LONGEST_LINE]; // not on the stack, which a caller can have made small
             let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) else { continue };
-            something = true;
+            bytes += count;
             let mut rest = pipe.rest.borrow_mut();
             rest.extend_from_slice(&buffer[..count]);
             let mut lines = Vec::new();
@@ -121,7 +121,7 @@ impl Output {
             self.write(pipe.stream, &lines);
             rest.drain(..begin);
         }
-        something
+        bytes
     }
 
     /// How many lines are lost, because a disk was full.
@@ -189,9 +189,11 @@ impl Part for Output {
     /// Host: what came last, also where no newline follows. Not without end: all processes of the container's are gone, and
     /// whoever still writes is none of them.
     fn cleanup(&self) -> Result<()> {
-        for _ in 0..LAST_READS {
-            if !self.keep() {
-                break;
+        let mut bytes = 0;
+        while bytes < LAST_BYTES {
+            match self.keep() {
+                0 => break,
+                more => bytes += more,
             }
         }
         for pipe in &self.pipes {

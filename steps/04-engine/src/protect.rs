@@ -78,7 +78,7 @@ fn is_mounted_read_only(program: &File) -> bool {
 fn read_only_mount() -> Result<Option<OwnedFd>> {
     let mount = explain::host(
         format_args!("open_tree(AT_FDCWD, \"/proc/self/exe\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"),
-        || sys::copy_mount(c"/proc/self/exe").map(Some),
+        || sys::copy_mount(c"/proc/self/exe", false).map(Some),
     )?;
     explain::host(
         format_args!("mount_setattr({}, \"\", AT_EMPTY_PATH, {{attr_set=MOUNT_ATTR_RDONLY}})", number(&mount)),

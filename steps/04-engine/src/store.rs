@@ -43,9 +43,11 @@ impl Store {
         let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
         let uid = geteuid();
         let usual = if uid.is_root() { PathBuf::from("/run") } else { format!("/run/user/{uid}").into() };
-        let dir = match given.unwrap_or(usual) {
+        let dir = match given.filter(|dir| dir.is_dir()).unwrap_or(usual) {
             dir if dir.is_dir() => dir.join("step04"),
-            _ => std::env::temp_dir().join(format!("step04-{uid}")),
+            // Absolute: a monitor stands elsewhere.
+            _ => std::path::absolute(std::env::temp_dir().join(format!("step04-{uid}")))
+                .during("cannot tell the current folder")?,
         };
         let store = Store { dir };
         store.is_nobody_elses()?;

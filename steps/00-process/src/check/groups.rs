@@ -120,7 +120,7 @@ fn handed_on(place: &Path) -> Vec<String> {
     let control = place.join("cgroup.subtree_control");
     // Without the lock, a controller could be taken back that a step has just asked for. A step has it for moments.
     let lock = (0..100).find_map(|_| {
-        let lock = try_lock(place).ok();
+        let lock = try_lock(&place.join("cgroup.procs")).ok();
         if lock.is_none() {
             std::thread::sleep(Duration::from_millis(5));
         }

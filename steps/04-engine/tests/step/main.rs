@@ -356,6 +356,9 @@ fn checks() -> Vec<Check> {
             let ran = home.step(&["-q", "start", "b", "nosuch", "c"]).ran();
             assert_eq!((ran.code, ran.out.as_str()), (125, "b\nc\n"), "{}", ran.err);
             assert_eq!(home.ok(&["wait", "c", "b"]), "4\n3");
+            // The monitor's word is told also where it has removed the container by then.
+            home.ok(&["create", "--rm", "--name", "gone", "nosuch"]);
+            assert_eq!(home.step(&["-q", "start", "gone"]).ran().code, 127);
             home.ok(&["run", "-d", "--name", "d", "sleep", "1000"]);
             home.ok(&["clean", "--all"]);
             assert_eq!((home.all().lines().count(), home.status("d").as_str()), (1, "running"));
