@@ -1,4 +1,4 @@
-//! One at a time: a lock on a folder, which the kernel lets go of with whoever holds it. See flock(2).
+//! One at a time: a lock on a file or folder, which the kernel lets go of with whoever holds it. See flock(2).
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -16,39 +16,39 @@ use crate::signals;
 /// How long one waits in silence for another.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// The lock on a folder, if nobody else has it: EWOULDBLOCK where somebody has.
-pub fn try_lock(folder: &Path) -> nix::Result<Flock<File>> {
-    let file = File::open(folder).map_err(errno_of)?;
+/// The lock on a file or folder, if nobody else has it: EWOULDBLOCK where somebody has.
+pub fn try_lock(path: &Path) -> nix::Result<Flock<File>> {
+    let file = File::open(path).map_err(errno_of)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
-/// Whether somebody has the lock on a folder. Those who only ask do not get in each other's way.
+/// Whether somebody has the lock on a file or folder. Those who only ask do not get in each other's way.
 ///
 /// Who cannot ask, as too many files are open, say, must not take a living owner for dead: the answer is yes.
-pub fn is_locked(folder: &Path) -> bool {
-    match File::open(folder) {
+pub fn is_locked(path: &Path) -> bool {
+    match File::open(path) {
         Err(error) => error.kind() != ErrorKind::NotFound,
         Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_err(),
     }
 }
 
-/// The lock on a folder, as soon as nobody else has it.
+/// The lock on a file or folder, as soon as nobody else has it.
 ///
 /// # Errors
-/// Where the folder cannot be opened; [`signals::Interrupted`] where a signal ends the wait.
-pub fn wait_for_lock(folder: &Path) -> Result<Flock<File>> {
+/// Where it cannot be opened; [`signals::Interrupted`] where a signal ends the wait.
+pub fn wait_for_lock(path: &Path) -> Result<Flock<File>> {
     let since = Instant::now();
     let mut told = false;
     loop {
-        match try_lock(folder) {
+        match try_lock(path) {
             Err(Errno::EWOULDBLOCK) => {}
-            answer => return answer.during(format_args!("cannot lock {}", folder.display())),
+            answer => return answer.during(format_args!("cannot lock {}", path.display())),
         }
         if since.elapsed() > SILENCE && !std::mem::replace(&mut told, true) {
             // Told to the quiet, too: to them it would look like a step that hangs.
             explain::line(format_args!(
                 "# another step is at work at {}, or waits for Enter there: waiting for it",
-                folder.display()
+                path.display()
             ));
         }
         // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.

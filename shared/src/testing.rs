@@ -218,7 +218,8 @@ impl Run {
         let mut child = self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
         let (out, err) = (child.stdout.take().map(collect), child.stderr.take().map(collect));
         let code = end_of(&mut child, PATIENCE);
-        Ran { code, out: out.map_or(String::new(), rest), err: err.map_or(String::new(), rest) }
+        let text = |from: Option<mpsc::Receiver<String>>| from.as_ref().map_or(String::new(), rest);
+        Ran { code, out: text(out), err: text(err) }
     }
 
     /// Starts it, and leaves the rest to the caller.
@@ -292,9 +293,7 @@ impl Live {
     pub fn end(mut self) -> Ran {
         drop(self.stdin.take());
         let code = end_of(&mut self.child, PATIENCE);
-        let (nothing, none) = (mpsc::channel().1, mpsc::channel().1);
-        let (out, err) = (std::mem::replace(&mut self.out, nothing), std::mem::replace(&mut self.err, none));
-        Ran { code, out: rest(out), err: std::mem::take(&mut self.told) + &rest(err) }
+        Ran { code, out: rest(&self.out), err: std::mem::take(&mut self.told) + &rest(&self.err) }
     }
 }
 
@@ -325,7 +324,7 @@ pub fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
 }
 
 /// All that comes yet, of a program that has ended. Whoever else has its output open must let go of it soon.
-fn rest(from: mpsc::Receiver<String>) -> String {
+fn rest(from: &mpsc::Receiver<String>) -> String {
     let mut text = String::new();
     loop {
         match from.recv_timeout(PATIENCE) {

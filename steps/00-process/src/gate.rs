@@ -11,7 +11,7 @@ use shared::signals;
 
 /// Child: stops until the host lets it go on.
 pub fn stop(host: Pid) -> Result<()> {
-    explain::child_is(getpid());
+    explain::child_is(getpid()); // for the hints of `--pause`
     // Without this, a host that is killed leaves the child behind, stopped for ever. See prctl(2).
     explain::child_at_once(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))?;
     // A host that died before that line sends nothing any more.

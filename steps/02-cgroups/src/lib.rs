@@ -107,8 +107,7 @@ impl Cgroup {
             let parent = hierarchy.version.twin().parent(&hierarchy, limits);
             Group { dir: parent.join(name), parent, hierarchy, held: OnceCell::new(), is_left: false }
         };
-        let groups = hierarchies.into_iter().map(group).collect();
-        Ok(Cgroup { limits: limits.clone(), groups, without: Cell::new(false) })
+        Ok(Cgroup::of(hierarchies.into_iter().map(group).collect(), limits.clone()))
     }
 
     /// Host: what another process has made, by its folders ([`dirs`](Self::dirs)); good for being entered, and for
@@ -120,8 +119,7 @@ impl Cgroup {
             let group = || Group { dir: dir.clone(), parent, hierarchy, held: OnceCell::new(), is_left: true };
             is_marked(dir).then(group)
         };
-        let groups = dirs.iter().filter_map(group).collect();
-        Cgroup { limits: Limits::default(), groups, without: Cell::new(false) }
+        Cgroup::of(dirs.iter().filter_map(group).collect(), Limits::default())
     }
 
     /// Host: every place where steps of this user can have made groups: its own group, and those above it. Good for
@@ -138,7 +136,11 @@ impl Cgroup {
                 groups.push(Group { dir, parent, hierarchy, held: OnceCell::new(), is_left: false });
             }
         }
-        Ok(Cgroup { limits: Limits::default(), groups, without: Cell::new(false) })
+        Ok(Cgroup::of(groups, Limits::default()))
+    }
+
+    fn of(groups: Vec<Group>, limits: Limits) -> Self {
+        Cgroup { limits, groups, without: Cell::new(false) }
     }
 
     /// The folders of its groups, made or not.

@@ -40,10 +40,11 @@ impl Store {
     /// # Errors
     /// Where that folder is another user's, or open to others.
     pub fn open() -> Result<Self> {
-        let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let given =
+            std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
         let uid = geteuid();
         let usual = if uid.is_root() { PathBuf::from("/run") } else { format!("/run/user/{uid}").into() };
-        let dir = match given.filter(|dir| dir.is_dir()).unwrap_or(usual) {
+        let dir = match given.unwrap_or(usual) {
             dir if dir.is_dir() => dir.join("step04"),
             // Absolute: a monitor stands elsewhere.
             _ => std::path::absolute(std::env::temp_dir().join(format!("step04-{uid}")))
