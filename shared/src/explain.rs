@@ -162,6 +162,16 @@ pub fn host_locked<L, T: Answer, E: Into<std::io::Error>>(
     tell(Who::Host, call, make)
 }
 
+/// Host: the same, but a signal that has come by then is for whoever asks next. One that comes in this call's own pause
+/// keeps it from being made.
+pub fn host_undisturbed<T: Answer, E: Into<std::io::Error>>(
+    call: fmt::Arguments,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
+    pause(Who::Host, call)?;
+    tell(Who::Host, call, make)
+}
+
 /// Host, cleaning up: the same, but no signal keeps it from being made.
 pub fn host_cleanup<T: Answer, E: Into<std::io::Error>>(
     call: fmt::Arguments,

@@ -125,6 +125,24 @@ pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<
     }
 }
 
+/// Waits until something can be read from `from`, or it was closed. A signal that comes before that is given to `signal`;
+/// one that comes later waits for whoever asks next, as what was waited for is done, and nobody need undo it.
+pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Came) -> Result<()>) -> Result<()> {
+    let Some(Held { fd: signals, .. }) = HELD.get() else {
+        return Ok(());
+    };
+    loop {
+        // The kernel looks at them in this order: with a signal it sees every answer that was there before it. See poll(2).
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(from, PollFlags::POLLIN)];
+        match ppoll(&mut fds, None, None) {
+            Ok(_) if fds[1].any() == Some(true) => return Ok(()),
+            Ok(_) => take(signals)?.map_or(Ok(()), &mut signal)?,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno).during("cannot wait for an answer"),
+        }
+    }
+}
+
 /// Waits for a while; an ending signal ends that.
 pub fn pause(time: Duration) -> Result<()> {
     match wait_for(&[], Some(time))? {

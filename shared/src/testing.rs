@@ -284,8 +284,6 @@ impl Live {
 
     /// Sends the step a signal, for its program.
     pub fn signal(&self, signal: Signal) {
-        // The program's first word may be faster than the step, which must have noticed that the program has begun.
-        std::thread::sleep(Duration::from_millis(50));
         kill(self.step(), signal).expect("kill");
     }
 
@@ -477,9 +475,9 @@ pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
                 }
             }
             kill(Pid::from_raw(step.id() as i32), signal).expect("kill");
-            // Whoever cleans up goes on to the end: there is nothing left to ask for.
-            drop(stdin);
+            // Whoever cleans up goes on to the end, and asks for nothing: nobody presses Enter, and cat is told of no end.
             let code = end_of(&mut step, PATIENCE);
+            drop(stdin);
             let cleans_up = told.contains("execve(") && !told.ends_with("execve(\"/usr/bin/true\", [\"true\"], …)\n");
             told.extend(err.iter());
             let expected = [128 + signal as i32, if cleans_up { 0 } else { 128 + signal as i32 }];

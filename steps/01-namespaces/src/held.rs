@@ -284,9 +284,8 @@ impl Child<'_> {
 
     /// Whether the child says that it is ready; if not, exec or its death has closed its end.
     fn hear(&mut self) -> Result<bool> {
-        while let Some(came) = signals::wait(&[self.socket.as_fd()])? {
-            signals::interrupt(came)?;
-        }
+        // A signal that comes after exec is the program's.
+        signals::wait_for_answer(self.socket.as_fd(), signals::interrupt)?;
         let mut first = [0];
         let heard = match self.socket.read(&mut first) {
             // Killed before it had read all that was sent to it.

@@ -195,6 +195,20 @@ fn checks() -> Vec<Check> {
                 assert_eq!(live.end().code, 9);
             }
         }),
+        check(
+            "a_signal_that_comes_after_exec_is_the_programs",
+            [needs::user_namespaces(), needs::tool("strace")],
+            || {
+                // The step is late to notice that its program has begun: strace (-D: in the background) holds it up.
+                let mut late = Command::new("strace");
+                late.args(["-D", "-o", "/dev/null", "-e", "inject=ppoll:delay_enter=200000"]).arg(program("step01"));
+                late.args(["sh", "-c", "trap 'echo heard; exit 9' TERM; echo ready; while :; do sleep 0.05; done"]);
+                let mut live = testing::Run::new(late).until_ready();
+                live.signal(Signal::SIGTERM);
+                assert_eq!(live.line(), "heard\n");
+                assert_eq!(live.end().code, 9);
+            },
+        ),
         check("the_formula_is_lit_by_what_was_read_back", [needs::user_namespaces()], || {
             let mut live = step("step01", WAIT).until_ready();
             let (pid, told) = (live.pid(), live.told());

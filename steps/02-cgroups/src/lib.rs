@@ -346,6 +346,9 @@ impl Group {
     }
 
     fn remove(&self) -> Result<()> {
+        if self.is_left && !self.dir.exists() {
+            return self.twin().take_back(self); // of a container that has ended well
+        }
         // A group of that name that another step holds is another's: of a step with the same pid in another namespace.
         let is_ours = || self.is_left || self.held.get().is_some() || (self.dir.exists() && !owner_lives(&self.dir));
         if explain::dry_run() || is_ours() {

@@ -202,7 +202,7 @@ impl Container {
     /// Replaces a file whole: a reader sees the old one or the new one, and so does whoever comes after a SIGKILL.
     fn put_bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
-        explain::host_cleanup(format_args!("rename(\"{}\", \"{}\")", new.display(), path.display()), || {
+        explain::host_undisturbed(format_args!("rename(\"{}\", \"{}\")", new.display(), path.display()), || {
             let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             // The caller's umask can have taken rights away, from us too.
             file.set_permissions(Permissions::from_mode(0o600))?;

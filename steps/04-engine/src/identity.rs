@@ -56,7 +56,7 @@ impl Process {
     /// Host: sends it a signal; succeeds where it is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let Some(fd) = self.open()? else { return Ok(()) };
-        explain::host_cleanup(format_args!("pidfd_send_signal({}, {signal})", fd.as_raw_fd()), || {
+        explain::host_undisturbed(format_args!("pidfd_send_signal({}, {signal})", fd.as_raw_fd()), || {
             match sys::pidfd_send_signal(fd.as_fd(), signal) {
                 Err(Errno::ESRCH) => Ok(()),
                 answer => answer,

@@ -79,8 +79,12 @@ pub fn freeze(groups: &[PathBuf]) -> Result<()> {
 
 /// Host: lets them go on.
 pub fn thaw(groups: &[PathBuf]) -> Result<()> {
+    thaw_by(explain::host_echo, groups)
+}
+
+fn thaw_by(echo: fn(&'static str, &Path) -> Result<()>, groups: &[PathBuf]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
-    match explain::host_echo_cleanup(freezer.thawed, &freezer.file) {
+    match echo(freezer.thawed, &freezer.file) {
         Err(_) if !freezer.file.exists() => Ok(()),
         thawed => thawed,
     }
@@ -110,7 +114,7 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host_cleanup(format_args!("kill({pid}, SIGKILL)"), || kill(pid, Signal::SIGKILL));
         }
-        thaw(groups)?;
+        thaw_by(explain::host_echo_cleanup, groups)?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
     groups.iter().try_for_each(|dir| match cgroups::empty_all(dir) {

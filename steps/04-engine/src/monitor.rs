@@ -294,10 +294,8 @@ fn let_go() -> Result<()> {
 
 /// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals that come
 /// meanwhile are given to `signal`.
-fn hear(from: &mut UnixStream, silence: &str, mut signal: impl FnMut(signals::Came) -> Result<()>) -> Result<()> {
-    while let Some(came) = signals::wait(&[from.as_fd()])? {
-        signal(came)?;
-    }
+fn hear(from: &mut UnixStream, silence: &str, signal: impl FnMut(signals::Came) -> Result<()>) -> Result<()> {
+    signals::wait_for_answer(from.as_fd(), signal)?;
     let mut answer = vec![0];
     match from.read(&mut answer).unwrap_or(0) {
         0 => bail!("{silence}"),

@@ -1,4 +1,4 @@
-//! SIGKILL at each call that is told, one after the other: the next command tells the truth, and nothing is lost or left.
+//! A signal at each call that is told, one after the other: the next command tells the truth, and nothing is lost or left.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -20,16 +20,13 @@ pub enum Who {
 }
 
 /// Does `arguments` again and again, and kills before the first call, the second, until it ends without being killed.
-/// On a slow machine, of one processor, only before every tenth, beginning with another one each time.
 pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
     let mut killed = 0;
-    let is_slow = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
-    let (first, each) = if is_slow { (usize::from(testing::random_word().as_bytes()[0]) % 10, 10) } else { (0, 1) };
-    for pause in (first..).step_by(each) {
+    for pause in pauses() {
         let home = Home::new();
         before(&home);
         let here = format!("{who:?} killed at pause {pause} of {arguments:?}");
-        match kill_at(&home, arguments, who, pause) {
+        match end_at(&home, arguments, who, Signal::SIGKILL, pause).how {
             Ended::Killed => killed += 1,
             Ended::NobodyToKill => {}
             Ended::Finished => break,
@@ -37,7 +34,44 @@ pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
         tells_the_truth(&home, &here);
         home.clear();
     }
-    assert!(killed > 0 || is_slow, "{who:?} was never killed in {arguments:?}");
+    assert!(killed > 0 || is_slow(), "{who:?} was never killed in {arguments:?}");
+}
+
+/// The same with Ctrl-C, which ends the command (130) unless its program has ended (0).
+pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
+    for pause in pauses() {
+        let home = Home::new();
+        before(&home);
+        let here = format!("Ctrl-C at pause {pause} of {arguments:?}");
+        let End { how, code, told } = end_at(&home, arguments, Who::Engine, Signal::SIGINT, pause);
+        if how == Ended::Finished {
+            return;
+        }
+        // The program's end is noticed after this: it is on its way, and that is written down.
+        let mut lines = told.lines().skip_while(|line| !line.starts_with("child execve("));
+        let has_run = lines.any(|line| line.starts_with("host  rename(") && line.contains("state.json"));
+        assert_eq!(code, if has_run { 0 } else { 130 }, "{here}: {told}");
+        tells_the_truth(&home, &here);
+        home.clear();
+    }
+}
+
+/// Which: the first, the second and so on. On a slow machine, of one processor, every tenth, beginning somewhere else
+/// each time.
+fn pauses() -> impl Iterator<Item = usize> {
+    let first = if is_slow() { usize::from(testing::random_word().as_bytes()[0]) % 10 } else { 0 };
+    (first..).step_by(if is_slow() { 10 } else { 1 })
+}
+
+fn is_slow() -> bool {
+    std::thread::available_parallelism().is_ok_and(|count| count.get() == 1)
+}
+
+/// How a command has ended, and what it had told until the signal came.
+struct End {
+    how: Ended,
+    code: i32,
+    told: String,
 }
 
 #[derive(PartialEq)]
@@ -47,38 +81,40 @@ enum Ended {
     Finished,
 }
 
-fn kill_at(home: &Home, arguments: &[&str], who: Who, pause: usize) -> Ended {
+fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usize) -> End {
     let step = home.step(&[&["--pause"], arguments].concat()).with(|command| {
         command.stdin(Stdio::piped());
     });
     let mut step = step.spawn();
-    let told = testing::collect(step.stderr.take().expect("piped"));
+    let lines = testing::collect(step.stderr.take().expect("piped"));
     let mut stdin = step.stdin.take().expect("piped");
     stdin.write_all(&b"\n".repeat(pause)).expect("enter");
     let mut pauses = 0;
-    let mut ended = Ended::Finished;
+    let mut how = Ended::Finished;
+    let mut told = String::new();
     loop {
-        let line = match told.recv_timeout(testing::PATIENCE) {
+        let line = match lines.recv_timeout(testing::PATIENCE) {
             Ok(line) => line,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => panic!("{arguments:?} hangs after {pauses} pauses"),
         };
         pauses += usize::from(line.starts_with("[Enter]"));
+        told += &line;
         if pauses > pause {
             let engine = Pid::from_raw(step.id() as i32);
             let victim = if who == Who::Engine { Some(engine) } else { child_of(engine) };
-            ended = if victim.is_some() { Ended::Killed } else { Ended::NobodyToKill };
+            how = if victim.is_some() { Ended::Killed } else { Ended::NobodyToKill };
             if let Some(victim) = victim {
-                kill(victim, Signal::SIGKILL).expect("kill");
+                kill(victim, signal).expect("kill");
             }
             break;
         }
     }
-    // Whoever goes on does not wait any more: the end of a file is as good as Enter.
-    drop(stdin);
+    // After SIGKILL, whoever goes on does not wait any more: the end of a file is as good as Enter. After Ctrl-C nobody asks.
+    let _still_open = (how == Ended::Killed && signal != Signal::SIGKILL).then_some(stdin);
     let code = testing::end_of(&mut step, testing::PATIENCE);
-    assert!(ended != Ended::Finished || code == 0, "{arguments:?} ends with {code} before pause {pause}");
-    ended
+    assert!(how != Ended::Finished || code == 0, "{arguments:?} ends with {code} before pause {pause}");
+    End { how, code, told }
 }
 
 /// What `ps -a` says of each container is what the host sees of it.

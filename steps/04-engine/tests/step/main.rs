@@ -424,6 +424,12 @@ fn checks() -> Vec<Check> {
                 assert!(missing.is_empty(), "{way:?}: {missing:?} in {dry:#?}");
             }
         }),
+        check("what_is_gone_already_is_not_told_as_taken_away", [needs::user_namespaces(), groups()], || {
+            let home = Home::new();
+            home.ok(&["run", "--name", "it", "true"]);
+            let story = home.step(&["rm", "it"]).ran().err;
+            assert!(story.contains("rm -r ") && !story.contains("rmdir "), "{story}");
+        }),
         check("where_user_namespaces_are_forbidden_nothing_is_left", [needs::no_user_namespaces()], || {
             let home = Home::new();
             for way in [&["run"][..], &["run", "-d"], &["create"]] {
@@ -442,6 +448,14 @@ fn checks() -> Vec<Check> {
             home.refuses(&["stop", "-t", "-1", "x"], "unexpected argument");
             home.refuses(&["nosuch"], "unrecognized");
             assert!(!home.store().exists());
+        }),
+        check("a_key_at_a_pause_ends_the_command", [needs::user_namespaces()], || {
+            let nothing = |_: &Home| {};
+            let listens = "trap exit TERM; while :; do sleep 0.01; done";
+            let running = |home: &Home| drop(home.ok(&["run", "-d", "--name", "it", "sh", "-c", listens]));
+            killed::interrupt_at_every_pause(nothing, &["run", "--name", "it", "/bin/true"]);
+            killed::interrupt_at_every_pause(nothing, &["create", "--name", "it", "/bin/true"]);
+            killed::interrupt_at_every_pause(running, &["stop", "it"]);
         }),
         check("a_killed_engine_loses_nothing_while_it_creates", [needs::user_namespaces()], || {
             killed::at_every_pause(|_| {}, &["create", "--name", "it", "/bin/true"], killed::Who::Engine);
