@@ -218,6 +218,25 @@ fn checks() -> Vec<Check> {
                 }
             },
         ),
+        check(
+            "a_tree_that_is_mounted_twice_is_used_where_it_can_be",
+            [may_make_groups(), needs::root(), needs::tool("unshare")],
+            || {
+                let tree = hierarchies().first().expect("a tree").mount.display().to_string();
+                let dir = tempfile::tempdir().expect("tempdir");
+                let dir = dir.path().display().to_string();
+                // What is mounted last is found first: here nobody can write, and here nobody can even look.
+                for over in ["mount -o remount,bind,ro \"$2\"", "mount -t tmpfs none \"$2\""] {
+                    let script = format!("mount --bind \"$1\" \"$2\" && {over} && exec \"$0\" echo hi");
+                    let mut unshare = Command::new("unshare");
+                    unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+                    unshare.arg(program("step02")).args([&tree, &dir]);
+                    let ran = testing::Run::new(unshare).ran();
+                    assert_eq!((ran.code, ran.out.as_str()), (0, "hi\n"), "{over}: {}", ran.err);
+                    assert!(ran.err.contains("[cgroup]") && !ran.err.contains(&dir), "{over}: {}", ran.err);
+                }
+            },
+        ),
         check("several_steps_at_once_do_not_disturb_each_other", [controller("pids")], || {
             let run = || {
                 let arguments = ["-q", "--pids-limit", "20", "sh", "-c", "echo ready; cat"];

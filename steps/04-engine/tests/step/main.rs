@@ -185,6 +185,15 @@ fn checks() -> Vec<Check> {
             home.ok(&["stop", "-t", "0", &id]);
             assert_eq!(home.json(&id)["end"]["code"], 137);
         }),
+        check("an_engine_that_was_stopped_is_woken_to_clean_up", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let live = home.step(&["-q", "run", "--name", "fore", "sh", "-c", "echo ready; cat"]).until_ready();
+            // As Ctrl-Z does at a terminal.
+            kill(live.step(), Signal::SIGSTOP).expect("kill");
+            home.ok(&["stop", "-t", "0", "fore"]);
+            assert_eq!(live.end().code, 137);
+            assert_eq!(home.json("fore")["end"]["code"], 137);
+        }),
         check("stop_ends_what_has_left_the_first_process", [groups()], || {
             let home = Home::new();
             // Without a pid namespace its children outlive it, unless somebody ends them.
@@ -501,6 +510,11 @@ fn checks() -> Vec<Check> {
         check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
         check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
+        check(
+            "an_exec_whose_helper_is_killed_says_so",
+            [needs::user_namespaces(), needs::tool("strace")],
+            odd::killed_helper,
+        ),
         check("an_interrupted_start_loses_no_container", [needs::user_namespaces()], odd::interrupted_start),
         check("a_second_life_is_logged_and_shown", [needs::user_namespaces()], odd::log_of_a_second_life),
         check(

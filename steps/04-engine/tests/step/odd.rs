@@ -180,6 +180,18 @@ pub fn paused_exec() {
     end_in_pause(&home, &["--pause=setns", "exec", &id, "true"]);
 }
 
+/// At setns, where strace kills it.
+pub fn killed_helper() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sleep", "1000"]);
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "inject=setns:signal=KILL"]).arg(program("step04"));
+    strace.args(["-q", "exec", &id, "true"]).env("XDG_RUNTIME_DIR", home.path());
+    let ran = testing::Run::new(strace).ran();
+    assert!(ran.code == 125 && ran.err.contains("the helper was killed"), "{ran:?}");
+    assert_eq!(home.status(&id), "running");
+}
+
 /// Before it has a monitor, and before that has heard of it.
 pub fn interrupted_start() {
     let home = Home::new();
