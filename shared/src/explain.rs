@@ -162,8 +162,8 @@ pub fn host_locked<L, T: Answer, E: Into<std::io::Error>>(
     tell(Who::Host, call, make)
 }
 
-/// Host: the same, but a signal that has come by then is for whoever asks next. One that comes in this call's own pause
-/// keeps it from being made.
+/// Host: the same, but a signal that has come by then is for whoever asks next. Only one that is heard in this call's own
+/// pause keeps it from being made.
 pub fn host_undisturbed<T: Answer, E: Into<std::io::Error>>(
     call: fmt::Arguments,
     make: impl FnOnce() -> Result<T, E>,
@@ -172,13 +172,15 @@ pub fn host_undisturbed<T: Answer, E: Into<std::io::Error>>(
     tell(Who::Host, call, make)
 }
 
-/// Host, cleaning up: the same, but no signal keeps it from being made.
+/// Host, cleaning up: the same, but no signal keeps it from being made. After a program's end, its exit code is the answer
+/// all the same; a command that has more to do hears of the signal then.
 pub fn host_cleanup<T: Answer, E: Into<std::io::Error>>(
     call: fmt::Arguments,
     make: impl FnOnce() -> Result<T, E>,
 ) -> Result<T> {
-    // Interrupted here, the program has ended already, and its exit code is the answer.
-    let _ = pause(Who::Host, call);
+    if let Some(interrupted) = pause(Who::Host, call).err().as_ref().and_then(|error| error.downcast_ref()) {
+        signals::postpone(interrupted);
+    }
     tell(Who::Host, call, make)
 }
 

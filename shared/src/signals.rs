@@ -1,12 +1,12 @@
 //! Ctrl-C and its like, taken at moments when there is nothing half done.
 //!
 //! A signal that ends a program between two calls leaves behind what the first one made. So a step blocks
-//! them all before its first call, and asks for them where it can clean up: before each told call, while
+//! them all before its first call, and asks for them where it can clean up: before nearly each told call, while
 //! it waits for Enter, and while the child runs. SIGKILL cannot be blocked; what it leaves, the next run takes away.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -26,6 +26,8 @@ pub const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT
 
 static HELD: OnceLock<Held> = OnceLock::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The number of a signal that came where nothing could be left undone; 0 where none did.
+static POSTPONED: AtomicI32 = AtomicI32::new(0);
 
 struct Held {
     fd: SignalFd,
@@ -153,12 +155,20 @@ pub fn pause(time: Duration) -> Result<()> {
 
 /// Fails once with [`Interrupted`] if an ending signal has come; then never again, so that cleaning up goes on.
 pub fn check() -> Result<()> {
+    if let Ok(signal) = Signal::try_from(POSTPONED.swap(0, Ordering::Relaxed)) {
+        return Err(Interrupted(signal).into());
+    }
     if let Some(Held { fd: signals, .. }) = HELD.get() {
         while let Some(came) = take(signals)? {
             interrupt(came)?;
         }
     }
     Ok(())
+}
+
+/// Cleaning up: what was interrupted is done all the same; the next [`check`] fails in its place, if one follows.
+pub fn postpone(interrupted: &Interrupted) {
+    POSTPONED.store(interrupted.0 as i32, Ordering::Relaxed);
 }
 
 /// Whether such a signal has come: then all that is left to do is cleaning up.

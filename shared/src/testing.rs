@@ -290,6 +290,11 @@ impl Live {
     /// Closes the program's standard input, and waits for the step's end.
     pub fn end(mut self) -> Ran {
         drop(self.stdin.take());
+        self.ended()
+    }
+
+    /// Waits for the step's end, which something else brings about.
+    pub fn ended(mut self) -> Ran {
         let code = end_of(&mut self.child, PATIENCE);
         Ran { code, out: rest(&self.out), err: std::mem::take(&mut self.told) + &rest(&self.err) }
     }

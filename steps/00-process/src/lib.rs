@@ -68,14 +68,18 @@ pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) ->
     if explain::dry_run() {
         return Ok(0);
     }
+    let mut came = None;
     let code = loop {
+        // First of all: of a program that has ended by itself, its own exit code is told, whatever came after that.
         if let Some(code) = sys::exit_code(child).during(format_args!("cannot wait for {child}"))? {
             break code;
         }
+        if let Some(came) = came.take() {
+            pass_on(child, came)?;
+        }
         match signals::wait(others)? {
-            Some(came) if came.signal != Signal::SIGCHLD => pass_on(child, came)?,
-            Some(_) => {}
             None => work(),
+            some => came = some.filter(|came| came.signal != Signal::SIGCHLD),
         }
     };
     terminal::take_back();

@@ -322,6 +322,7 @@ pub fn clean(all: bool) -> Result<u8> {
     let store = Store::open()?;
     let mut code = 0;
     for container in store.all()?.0 {
+        signals::check()?;
         let removed = container.status().and_then(|status| {
             if status == Status::Dead || (all && matches!(status, Status::Created | Status::Stopped)) {
                 explain::note(format_args!("container {} is {status}", container.name()));
@@ -346,6 +347,7 @@ pub fn clean(all: bool) -> Result<u8> {
 fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
     let mut code = 0;
     for word in words {
+        signals::check()?;
         match with(store, word, &act) {
             Ok(()) => say(word),
             Err(error) => code = fail(error)?,

@@ -253,7 +253,7 @@ impl Reader {
     /// From here on: only what comes now.
     pub fn from_end(container: &Container) -> Result<Self> {
         let mut reader = Reader::from_start(container);
-        reader.read(&mut |_| Ok(()))?;
+        reader.read(&mut |_| Ok(()), &mut signals::interrupt)?;
         Ok(reader)
     }
 
@@ -264,15 +264,20 @@ impl Reader {
 
     /// Shows what is there: what the container wrote to its standard output on ours, and likewise its errors.
     pub fn show(&mut self, timestamps: bool) -> Result<()> {
+        self.show_and_hear(timestamps, &mut signals::interrupt)
+    }
+
+    fn show_and_hear(&mut self, timestamps: bool, signal: &mut dyn FnMut(Came) -> Result<()>) -> Result<()> {
         let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
-        self.read(&mut |line| {
+        let mut show = |line: Line| {
             let time = if timestamps { format!("{} ", line.time) } else { String::new() };
             let text = format!("{time}{}", line.log);
             match line.stream {
                 Stream::Stdout => out.write_all(text.as_bytes()),
                 Stream::Stderr => out.flush().and_then(|()| err.write_all(text.as_bytes())),
             }
-        })?;
+        };
+        self.read(&mut show, signal)?;
         out.flush().during("cannot show the log")
     }
 
@@ -289,7 +294,7 @@ impl Reader {
             // In this order: whoever lets go of the lock has written the end before, and the last line before that.
             let alone = !is_locked(&container.path(""));
             let end = read_end(&mut exit)?;
-            self.show(timestamps)?;
+            self.show_and_hear(timestamps, &mut signal)?;
             if alone || end.is_some() {
                 return Ok(end);
             }
@@ -299,18 +304,22 @@ impl Reader {
         }
     }
 
-    fn read(&mut self, show: &mut dyn FnMut(Line) -> std::io::Result<()>) -> Result<()> {
+    fn read(
+        &mut self,
+        show: &mut dyn FnMut(Line) -> std::io::Result<()>,
+        signal: &mut dyn FnMut(Came) -> Result<()>,
+    ) -> Result<()> {
         if self.file.is_none() {
             // One that has run in the foreground gets a log when it is started again.
             self.file = first(&self.folder);
         }
         while let Some((file, number, _)) = &mut self.file {
-            read_lines(file, &mut self.rest, show)?;
+            read_lines(file, &mut self.rest, show, signal)?;
             let later: Vec<_> = numbers(&self.folder).into_iter().filter(|it| it > number).collect();
             // One that is removed just now has another one after it.
             let Some(next) = later.into_iter().find_map(|number| open(&self.folder, number)) else { break };
             // With a next one there, nothing more comes into this one; but it may have come since the last look.
-            read_lines(file, &mut self.rest, show)?;
+            read_lines(file, &mut self.rest, show, signal)?;
             if next.1 > *number + 1 {
                 explain::line(format_args!("# some lines are lost: they came faster than they could be shown"));
             }
@@ -324,6 +333,7 @@ fn read_lines(
     file: &mut BufReader<File>,
     rest: &mut Vec<u8>,
     show: &mut dyn FnMut(Line) -> std::io::Result<()>,
+    signal: &mut dyn FnMut(Came) -> Result<()>,
 ) -> Result<()> {
     while file.read_until(b'\n', rest).during("cannot read the log")? > 0 && rest.ends_with(b"\n") {
         let line = serde_json::from_slice(rest);
@@ -332,6 +342,9 @@ fn read_lines(
         if let Ok(line) = line {
             show(line).during("cannot show the log")?;
         }
+        // Of a container that writes as fast as this shows, there is no end to come to.
+        let came = if file.buffer().is_empty() { signals::wait_for(&[], Some(Duration::ZERO))? } else { None };
+        came.map_or(Ok(()), &mut *signal)?;
     }
     Ok(())
 }

@@ -129,7 +129,7 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
         let fds: Vec<_> = who.iter().map(|fd| fd.as_fd()).collect();
         match signals::wait_for(&fds, Some(time))? {
             Some(came) => signals::interrupt(came)?,
-            // It has ended; whoever else has its lock lets go of it soon.
+            // It has ended, or the time is over; whoever else has its lock lets go of it soon.
             None => signals::pause(signals::MOMENT)?,
         }
     }

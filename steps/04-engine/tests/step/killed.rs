@@ -39,14 +39,16 @@ pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
 
 /// The same with Ctrl-C, which ends the command (130) unless its program has ended (0).
 pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
+    let mut interrupted = 0;
     for pause in pauses() {
         let home = Home::new();
         before(&home);
         let here = format!("Ctrl-C at pause {pause} of {arguments:?}");
         let End { how, code, told } = end_at(&home, arguments, Who::Engine, Signal::SIGINT, pause);
         if how == Ended::Finished {
-            return;
+            break;
         }
+        interrupted += 1;
         // The program's end is noticed after this: it is on its way, and that is written down.
         let mut lines = told.lines().skip_while(|line| !line.starts_with("child execve("));
         let has_run = lines.any(|line| line.starts_with("host  rename(") && line.contains("state.json"));
@@ -54,6 +56,7 @@ pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
         tells_the_truth(&home, &here);
         home.clear();
     }
+    assert!(interrupted > 0 || is_slow(), "{arguments:?} never pauses");
 }
 
 /// Which: the first, the second and so on. On a slow machine, of one processor, every tenth, beginning somewhere else
@@ -145,7 +148,9 @@ fn tells_the_truth(home: &Home, here: &str) {
             }
             "dead" => {
                 let monitor = home.json(id)["state"]["monitor"]["pid"].as_i64();
-                assert!(monitor.is_none_or(|pid| !alive(Pid::from_raw(pid as i32))), "{here}: its monitor lives");
+                // Its lock is gone a moment before it is.
+                let is_gone = || monitor.is_none_or(|pid| !alive(Pid::from_raw(pid as i32)));
+                wait_until(&format!("{here}: its monitor is gone"), is_gone);
             }
             status => panic!("{here}: {status}"),
         }

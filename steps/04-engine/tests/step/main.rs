@@ -190,8 +190,9 @@ fn checks() -> Vec<Check> {
             let live = home.step(&["-q", "run", "--name", "fore", "sh", "-c", "echo ready; cat"]).until_ready();
             // As Ctrl-Z does at a terminal.
             kill(live.step(), Signal::SIGSTOP).expect("kill");
+            wait_until("it has stopped", || proc(live.step(), "stat").contains(") T "));
             home.ok(&["stop", "-t", "0", "fore"]);
-            assert_eq!(live.end().code, 137);
+            assert_eq!(live.ended().code, 137);
             assert_eq!(home.json("fore")["end"]["code"], 137);
         }),
         check("stop_ends_what_has_left_the_first_process", [groups()], || {
@@ -227,11 +228,13 @@ fn checks() -> Vec<Check> {
             let home = Home::new();
             let id = home.ok(&["create", "--rm", "sh", "-c", "exit 11"]);
             let wait = home.step(&["-q", "wait", &id]).spawn();
-            // Until it has the file open that will tell it.
+            // Until it has the file open that will tell it, and waits for the monitor.
             let open = format!("/proc/{}/fd", wait.id());
             let has_open = || {
                 let all = read_dir(&open).into_iter().flatten().flatten();
-                all.filter_map(|it| read_link(it.path()).ok()).any(|it| it.ends_with("exit"))
+                let all: Vec<_> = all.filter_map(|it| read_link(it.path()).ok()).collect();
+                let is_pidfd = |link: &std::path::PathBuf| link.to_string_lossy().contains("pidfd");
+                all.iter().any(|it| it.ends_with("exit")) && all.iter().any(is_pidfd)
             };
             wait_until("it waits", has_open);
             home.ok(&["start", &id]);
@@ -248,8 +251,8 @@ fn checks() -> Vec<Check> {
                 let mut child = live.spawn();
                 wait_until("it runs", || home.all().contains("fore") && home.status("fore") == "running");
                 kill(Pid::from_raw(child.id() as i32), signal).expect("kill");
-                let code = child.wait().expect("wait").code();
-                assert_eq!(code, Some(128 + signal as i32));
+                // Not `child.wait()`, which closes cat's standard input.
+                assert_eq!(testing::end_of(&mut child, testing::PATIENCE), 128 + signal as i32);
                 assert_eq!(home.json("fore")["end"]["code"], 128 + signal as i32);
                 home.ok(&["rm", "fore"]);
             }
@@ -398,10 +401,9 @@ fn checks() -> Vec<Check> {
                 let cat = home.step(&["-q", "run", "--name", "fore", "sh", "-c", "echo ready; cat"]).with(|command| {
                     std::os::unix::process::CommandExt::process_group(command, 0);
                 });
-                let mut live = cat.until_ready();
+                let live = cat.until_ready();
                 kill(Pid::from_raw(-live.step().as_raw()), signal).expect("kill");
-                live.stdin = None;
-                assert_eq!(live.end().code, 128 + signal as i32);
+                assert_eq!(live.ended().code, 128 + signal as i32);
                 home.ok(&["rm", "fore"]);
             }
         }),
@@ -460,8 +462,11 @@ fn checks() -> Vec<Check> {
         }),
         check("a_key_at_a_pause_ends_the_command", [needs::user_namespaces()], || {
             let nothing = |_: &Home| {};
-            let listens = "trap exit TERM; while :; do sleep 0.01; done";
-            let running = |home: &Home| drop(home.ok(&["run", "-d", "--name", "it", "sh", "-c", listens]));
+            let listens = "trap exit TERM; echo ready; while :; do sleep 0.01; done";
+            let running = |home: &Home| {
+                home.ok(&["run", "-d", "--name", "it", "sh", "-c", listens]);
+                wait_until("it listens", || home.ok(&["logs", "it"]) == "ready");
+            };
             killed::interrupt_at_every_pause(nothing, &["run", "--name", "it", "/bin/true"]);
             killed::interrupt_at_every_pause(nothing, &["create", "--name", "it", "/bin/true"]);
             killed::interrupt_at_every_pause(running, &["stop", "it"]);
@@ -516,6 +521,8 @@ fn checks() -> Vec<Check> {
             odd::killed_helper,
         ),
         check("an_interrupted_start_loses_no_container", [needs::user_namespaces()], odd::interrupted_start),
+        check("a_key_ends_a_list_of_containers_half_way", [needs::user_namespaces()], odd::interrupted_list),
+        check("a_key_ends_the_logs_of_whoever_writes_without_end", [needs::user_namespaces()], odd::endless_logs),
         check("a_second_life_is_logged_and_shown", [needs::user_namespaces()], odd::log_of_a_second_life),
         check(
             "a_full_disk_loses_lines_and_no_exit_code",
@@ -694,7 +701,7 @@ fn exec_joins() {
     assert!(proc(guest, "status").lines().any(|line| line.starts_with("NSpid:") && line.split('\t').count() == 3));
     // It goes with the container.
     home.ok(&["kill", &id]);
-    assert_eq!(live.end().code, 137);
+    assert_eq!(live.ended().code, 137);
 }
 
 /// CVE-2019-5736, against what anyone would write first, where it works, and against the engine.

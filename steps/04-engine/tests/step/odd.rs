@@ -206,6 +206,33 @@ pub fn interrupted_start() {
     assert_eq!(home.ok(&["wait", "it"]), "3");
 }
 
+/// Where nothing could be left undone: what was asked for first is done, and no more.
+pub fn interrupted_list() {
+    let home = Home::new();
+    for name in ["a", "b"] {
+        home.ok(&["run", "--name", name, "true"]);
+    }
+    end_in_pause(&home, &["--pause=rename", "rm", "a", "b"]);
+    let left = home.all();
+    assert!(left.lines().count() == 1 && left.contains("\"b\""), "{left}");
+}
+
+pub fn endless_logs() {
+    let home = Home::new();
+    home.ok(&["run", "-d", "--name", "yes", "yes"]);
+    for way in [&["logs", "-f", "yes"][..], &["start", "-a", "yes"]] {
+        let mut logs = home.step(&[&["-q"], way].concat()).spawn();
+        let told = testing::collect(logs.stdout.take().expect("piped"));
+        for _ in 0..1000 {
+            assert_eq!(told.recv_timeout(testing::PATIENCE).as_deref(), Ok("y\n"));
+        }
+        std::thread::spawn(move || told.iter().for_each(drop));
+        kill(Pid::from_raw(logs.id() as i32), Signal::SIGINT).expect("kill");
+        // To `start -a` the signal is the program's, which does not listen.
+        assert_eq!((way, testing::end_of(&mut logs, testing::PATIENCE)), (way, 130));
+    }
+}
+
 pub fn log_of_a_second_life() {
     let home = Home::new();
     home.ok(&["run", "--name", "it", "echo", "hello"]);
