@@ -8,9 +8,11 @@ use home::Home;
 
 #[test]
 fn a_container_gets_another_name() {
+    let root = home::own_root(&[]);
+    let rootfs = root.path().join("rootfs").display().to_string();
     let home = Home::new();
-    home.ok(&["create", "--name", "old", "true"]);
-    home.ok(&["create", "--name", "other", "true"]);
+    home.ok_with_root(&rootfs, &["create", "--name", "old", "true"]);
+    home.ok_with_root(&rootfs, &["create", "--name", "other", "true"]);
     home.refuses(&["rename", "old", "other"], "taken");
     home.refuses(&["rename", "old", "../new"], "name");
     home.ok(&["rename", "old", "new"]);
