@@ -1,7 +1,7 @@
 //! Ctrl-C and its like, taken at moments when there is nothing half done.
 //!
 //! A signal that ends a program between two calls leaves behind what the first one made. So a step blocks
-//! them all before its first call, and asks for them where it can clean up: before nearly each told call, while
+//! them all before its first call, and asks for them where it can clean up: before nearly every told call, while
 //! it waits for Enter, and while the child runs. SIGKILL cannot be blocked; what it leaves, the next run takes away.
 
 use std::os::fd::{AsFd, BorrowedFd};
