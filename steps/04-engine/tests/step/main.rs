@@ -144,8 +144,9 @@ fn checks() -> Vec<Check> {
         check("the_engine_cannot_be_written_over_from_inside", [needs::user_namespaces()], engine_is_not_overwritten),
         check("no_descriptor_of_the_host_leads_out", [needs::user_namespaces()], no_descriptor_leads_out),
         check("pause_stops_every_process_and_unpause_lets_them_go_on", [groups()], || {
-            let home = Home::new();
+            // Made first, it is taken away last: when nobody writes into it any more.
             let dir = tempfile::tempdir().expect("tempdir");
+            let home = Home::new();
             let volume = format!("{}:/ticks", dir.path().display());
             let script = "(while :; do echo x >>/ticks/child; done) & while :; do echo x >>/ticks/first; done";
             let id = home.ok(&["run", "-d", "-v", &volume, "sh", "-c", script]);
