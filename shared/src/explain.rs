@@ -1,46 +1,60 @@
-//! The call that is told: one line of source both tells a system call and makes it.
+//! The call that is shown: one line of source both prints a system call and makes it.
 //!
 //! ```ignore
-//! explain::child(format_args!("sethostname({name:?})"), || sethostname(name))?;
+//! explain::child(call!("pivot_root(\".\", \".\")")).run(|| pivot_root(".", "."))?;
 //! ```
 //!
-//! From that line come the narration (who, which call, its result), the pause, the dry run, and the error
-//! sentence. What is told and what is done stand side by side, and a test holds both against `strace`.
+//! From that line come the narration (who, which call, its result), `--pause`, `--dry-run`, and the sentence of a
+//! failure with its remedy. How a call appears on the screen is decided in [`narration`](crate::narration): a step
+//! prints what is new in it and folds what earlier steps have taught; `--verbose` prints every call, and a test compares that
+//! with the output of strace(1).
 
-use std::borrow::Cow;
 use std::fmt::{self, Display};
+use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::Location;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use colored::Colorize;
 use nix::unistd::Pid;
 
-use crate::failure::{CallFailed, During, Failure, STEP_FAILED, errno_of};
-use crate::{remedy, signals};
+use crate::failure::{CallFailed, Failure, STEP_FAILED, errno_of};
+use crate::narration::{self, Speaker, Step};
+use crate::remedy::{self, Known};
+use crate::{pause, signals};
 
-/// How a step tells its story. All of it goes to standard error; standard output belongs to the container.
+pub use crate::narration::{child_is, flush, group, hush, line, newborn, note, notice, printable, speak_as_monitor};
+
+/// A call as strace(1) would print it: `call!("sethostname({name:?})")`.
+#[macro_export]
+macro_rules! call {
+    ($($text:tt)*) => { format_args!($($text)*) };
+}
+
+/// How a step prints what it does. All of it goes to standard error; standard output belongs to the container.
 #[derive(clap::Args, Clone, Debug)]
-#[command(next_help_heading = "How the story is told")]
-pub struct Telling {
-    /// Tell nothing but errors
-    #[arg(short, long, conflicts_with_all = ["pause", "dry_run"])]
+#[command(next_help_heading = "What is printed")]
+pub struct Narration {
+    /// Print nothing but errors
+    #[arg(short, long, conflicts_with_all = ["pause", "dry_run", "verbose"])]
     quiet: bool,
-    /// Wait for Enter before each call, or before those that begin so, and say what to look at from a second terminal
+    /// Print every call, those that earlier steps have introduced too (no -v: that is a volume, as Docker has it)
+    #[arg(long)]
+    verbose: bool,
+    /// Wait for Enter before each call that is printed on a line of its own, or before those that begin so
     #[arg(long, value_name = "CALL,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     pause: Option<Vec<String>>,
-    /// Tell the calls and make none: needs no rights, works everywhere
+    /// Print the calls and make none: needs no rights, works everywhere
     #[arg(long)]
     dry_run: bool,
-    /// Tell with each line when it was told, in seconds of the current minute
+    /// Print before each line when it was printed, in seconds of the current minute
     #[arg(long)]
     times: bool,
-    /// Colour the story
+    /// Colour what is printed
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto)]
     color: When,
 }
@@ -52,51 +66,66 @@ enum When {
     Never,
 }
 
-static TELLING: OnceLock<Telling> = OnceLock::new();
-/// The child's pid as the host knows it. In a pid namespace of its own the child cannot ask for it.
-static CHILD: AtomicI32 = AtomicI32::new(0);
-/// Whether this process has nobody to tell anything any more.
-static HUSHED: AtomicBool = AtomicBool::new(false);
+struct Running {
+    narration: Narration,
+    step: Step,
+}
 
-/// The parser's answer, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
+static RUNNING: OnceLock<Running> = OnceLock::new();
+
+/// The command line as clap has parsed it, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
 pub fn parse<O: clap::Parser>() -> Result<O, ExitCode> {
     O::try_parse().map_err(|error| {
-        let _ = error.print();
-        if error.use_stderr() { ExitCode::from(STEP_FAILED) } else { ExitCode::SUCCESS }
+        if !error.use_stderr() {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        // An argument is quoted in the message as it is; a terminal would obey an escape sequence in it.
+        let text = error.render().to_string();
+        let lines: Vec<_> = text.lines().map(printable).collect();
+        let _ = std::io::stderr().write_all(format!("{}\n", lines.join("\n")).as_bytes());
+        ExitCode::from(STEP_FAILED)
     })
 }
 
-/// The frame around every step's `main`: how to tell, no signal lost, one sentence for a failure.
-pub fn run(telling: &Telling, step: impl FnOnce() -> Result<u8>) -> ExitCode {
+/// The frame around every step's `main`: what to print, which failures have a remedy, no signal lost, one sentence for
+/// a failure. The file that calls it says which step this is.
+#[track_caller]
+pub fn run(narration: &Narration, known: Vec<&'static Known>, body: impl FnOnce() -> Result<u8>) -> ExitCode {
     // `colored` would look at standard output, which is the container's.
-    match telling.color {
+    match narration.color {
         When::Auto if std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stderr().is_terminal() => {
             colored::control::set_override(true)
         }
         When::Always => colored::control::set_override(true),
         When::Auto | When::Never => colored::control::set_override(false),
     }
-    let _ = TELLING.set(telling.clone());
+    let step = Step::of(Location::caller());
+    let _ = RUNNING.set(Running { narration: narration.clone(), step });
+    remedy::know(known);
     if dry_run() {
-        note("dry run: nothing of this is done");
+        notice("dry run: none of this is done");
     }
-    ExitCode::from(signals::hold().and_then(|()| step()).unwrap_or_else(|error| report(&error)))
+    let code = pause::validate().and_then(|()| signals::hold()).and_then(|()| body());
+    let code = code.unwrap_or_else(|error| report(&error));
+    flush();
+    ExitCode::from(code)
 }
 
-/// The answer of a step that has cleaned up after itself. Of two failures, the second is told here.
-pub fn with_cleanup(answer: Result<u8>, cleaned: Result<()>) -> Result<u8> {
-    if let (Err(_), Err(error)) = (&answer, &cleaned) {
+/// The result of a step that has cleaned up after itself. Of two failures, the second is printed here.
+pub fn with_cleanup(result: Result<u8>, cleaned: Result<()>) -> Result<u8> {
+    if let (Err(_), Err(error)) = (&result, &cleaned) {
         report(error);
     }
-    answer.and_then(|answer| cleaned.map(|()| answer))
+    result.and_then(|code| cleaned.map(|()| code))
 }
 
-/// Says what failed, in one sentence, and what to do about it. Hands back the exit code.
+/// Prints what failed, in one sentence, and what to do about it. Returns the exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
     let Failure { code, sentence, remedy } = Failure::of(error);
-    // Somebody wanted it so.
+    // The user asked for it: no error.
     if error.is::<signals::Interrupted>() {
-        note(sentence);
+        notice(sentence);
         return code;
     }
     line(format_args!("{} {}", "error:".red().bold(), printable(&sentence)));
@@ -106,267 +135,230 @@ pub fn report(error: &anyhow::Error) -> u8 {
     code
 }
 
-/// What a call can answer: how that is told, and what stands in for it where nothing is done.
-pub trait Answer {
-    /// As `strace` would print it.
-    fn told(&self) -> String;
-    /// The dry run's.
-    fn stand_in() -> Self;
+/// What a call returns: how that is printed, and what stands in for it in a dry run.
+pub trait Returned: Sized {
+    /// As strace(1) would print it.
+    fn printed(&self) -> String;
+    /// A value of the same type, though nothing was done.
+    fn stand_in() -> std::io::Result<Self>;
 }
 
-impl Answer for () {
-    fn told(&self) -> String {
+impl Returned for () {
+    fn printed(&self) -> String {
         "0".to_owned()
     }
-    fn stand_in() -> Self {}
+    fn stand_in() -> std::io::Result<Self> {
+        Ok(())
+    }
 }
 
-impl Answer for Pid {
-    fn told(&self) -> String {
+impl Returned for Pid {
+    fn printed(&self) -> String {
         self.to_string()
     }
-    fn stand_in() -> Self {
-        Pid::from_raw(4711)
+    fn stand_in() -> std::io::Result<Self> {
+        Ok(Pid::from_raw(4711))
     }
 }
 
-/// A descriptor; in a dry run there is none.
-impl Answer for Option<OwnedFd> {
-    fn told(&self) -> String {
-        self.as_ref().map_or("-".to_owned(), |fd| fd.as_raw_fd().to_string())
+impl Returned for OwnedFd {
+    fn printed(&self) -> String {
+        self.as_raw_fd().to_string()
     }
-    fn stand_in() -> Self {
-        None
+    fn stand_in() -> std::io::Result<Self> {
+        Ok(File::open("/dev/null")?.into())
     }
 }
 
-/// Host: tells this call, and makes it.
-pub fn host<T: Answer, E: Into<std::io::Error>>(
-    call: fmt::Arguments,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T> {
-    signals::check()?;
-    pause(Who::Host, call)?;
-    tell(Who::Host, call, make)
+/// Host: a call to be made with [`run`](Call::run).
+#[track_caller]
+pub fn host(text: fmt::Arguments) -> Call {
+    Call::new(narration::host_speaker(), text)
 }
 
-/// Host: the same, while `lock` is held; but not while somebody is asked to press Enter, as others wait for that lock.
-pub fn host_locked<L, T: Answer, E: Into<std::io::Error>>(
-    call: fmt::Arguments,
-    lock: impl FnOnce() -> Result<L>,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T> {
-    signals::check()?;
-    pause(Who::Host, call)?;
-    let _lock = lock()?;
-    tell(Who::Host, call, make)
+/// Child: the same. Signals are the host's to receive, which ends the child.
+#[track_caller]
+pub fn child(text: fmt::Arguments) -> Call {
+    Call::new(Speaker::Child, text)
 }
 
-/// Host: the same, but a signal that has come by then is for whoever asks next. Only one that is heard in this call's own
-/// pause keeps it from being made.
-pub fn host_undisturbed<T: Answer, E: Into<std::io::Error>>(
-    call: fmt::Arguments,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T> {
-    pause(Who::Host, call)?;
-    tell(Who::Host, call, make)
-}
-
-/// Host, cleaning up: the same, but no signal keeps it from being made. After a program's end, its exit code is the answer
-/// all the same; a command that has more to do hears of the signal then.
-pub fn host_cleanup<T: Answer, E: Into<std::io::Error>>(
-    call: fmt::Arguments,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T> {
-    if let Some(interrupted) = pause(Who::Host, call).err().as_ref().and_then(|error| error.downcast_ref()) {
-        signals::postpone(interrupted);
-    }
-    tell(Who::Host, call, make)
-}
-
-/// Child: tells this call, and makes it. Signals are the host's to hear, which ends the child.
-pub fn child<T: Answer, E: Into<std::io::Error>>(
-    call: fmt::Arguments,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T> {
-    pause(Who::Child, call)?;
-    tell(Who::Child, call, make)
-}
-
-/// Child: the same without a pause: for what must be so before anybody can be waited for.
-pub fn child_at_once<T: Answer, E: Into<std::io::Error>>(
-    call: fmt::Arguments,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T> {
-    tell(Who::Child, call, make)
-}
-
-/// Child: tells a call from which nobody comes back (execve), so before it is made. Fails in a pause that is interrupted.
-pub fn child_last(call: fmt::Arguments) -> Result<()> {
-    pause(Who::Child, call)?;
-    told(Who::Child, call, None);
-    Ok(())
-}
-
-/// Child: tells a call before it is made, as it changes who can be told, or when; and makes it.
-pub fn child_first<E: Into<std::io::Error>>(call: fmt::Arguments, make: impl FnOnce() -> Result<(), E>) -> Result<()> {
-    child_last(call)?;
-    if dry_run() { Ok(()) } else { make().during(call) }
-}
-
-/// Host: the same.
-pub fn host_first<E: Into<std::io::Error>>(call: fmt::Arguments, make: impl FnOnce() -> Result<(), E>) -> Result<()> {
-    signals::check()?;
-    pause(Who::Host, call)?;
-    told(Who::Host, call, None);
-    if dry_run() { Ok(()) } else { make().during(call) }
-}
-
-/// Host: writes a kernel file, told as the shell command that would do the same.
-pub fn host_echo(value: impl Display, path: &Path) -> Result<()> {
+/// Host: one write(2) to a kernel file, printed as the shell command that would do the same.
+#[track_caller]
+pub fn host_echo(value: impl Display, path: &Path) -> Echo<'_> {
     let value = value.to_string();
-    host(format_args!("{}", as_echo(&value, path)), || write(path, &value))
-}
-
-/// Host, cleaning up: the same, but no signal keeps it from being made.
-pub fn host_echo_cleanup(value: impl Display, path: &Path) -> Result<()> {
-    let value = value.to_string();
-    host_cleanup(format_args!("{}", as_echo(&value, path)), || write(path, &value))
-}
-
-fn as_echo(value: &str, path: &Path) -> String {
     // In a shell, `c *:* m` without quotes would be the names of files.
     let quote = if value.contains([' ', '*']) { "'" } else { "" };
-    format!("echo {quote}{value}{quote} > {}", path.display())
+    Echo { call: host(call!("echo {quote}{value}{quote} > {}", path.display())), value, path }
 }
 
-/// One write(2) of the whole value, as the files of cgroups and id maps want it; never makes a file that is not there.
-fn write(path: &Path, value: &str) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
+/// A system call that is about to be printed and made.
+#[must_use = "a call is made by `run`"]
+pub struct Call {
+    pub(crate) speaker: Speaker,
+    /// The step that calls for it.
+    pub(crate) step: Step,
+    pub(crate) text: String,
+    signals: Signals,
+    pauses: bool,
+    /// Printed before it is made: afterwards there is nobody to print it, or it comes too late.
+    first: bool,
 }
 
-/// Says something that is no call: what was found, or read back.
-pub fn note(text: impl Display) {
-    if !quiet() {
-        line(format_args!("{}", format!("# {}", printable(&text.to_string())).dimmed()));
+/// What a signal that is pending does to a call.
+#[derive(PartialEq)]
+enum Signals {
+    /// The call is not made.
+    Cancel,
+    /// Nothing; one that arrives in this call's own pause does.
+    Wait,
+    /// Nothing: what is cleaned up is cleaned up.
+    Postponed,
+}
+
+impl Call {
+    #[track_caller]
+    fn new(speaker: Speaker, text: fmt::Arguments) -> Self {
+        let signals = if speaker == Speaker::Child { Signals::Wait } else { Signals::Cancel };
+        let step = Step::of(Location::caller());
+        Call { speaker, step, text: text.to_string(), signals, pauses: true, first: false }
+    }
+
+    /// Ignores signals already pending; only one that arrives during this call's pause cancels it.
+    pub fn undisturbed(self) -> Self {
+        Call { signals: Signals::Wait, ..self }
+    }
+
+    /// Made whatever signal arrives. After a program's end its exit code is the result all the same; a command that has
+    /// more to do stops at its next call.
+    pub fn cleanup(self) -> Self {
+        Call { signals: Signals::Postponed, ..self }
+    }
+
+    /// Never pauses: for what must be so before anything is waited for.
+    pub fn at_once(self) -> Self {
+        Call { pauses: false, ..self }
+    }
+
+    /// Printed before it is made, as it changes who can print, or when.
+    pub fn printed_first(self) -> Self {
+        Call { first: true, ..self }
+    }
+
+    /// Prints the call and makes it; a dry run only prints it.
+    ///
+    /// # Errors
+    /// [`CallFailed`], with the call as it was printed; [`Interrupted`](signals::Interrupted), by a signal.
+    pub fn run<T: Returned, E: Into<std::io::Error>>(self, make: impl FnOnce() -> Result<T, E>) -> Result<T> {
+        self.wait_for_enter()?;
+        if self.first || dry_run() {
+            narration::print(&self, None);
+        }
+        if self.first {
+            flush();
+        }
+        if dry_run() {
+            return T::stand_in().map_err(|error| self.failed(error));
+        }
+        match make() {
+            Ok(value) => {
+                if !self.first {
+                    narration::print(&self, Some(&value.printed()));
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                let error = self.failed(error.into());
+                if !self.first {
+                    narration::print_failed(&self, errno_of_call(&error));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Prints a call that does not return (execve), which the caller makes next.
+    pub fn announce(self) -> Result<()> {
+        self.wait_for_enter()?;
+        narration::print(&self, None);
+        flush();
+        Ok(())
+    }
+
+    fn wait_for_enter(&self) -> Result<()> {
+        if self.signals == Signals::Cancel {
+            signals::check()?;
+        }
+        if !self.pauses {
+            return Ok(());
+        }
+        match (pause::before(self), &self.signals) {
+            (Err(error), Signals::Postponed) => {
+                error.downcast_ref().into_iter().for_each(signals::postpone);
+                Ok(())
+            }
+            (waited, _) => waited,
+        }
+    }
+
+    fn failed(&self, error: std::io::Error) -> anyhow::Error {
+        CallFailed { call: self.text.clone(), errno: errno_of(error) }.into()
     }
 }
 
-/// One line of the step's own, to standard error. Where nobody can read it any more, the work goes on.
-pub fn line(text: fmt::Arguments) {
-    let time = if TELLING.get().is_some_and(|telling| telling.times) { time_of_minute() } else { String::new() };
-    // One write a line, so that host and child never mix within one.
-    let _ = std::io::stderr().write_all(format!("{time}{text}\n").as_bytes());
+fn errno_of_call(error: &anyhow::Error) -> nix::errno::Errno {
+    error.downcast_ref::<CallFailed>().map_or(nix::errno::Errno::EIO, |failed| failed.errno)
 }
 
-/// `07.012345 `: host and child have the same clock, and so has the engine when it begins once more.
-fn time_of_minute() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{:02}.{:06} ", now.as_secs() % 60, now.subsec_micros())
+/// A write to a kernel file that is about to be printed and made.
+#[must_use = "a write is made by `run`"]
+pub struct Echo<'p> {
+    call: Call,
+    value: String,
+    path: &'p Path,
 }
 
-/// Whether nothing is done, only told.
+impl Echo<'_> {
+    /// As [`Call::cleanup`].
+    pub fn cleanup(self) -> Self {
+        Echo { call: self.call.cleanup(), ..self }
+    }
+
+    /// As [`Call::run`]: writes the whole value at once, as the files of cgroups and id maps require; never creates a file.
+    pub fn run(self) -> Result<()> {
+        let Echo { call, value, path } = self;
+        call.run(|| File::options().write(true).open(path)?.write_all(value.as_bytes()))
+    }
+}
+
+/// Whether nothing is done, only printed.
 pub fn dry_run() -> bool {
-    TELLING.get().is_some_and(|telling| telling.dry_run)
+    options().is_some_and(|options| options.dry_run)
 }
 
-/// Whether nothing is told but errors.
+/// Whether nothing is printed but errors.
 pub fn quiet() -> bool {
-    HUSHED.load(Ordering::Relaxed) || TELLING.get().is_some_and(|telling| telling.quiet)
+    narration::is_hushed() || options().is_some_and(|options| options.quiet)
 }
 
-/// From here on this process tells nothing, and pauses nowhere: it lets go of the terminal that it was started from.
-pub fn hush() {
-    HUSHED.store(true, Ordering::Relaxed);
+/// Whether every call is printed.
+pub fn verbose() -> bool {
+    options().is_some_and(|options| options.verbose)
 }
 
-/// From here on, the hints of `--pause` name this process.
-pub fn child_is(pid: Pid) {
-    CHILD.store(pid.as_raw(), Ordering::Relaxed);
+pub(crate) fn times() -> bool {
+    options().is_some_and(|options| options.times)
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Who {
-    Host,
-    Child,
+/// The words of `--pause=WORD,…`; one empty word where there is none, as every call begins with that.
+pub(crate) fn pauses() -> Option<&'static [String]> {
+    options()?.pause.as_deref()
 }
 
-fn tell<T: Answer, E: Into<std::io::Error>>(
-    who: Who,
-    call: fmt::Arguments,
-    make: impl FnOnce() -> Result<T, E>,
-) -> Result<T> {
-    if dry_run() {
-        told(who, call, None);
-        return Ok(T::stand_in());
-    }
-    match make() {
-        Ok(answer) => {
-            told(who, call, Some(&answer.told()));
-            Ok(answer)
-        }
-        Err(error) => {
-            let errno = errno_of(error.into());
-            told(who, call, Some(&format!("{errno:?}")));
-            Err(CallFailed { call: call.to_string(), errno }.into())
-        }
-    }
+/// The step that this program is.
+pub(crate) fn this_step() -> Step {
+    RUNNING.get().map_or(Step::UNKNOWN, |running| running.step)
 }
 
-fn told(who: Who, call: fmt::Arguments, answer: Option<&str>) {
-    if quiet() {
-        return;
-    }
-    let who = match who {
-        Who::Host => "host ".cyan().bold(),
-        Who::Child => "child".yellow().bold(),
-    };
-    let call = call.to_string();
-    let call = printable(&call);
-    match answer {
-        None => line(format_args!("{who} {call}")),
-        Some(answer) if answer.starts_with('E') => line(format_args!("{who} {call} = {}", answer.red())),
-        Some(answer) => line(format_args!("{who} {call} = {}", answer.green())),
-    }
-}
-
-fn pause(who: Who, call: fmt::Arguments) -> Result<()> {
-    let Some(calls) = TELLING.get().and_then(|telling| telling.pause.as_ref()) else { return Ok(()) };
-    // Whoever has pressed Ctrl-C does not want to be asked before each call of the clean-up.
-    if quiet() || signals::interrupted() {
-        return Ok(());
-    }
-    // `--pause` alone is one empty name, and every call begins with that.
-    let call_told = call.to_string();
-    if !calls.iter().any(|name| call_told.starts_with(name)) {
-        return Ok(());
-    }
-    let name = if who == Who::Host { "the host" } else { "the child" };
-    line(format_args!("{} {name} is about to call: {}", "[Enter]".bold(), printable(&call_told)));
-    // In a dry run there is nothing to look at.
-    let look = || remedy::look(&call_told, CHILD.load(Ordering::Relaxed));
-    if let Some(look) = (!dry_run()).then(look).flatten() {
-        line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
-    }
-    let stdin = std::io::stdin();
-    loop {
-        if let Some(came) = signals::wait(&[stdin.as_fd()])? {
-            signals::interrupt(came)?;
-            continue;
-        }
-        // Byte by byte and unbuffered: what comes after the newline belongs to the container.
-        let mut byte = [0];
-        match nix::unistd::read(stdin.as_fd(), &mut byte) {
-            Ok(1) if byte[0] != b'\n' => {}
-            _ => return Ok(()),
-        }
-    }
-}
-
-/// Text that cannot drive a terminal: a name with an escape sequence or a newline in it is shown, not obeyed.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return text.into();
-    }
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+fn options() -> Option<&'static Narration> {
+    RUNNING.get().map(|running| &running.narration)
 }

@@ -4,7 +4,34 @@ use std::fmt::Display;
 
 use colored::Colorize;
 
-use crate::explain;
+use crate::explain::{self, printable};
+
+/// The terms, in the order of the formula.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Term {
+    /// What the container may use up.
+    Cgroup,
+    /// What it sees.
+    Namespace,
+    /// Where it stands.
+    Rootfs,
+    /// Who looks after it.
+    Engine,
+}
+
+impl Term {
+    const ALL: [Term; 4] = [Term::Cgroup, Term::Namespace, Term::Rootfs, Term::Engine];
+
+    /// As the formula spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Term::Cgroup => "cgroup",
+            Term::Namespace => "namespace",
+            Term::Rootfs => "rootfs",
+            Term::Engine => "engine",
+        }
+    }
+}
 
 /// One thing that the kernel says of the child, beside what it says of the host.
 pub struct Fact {
@@ -16,79 +43,110 @@ pub struct Fact {
     pub child: String,
     /// Whether that is what the step set out to do.
     pub holds: bool,
+    /// A word or two for the line that sums up a term.
+    pub brief: String,
 }
 
-enum Term {
-    NotYet,
-    True,
+#[derive(Clone)]
+enum Light {
+    Off,
+    On,
     Refused(String),
 }
 
 /// `Container = cgroup + namespace + rootfs + engine`.
-pub struct Formula([(&'static str, Term); 4]);
+pub struct Formula([Light; 4]);
 
 impl Default for Formula {
     fn default() -> Self {
-        Formula(["cgroup", "namespace", "rootfs", "engine"].map(|name| (name, Term::NotYet)))
+        Formula([const { Light::Off }; 4])
     }
 }
 
 impl Formula {
-    /// Lights a term if the kernel confirms each fact of it; tells the facts.
+    /// Lights a term if the kernel confirms each fact of it; prints them in one line, each in its own under `--verbose`.
     ///
     /// # Errors
     /// Where the kernel says something else than what the step set out to do: then the step has failed,
     /// whatever its calls returned.
-    pub fn light(&mut self, term: &str, facts: &[Fact]) -> anyhow::Result<()> {
-        for Fact { what, host, child, holds } in facts {
-            let verdict = if *holds { "✔".green() } else { "✘".red() };
-            let beside = if host.is_empty() { String::new() } else { format!("   (host: {host})") };
-            if !explain::quiet() {
-                explain::line(format_args!("  {verdict} {what:<26} {}{}", explain::printable(child), beside.dimmed()));
+    pub fn light(&mut self, term: Term, facts: &[Fact]) -> anyhow::Result<()> {
+        let brief: Vec<_> = facts.iter().map(|fact| fact.brief.as_str()).filter(|it| !it.is_empty()).collect();
+        if !explain::quiet() && !explain::verbose() && !brief.is_empty() && facts.iter().all(|fact| fact.holds) {
+            let text = shortened(&brief.join(", "), 96);
+            explain::line(format_args!("  {} {:<9} {}", "✔".green(), term.name(), printable(&text)));
+        } else if !explain::quiet() {
+            for fact in facts.iter().filter(|fact| explain::verbose() || !fact.holds) {
+                fact.print();
             }
         }
         if let Some(fact) = facts.iter().find(|fact| !fact.holds) {
-            anyhow::bail!("{term}: the kernel does not confirm it: {} is {:?}", fact.what, fact.child);
+            anyhow::bail!("{}: the kernel does not confirm it: {} is {:?}", term.name(), fact.what, fact.child);
         }
         if !facts.is_empty() {
-            self.set(term, Term::True);
+            self.0[term as usize] = Light::On;
         }
         Ok(())
     }
 
-    /// A term that was wanted and is not possible here.
-    pub fn refuse(&mut self, term: &str, reason: impl Display) {
-        self.set(term, Term::Refused(reason.to_string()));
+    /// A term that was asked for and is not possible here.
+    pub fn refuse(&mut self, term: Term, reason: impl Display) {
+        self.0[term as usize] = Light::Refused(reason.to_string());
     }
 
-    fn set(&mut self, term: &str, to: Term) {
-        if let Some(place) = self.0.iter_mut().find(|(name, _)| *name == term) {
-            place.1 = to;
-        }
-    }
-
-    /// Tells the formula: lit terms in brackets, terms that were refused with the reason below.
-    pub fn tell(&self) {
+    /// Prints the formula: lit terms in brackets, terms that were refused with the reason below.
+    pub fn print(&self) {
         if explain::quiet() {
             return;
         }
         if explain::dry_run() {
-            explain::note("dry run: no term is true, as nothing was done and nothing read back");
+            explain::notice("dry run: no term is true, as nothing was done and nothing read back");
         }
-        let terms = self.0.iter().map(|(name, term)| match term {
-            Term::True => format!("[{name}]").green().bold().to_string(),
-            Term::NotYet => name.dimmed().to_string(),
-            Term::Refused(_) => format!("{name} ✘").red().to_string(),
+        let terms = Term::ALL.map(|term| match self.0[term as usize] {
+            Light::On => format!("[{}]", term.name()).green().bold().to_string(),
+            Light::Off => term.name().dimmed().to_string(),
+            Light::Refused(_) => format!("{} ✘", term.name()).red().to_string(),
         });
-        explain::line(format_args!("Container = {}", terms.collect::<Vec<_>>().join(" + ")));
-        for (name, term) in &self.0 {
-            if let Term::Refused(reason) = term {
-                explain::line(format_args!(
-                    "  {} {name} is not possible here: {}",
-                    "✘".red(),
-                    explain::printable(reason)
-                ));
+        explain::line(format_args!("Container = {}", terms.join(" + ")));
+        for term in Term::ALL {
+            if let Light::Refused(reason) = &self.0[term as usize] {
+                let reason = printable(reason);
+                explain::line(format_args!("  {} {} is not possible here: {reason}", "✘".red(), term.name()));
             }
         }
+    }
+}
+
+impl Fact {
+    fn print(&self) {
+        let verdict = if self.holds { "✔".green() } else { "✘".red() };
+        let beside = if self.host.is_empty() { String::new() } else { format!("   (host: {})", self.host) };
+        explain::line(format_args!("  {verdict} {:<26} {}{}", self.what, printable(&self.child), beside.dimmed()));
+    }
+}
+
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(width - 1).collect();
+    short.truncate(short.rfind(", ").unwrap_or(short.len()));
+    short + ", …"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_ends_at_a_word() {
+        assert_eq!(shortened("cpu, memory, pids", 17), "cpu, memory, pids");
+        assert_eq!(shortened("cpu, memory, pids", 14), "cpu, memory, …");
+    }
+
+    #[test]
+    fn a_term_that_the_kernel_does_not_confirm_is_a_failure() {
+        let fact =
+            Fact { what: "root".into(), host: String::new(), child: "/".into(), holds: false, brief: String::new() };
+        assert!(Formula::default().light(Term::Rootfs, &[fact]).is_err());
     }
 }

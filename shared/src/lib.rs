@@ -1,11 +1,13 @@
 //! The small helper: what every step uses and no step teaches.
 //!
-//! - [`explain`]: the call that is told. Every system call of the lesson goes through it.
+//! - [`explain`]: the call that is shown. Every system call of the lesson goes through it.
 //! - [`failure`]: what failed, in one sentence, with the exit code and the remedy.
 //! - [`formula`]: `Container = cgroup + namespace + rootfs + engine`, with the terms that are true lit.
 //! - [`kernel_file`]: files without a size, read in one go.
 //! - [`lock`]: one at a time.
 //! - [`mountinfo`]: which file system is mounted where.
+//! - [`narration`]: what of that appears on the screen.
+//! - `pause`: `--pause`.
 //! - [`remedy`]: for the failures that everyone meets, what to do.
 //! - [`signals`]: Ctrl-C and its like, taken at moments when there is nothing half done.
 //! - [`sys`]: the few system calls that the crate `nix` does not have.
@@ -29,6 +31,10 @@ pub mod kernel_file;
 pub mod lock;
 #[cfg(target_os = "linux")]
 pub mod mountinfo;
+#[cfg(target_os = "linux")]
+pub mod narration;
+#[cfg(target_os = "linux")]
+mod pause;
 #[cfg(target_os = "linux")]
 pub mod remedy;
 #[cfg(target_os = "linux")]

@@ -110,6 +110,7 @@ pub fn wait(others: &[BorrowedFd]) -> Result<Option<Came>> {
 
 /// The same, for a while at most (`None`, too, when that has passed).
 pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<Came>> {
+    crate::narration::flush();
     let Some(Held { fd: signals, .. }) = HELD.get() else {
         return Ok(None);
     };
@@ -130,6 +131,7 @@ pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<
 /// Waits until something can be read from `from`, or it was closed. A signal that comes before that is given to `signal`;
 /// one that comes later waits for whoever asks next, as what was waited for is done, and nobody need undo it.
 pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Came) -> Result<()>) -> Result<()> {
+    crate::narration::flush();
     let Some(Held { fd: signals, .. }) = HELD.get() else {
         return Ok(());
     };

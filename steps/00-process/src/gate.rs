@@ -5,6 +5,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
+use shared::call;
 use shared::explain;
 use shared::failure::During;
 use shared::signals;
@@ -13,11 +14,11 @@ use shared::signals;
 pub fn stop(host: Pid) -> Result<()> {
     explain::child_is(getpid()); // for the hints of `--pause`
     // Without this, a host that is killed leaves the child behind, stopped for ever. See prctl(2).
-    explain::child_at_once(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))?;
+    explain::child(call!("prctl(PR_SET_PDEATHSIG, SIGKILL)")).at_once().run(|| set_pdeathsig(Signal::SIGKILL))?;
     // A host that died before that line sends nothing any more.
     ensure!(explain::dry_run() || getppid() == host, "the host is gone");
     // Told before it is made: afterwards it would be told by a process that goes on.
-    explain::child_first(format_args!("kill(getpid(), SIGSTOP)"), || kill(getpid(), Signal::SIGSTOP))
+    explain::child(call!("kill(getpid(), SIGSTOP)")).printed_first().run(|| kill(getpid(), Signal::SIGSTOP))
 }
 
 /// Host: waits until the child has stopped. One that has ended instead is left for the wait at the end.
@@ -33,7 +34,7 @@ pub fn wait_until_stopped(child: Pid) -> Result<()> {
 
 /// Host: lets the child go on. Told before it is made, so that what the child then tells comes after it.
 pub fn open(child: Pid) -> Result<()> {
-    explain::host_first(format_args!("kill({child}, SIGCONT)"), || kill(child, Signal::SIGCONT))
+    explain::host(call!("kill({child}, SIGCONT)")).printed_first().run(|| kill(child, Signal::SIGCONT))
 }
 
 /// Host, after a failure: ends the child, and waits until it is gone.

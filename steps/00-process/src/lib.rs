@@ -7,6 +7,7 @@
 pub mod check;
 pub mod look;
 mod program;
+mod remedies;
 
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
@@ -15,19 +16,22 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid};
+use shared::call;
 use shared::explain;
 use shared::failure::During;
 use shared::{kernel_file, signals, sys, terminal};
 
 pub use program::{Environment, default_command};
+pub use remedies::known;
 
 /// Host: makes a child that is a copy of this process and runs `child`; its failure is told by the child itself.
 pub fn fork(child: impl FnOnce() -> Result<()>) -> Result<Pid> {
-    explain::host(format_args!("fork()"), || {
+    explain::host(call!("fork()")).run(|| {
         // SAFETY: this process has one thread, so the child's copy holds no lock of another.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Parent { child } => Ok::<_, Errno>(child),
             ForkResult::Child => {
+                explain::newborn();
                 let code = child().map_or_else(|error| explain::report(&error), |()| 0);
                 // No clean-up of the parent's may run in its copy.
                 // SAFETY: _exit(2) runs no code of this process.
@@ -47,8 +51,8 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
     let path = program::find(&command[0], environment)?;
     let arguments = command.iter().map(|word| program::c_string(word)).collect::<Result<Vec<_>>>()?;
     // What the caller's shell or editor left open would go on into the container, a way out of it. See close_range(2).
-    explain::child(format_args!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"), || sys::close_range_on_exec(3))?;
-    explain::child_last(format_args!("execve({path:?}, {arguments:?}, …)"))?;
+    explain::child(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| sys::close_range_on_exec(3))?;
+    explain::child(call!("execve({path:?}, {arguments:?}, …)")).announce()?;
     if explain::dry_run() {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use nix::unistd::Pid;
 use process::{Environment, check::Report, look::Look};
-use shared::explain::{self, Telling};
+use shared::explain::{self, Narration};
 use shared::failure::During;
 use shared::formula::Formula;
 
@@ -29,7 +29,7 @@ const USAGE: &str = "step00 [OPTIONS] [COMMAND [ARG]...]
 #[command(mut_args(|arg| if arg.is_positional() { arg } else { arg.global(true) }))]
 struct Options {
     #[command(flatten)]
-    telling: Telling,
+    narration: Narration,
     #[command(subcommand)]
     instead: Option<Instead>,
     /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
@@ -58,7 +58,7 @@ enum Instead {
 
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
-        Ok(options) => explain::run(&options.telling, || match options.instead {
+        Ok(options) => explain::run(&options.narration, process::known(), || match options.instead {
             None => run(&options.command),
             Some(Instead::Look { pid, other }) => look(pid, other),
             Some(Instead::Check { json }) => check(json),
@@ -87,7 +87,7 @@ fn run(command: &[OsString]) -> Result<u8> {
         // Host: also after a failure, no child is left behind.
         accompany(host, pid).inspect_err(|_| gate::end(pid))?
     };
-    Formula::default().tell();
+    Formula::default().print();
     Ok(code)
 }
 

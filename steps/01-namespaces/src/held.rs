@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use process::check::flag_names;
+use shared::call;
 use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED};
 use shared::{signals, sys};
@@ -60,13 +61,13 @@ pub fn clone<'a>(
     })
 }
 
-/// Host: makes a child in the namespaces of another process, and holds it at the same gate. `process` is a pidfd, and
-/// `None` in a dry run; `namespaces` are those that differ from ours ([`own_of`](crate::own_of)). setns(2), Linux 5.8.
+/// Host: makes a child in the namespaces of another process, and holds it at the same gate. `process` is a pidfd;
+/// `namespaces` are those that differ from ours ([`own_of`](crate::own_of)). setns(2), Linux 5.8.
 ///
 /// # Errors
 /// EPERM where the caller has no rights over these namespaces, ESRCH where the process is gone.
 pub fn join<'a>(
-    process: &Option<OwnedFd>,
+    process: &OwnedFd,
     namespaces: &[Namespace],
     enter: impl FnMut() -> Result<()> + 'a,
     program: impl FnMut() -> Result<()> + 'a,
@@ -83,6 +84,7 @@ fn hold<'a>(mut acts: [Act<'a>; 2], make: impl FnOnce(Life) -> Result<Pid>) -> R
 
     // Everything in here happens in the child, on its copy of this process's memory.
     let child = || -> isize {
+        explain::newborn();
         let Some((host_end, child_end)) = ends.take() else {
             return STEP_FAILED.into();
         };
@@ -107,7 +109,7 @@ fn clone2(view: &View, child: Life) -> Result<Pid> {
     let flags = view.clone_flags();
     let mut stack = vec![0; 1 << 20];
     let told = [&flag_names(flags)[..], &["SIGCHLD"]].concat().join("|");
-    explain::host(format_args!("clone(child, stack, {told}, NULL)"), || {
+    explain::host(call!("clone(child, stack, {told}, NULL)")).run(|| {
         // SAFETY: a step has one thread; and without CLONE_VM the child runs on its own copy of `stack`.
         unsafe { nix::sched::clone(child, &mut stack, flags, Some(libc::SIGCHLD)) }
     })
@@ -117,7 +119,7 @@ fn clone2(view: &View, child: Life) -> Result<Pid> {
 fn clone3(view: &View, mut child: Life) -> Result<Pid> {
     let flags = view.clone_flags() | Namespace::Time.flag();
     let told = flag_names(flags).join("|");
-    explain::host(format_args!("clone3({{flags={told}, exit_signal=SIGCHLD}})"), || {
+    explain::host(call!("clone3({{flags={told}, exit_signal=SIGCHLD}})")).run(|| {
         // SAFETY: a step has one thread.
         let pid = unsafe { sys::clone3(flags.bits() as u64) }?;
         // SAFETY: _exit(2) runs nothing more of this process: the child must not go on as a second host.
@@ -127,28 +129,26 @@ fn clone3(view: &View, mut child: Life) -> Result<Pid> {
 
 /// Three processes, as setns(2) moves a process into every kind of namespace but one: a pid namespace takes only its
 /// children. So a helper joins, and makes the child; by CLONE_PARENT it is the host's own child, and the helper may go.
-fn fork_setns_clone(process: &Option<OwnedFd>, namespaces: &[Namespace], child: Life) -> Result<Pid> {
+fn fork_setns_clone(process: &OwnedFd, namespaces: &[Namespace], child: Life) -> Result<Pid> {
     let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
     let names = flag_names(flags).join("|");
-    let number = process.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string());
+    let number = process.as_raw_fd();
     let mut child = Some(child);
     let mut act = || -> Result<Pid> {
         die_with_host()?;
         // From setns on, processes in there can see the helper and the child, and could reach the host's files by
         // /proc/PID/exe and /proc/PID/fd. Until exec nobody but the host's root may look into them: CVE-2019-5736.
-        explain::child(format_args!("prctl(PR_SET_DUMPABLE, 0)"), || set_dumpable(false))?;
-        explain::child(format_args!("setns({number}, {names})"), || {
-            setns(process.as_ref().ok_or(Errno::EBADF)?, flags)
-        })?;
+        explain::child(call!("prctl(PR_SET_DUMPABLE, 0)")).run(|| set_dumpable(false))?;
+        explain::child(call!("setns({number}, {names})")).run(|| setns(process, flags))?;
         let mut stack = vec![0; 1 << 20];
-        explain::child(format_args!("clone(child, stack, CLONE_PARENT|SIGCHLD, NULL)"), || {
+        explain::child(call!("clone(child, stack, CLONE_PARENT|SIGCHLD, NULL)")).run(|| {
             let child = child.take().ok_or(Errno::EINVAL)?;
             // SAFETY: as above: one thread, and no CLONE_VM.
             unsafe { nix::sched::clone(child, &mut stack, CloneFlags::CLONE_PARENT, Some(libc::SIGCHLD)) }
         })
     };
     if explain::dry_run() {
-        explain::host(format_args!("fork()"), || Ok::<_, Errno>(Pid::this()))?;
+        explain::host(call!("fork()")).run(|| Ok::<_, Errno>(Pid::this()))?;
         return act();
     }
 
@@ -180,9 +180,11 @@ fn live(mut socket: UnixStream, [enter, program]: &mut [Act; 2]) -> u8 {
     let mut act = || -> Result<()> {
         wait_at_gate(&mut socket)?; // until the host has told of the birth
         die_with_host()?;
+        explain::flush();
         socket.write_all(&[READY])?;
         wait_at_gate(&mut socket)?;
         enter()?;
+        explain::flush();
         socket.write_all(&[READY])?;
         wait_at_gate(&mut socket)?;
         program()
@@ -196,7 +198,7 @@ fn live(mut socket: UnixStream, [enter, program]: &mut [Act; 2]) -> u8 {
 
 /// Child: without this, a host that is killed leaves the child running, with nobody to look after it. See prctl(2).
 fn die_with_host() -> Result<()> {
-    explain::child_at_once(format_args!("prctl(PR_SET_PDEATHSIG, SIGKILL)"), || set_pdeathsig(Signal::SIGKILL))
+    explain::child(call!("prctl(PR_SET_PDEATHSIG, SIGKILL)")).at_once().run(|| set_pdeathsig(Signal::SIGKILL))
 }
 
 /// Child: reads its own pid, which in a pid namespace it cannot ask for. Fails if the host died while the child
@@ -270,6 +272,7 @@ impl Running<'_> {
 
 impl Child<'_> {
     fn open_gate(&mut self) -> Result<()> {
+        explain::flush();
         self.socket.write_all(&self.pid.as_raw().to_ne_bytes()).map_err(|_| self.died())
     }
 

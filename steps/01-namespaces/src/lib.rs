@@ -8,6 +8,7 @@
 //! nothing limits what the child uses up (step 02); it still stands in the host's files (step 03).
 
 mod held;
+mod remedies;
 mod view;
 
 use std::io::ErrorKind;
@@ -18,12 +19,14 @@ use clap::ValueEnum;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, getgid, getuid};
+use shared::call;
 use shared::explain;
 use shared::failure::During;
 use shared::formula::Fact;
 use shared::sys;
 
 pub use held::{Held, Ready, Running, clone, join};
+pub use remedies::known;
 pub use view::{Namespace, View};
 
 /// Host: lets the held child be root (id 0) in its own user namespace, and the caller outside.
@@ -36,9 +39,9 @@ pub fn map_ids(child: Pid, view: &View) -> Result<()> {
     let proc = Path::new("/proc").join(child.to_string());
     // Without "deny" an ordinary user may not write gid_map: setgroups(2) could drop a group that is
     // there to forbid something. See user_namespaces(7).
-    explain::host_echo("deny", &proc.join("setgroups"))?;
-    explain::host_echo(format_args!("0 {} 1", getuid()), &proc.join("uid_map"))?;
-    explain::host_echo(format_args!("0 {} 1", getgid()), &proc.join("gid_map"))
+    explain::host_echo("deny", &proc.join("setgroups")).run()?;
+    explain::host_echo(format_args!("0 {} 1", getuid()), &proc.join("uid_map")).run()?;
+    explain::host_echo(format_args!("0 {} 1", getgid()), &proc.join("gid_map")).run()
 }
 
 /// Child: keeps from the host whatever it mounts from here on.
@@ -60,7 +63,7 @@ pub fn set_hostname(view: &View, default: &str) -> Result<()> {
         return Ok(());
     }
     let name = view.hostname.as_deref().unwrap_or(default);
-    explain::child(format_args!("sethostname({name:?})"), || nix::unistd::sethostname(name))
+    explain::child(call!("sethostname({name:?})")).run(|| nix::unistd::sethostname(name))
 }
 
 /// Child: a `/proc` that shows the processes of its own pid namespace.
@@ -78,7 +81,7 @@ pub fn set_loopback_up(view: &View) -> Result<()> {
     if !view.has(Namespace::Net) {
         return Ok(());
     }
-    explain::child(format_args!("ioctl(SIOCSIFFLAGS, {{\"lo\", IFF_UP}})"), sys::set_loopback_up)
+    explain::child(call!("ioctl(SIOCSIFFLAGS, {{\"lo\", IFF_UP}})")).run(sys::set_loopback_up)
 }
 
 /// Child: a cgroup namespace rooted where the child is now, so after the host has put it into its cgroup.
@@ -89,7 +92,7 @@ pub fn unshare_cgroup(view: &View) -> Result<()> {
     if !view.has(Namespace::Cgroup) {
         return Ok(());
     }
-    explain::child(format_args!("unshare(CLONE_NEWCGROUP)"), || nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP))
+    explain::child(call!("unshare(CLONE_NEWCGROUP)")).run(|| nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP))
 }
 
 /// Host: what the kernel says of the child's namespaces. Those that were asked for must be its own.
@@ -99,7 +102,8 @@ pub fn facts(child: Pid, view: &View) -> Result<Vec<Fact>> {
     }
     let fact = |namespace: &Namespace| {
         let (host, child) = (link("self", *namespace)?, link(&child.to_string(), *namespace)?);
-        Ok(Fact { what: format!("{} namespace", namespace.file()), holds: host != child, host, child })
+        let brief = namespace.file().to_owned();
+        Ok(Fact { what: format!("{} namespace", namespace.file()), holds: host != child, host, child, brief })
     };
     view.namespaces().iter().map(fact).collect()
 }
@@ -126,12 +130,12 @@ fn link(process: &str, namespace: Namespace) -> Result<String> {
     }
 }
 
-/// mount(2), told. A type or data of `None` is a null pointer to the kernel.
+/// mount(2), printed as a call of the step that uses it. A type or data of `None` is a null pointer to the kernel.
+#[track_caller]
 pub fn mount(source: &str, target: &str, kind: Option<&str>, flags: MsFlags, data: Option<&str>) -> Result<()> {
     let or_null = |text: Option<&str>| text.map_or("NULL".to_owned(), |text| format!("{text:?}"));
     let names = flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join("|");
     let names = if names.is_empty() { "0".to_owned() } else { names };
-    explain::child(format_args!("mount({source:?}, {target:?}, {}, {names}, {})", or_null(kind), or_null(data)), || {
-        nix::mount::mount(Some(source), target, kind, flags, data)
-    })
+    explain::child(call!("mount({source:?}, {target:?}, {}, {names}, {})", or_null(kind), or_null(data)))
+        .run(|| nix::mount::mount(Some(source), target, kind, flags, data))
 }

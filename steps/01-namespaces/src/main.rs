@@ -8,15 +8,15 @@ use std::process::ExitCode;
 use anyhow::Result;
 use namespaces::View;
 use process::Environment;
-use shared::explain::{self, Telling};
-use shared::formula::Formula;
+use shared::explain::{self, Narration};
+use shared::formula::{Formula, Term};
 
 /// Runs a command in namespaces of its own
 #[derive(clap::Parser, Debug)]
 #[command(name = "step01", version)]
 struct Options {
     #[command(flatten)]
-    telling: Telling,
+    narration: Narration,
     #[command(flatten)]
     view: View,
     /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
@@ -26,7 +26,7 @@ struct Options {
 
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
-        Ok(options) => explain::run(&options.telling, || run(&options)),
+        Ok(options) => explain::run(&options.narration, namespaces::known(), || run(&options)),
         Err(code) => code,
     }
 }
@@ -57,8 +57,8 @@ fn contain(options: &Options) -> Result<u8> {
 
     // Host, and the child ready: a term is true if the kernel confirms it.
     let mut formula = Formula::default();
-    formula.light("namespace", &namespaces::facts(ready.pid(), view)?)?;
-    formula.tell();
+    formula.light(Term::Namespace, &namespaces::facts(ready.pid(), view)?)?;
+    formula.print();
 
     ready.start()?.wait()
 }

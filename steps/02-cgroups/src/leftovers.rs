@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use shared::call;
 use shared::explain;
 use shared::failure::is;
 use shared::lock::is_locked;
@@ -47,7 +48,7 @@ fn is_ours_to_remove(dir: &Path) -> bool {
 /// Host: removes a group; where it is still in use, ends what runs in it and removes the groups that were made in it, the
 /// deepest first.
 pub fn take_away(dir: &Path) -> Result<()> {
-    let remove = |dir: &Path| explain::host_cleanup(format_args!("rmdir {}", dir.display()), || rmdir(dir));
+    let remove = |dir: &Path| explain::host(call!("rmdir {}", dir.display())).cleanup().run(|| rmdir(dir));
     // Nearly always nothing is in it any more, and this is all.
     match remove(dir) {
         Err(error) if is(&error, Errno::EBUSY) => {}
@@ -137,12 +138,12 @@ fn make_mortal(groups: &[PathBuf]) -> Result<()> {
     // highest first. See Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst.
     let freezers = groups.iter().rev().map(|dir| dir.join("freezer.state"));
     for freezer in freezers.filter(|file| words(file).iter().any(|state| state != "THAWED")) {
-        explain::host_echo_cleanup("THAWED", &freezer)?;
+        explain::host_echo("THAWED", &freezer).cleanup().run()?;
     }
     // On v2, one write ends all processes of a group and of those below, which no fork can outrun; also those of threaded
     // groups, which do not list them. Linux 5.14; see *cgroup.kill* in cgroup-v2.rst.
     match groups.last().map(|dir| dir.join("cgroup.kill")).filter(|file| file.exists()) {
-        Some(file) => explain::host_echo_cleanup(1, &file),
+        Some(file) => explain::host_echo(1, &file).cleanup().run(),
         None => Ok(()),
     }
 }

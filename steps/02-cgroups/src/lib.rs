@@ -10,6 +10,7 @@
 mod hierarchy;
 mod leftovers;
 mod limits;
+mod remedies;
 mod v1;
 mod v2;
 
@@ -21,11 +22,11 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::unistd::{AccessFlags, Pid, access};
-use shared::explain;
 use shared::failure::{CallFailed, During, Failure};
-use shared::formula::{Fact, Formula};
+use shared::formula::{Fact, Formula, Term};
 use shared::lock::{try_lock, wait_for_lock};
 use shared::signals::Interrupted;
+use shared::{call, explain};
 use shared::{kernel_file, sys};
 
 use leftovers::{is_marked, owner_lives};
@@ -33,6 +34,7 @@ use leftovers::{is_marked, owner_lives};
 pub use hierarchy::{Hierarchy, Version, detect, may_make_groups};
 pub use leftovers::empty_all;
 pub use limits::{CpuList, Limits, Rate};
+pub use remedies::known;
 
 /// The child's cgroup: on v1 a group in each hierarchy, on v2 one, on a hybrid machine both.
 pub struct Cgroup {
@@ -176,11 +178,8 @@ impl Cgroup {
             !self.groups.is_empty(),
             "no cgroup hierarchy can be reached here: none is mounted, or only a part of it that this process is not in"
         );
-        for group in self.groups() {
-            explain::note(&group.hierarchy);
-            group.create(&self.limits)?;
-        }
-        Ok(())
+        self.groups().iter().try_for_each(Group::make)?;
+        self.groups().iter().try_for_each(|group| group.limit(&self.limits))
     }
 
     /// Host: the same; but where the caller may not make cgroups and no limit was asked for, goes on without one and
@@ -191,7 +190,10 @@ impl Cgroup {
                 self.remove()?;
                 self.without.set(true);
                 let Failure { sentence, remedy, .. } = Failure::of(&error);
-                formula.refuse("cgroup", [Some(sentence), remedy].into_iter().flatten().collect::<Vec<_>>().join("; "));
+                formula.refuse(
+                    Term::Cgroup,
+                    [Some(sentence), remedy].into_iter().flatten().collect::<Vec<_>>().join("; "),
+                );
                 Ok(())
             }
             result => result,
@@ -200,7 +202,9 @@ impl Cgroup {
 
     /// Host: puts a held child in, so that it has run nothing outside the limits.
     pub fn admit(&self, child: Pid) -> Result<()> {
-        self.groups().iter().try_for_each(|group| explain::host_echo(child, &group.dir.join(group.twin().procs())))
+        self.groups()
+            .iter()
+            .try_for_each(|group| explain::host_echo(child, &group.dir.join(group.twin().procs())).run())
     }
 
     /// Host: what the kernel says: which group the child is in, and each limit.
@@ -220,6 +224,7 @@ impl Cgroup {
                 group.hierarchy.controllers.join(",")
             };
             facts.push(Fact {
+                brief: what.clone(),
                 what,
                 host: group.hierarchy.own.display().to_string(),
                 child: own.display().to_string(),
@@ -260,14 +265,17 @@ impl Setting {
 }
 
 impl Group {
-    fn create(&self, limits: &Limits) -> Result<()> {
+    fn make(&self) -> Result<()> {
         // Made and held in one go: in between, a sweep would take it for a dead step's.
         let make = || {
             std::fs::create_dir(&self.dir)?;
             let _ = self.held.set(try_lock(&self.dir)?);
             Ok::<_, std::io::Error>(())
         };
-        explain::host_locked(format_args!("mkdir {}", self.dir.display()), || self.lock(), make)?;
+        explain::host(call!("mkdir {}", self.dir.display())).run(make)
+    }
+
+    fn limit(&self, limits: &Limits) -> Result<()> {
         self.twin().prepare(self, limits)?;
         self.settings(limits).iter().try_for_each(|setting| self.write(setting))
     }
@@ -290,7 +298,7 @@ impl Group {
             );
             return Ok(());
         }
-        explain::host_echo(&setting.value, &file)
+        explain::host_echo(&setting.value, &file).run()
     }
 
     /// The limits that are this hierarchy's to keep.
@@ -325,7 +333,10 @@ impl Group {
                     fact.child += &format!("; {child}");
                     fact.holds &= holds;
                 }
-                None => facts.push(Fact { what: file.to_owned(), host: String::new(), child, holds }),
+                None => {
+                    let brief = format!("{file} {child}");
+                    facts.push(Fact { what: file.to_owned(), host: String::new(), child, holds, brief });
+                }
             }
         }
         facts

@@ -9,15 +9,15 @@ use anyhow::Result;
 use cgroups::{Cgroup, Limits};
 use namespaces::View;
 use process::Environment;
-use shared::explain::{self, Telling};
-use shared::formula::Formula;
+use shared::explain::{self, Narration};
+use shared::formula::{Formula, Term};
 
 /// Runs a command in namespaces and a cgroup of its own
 #[derive(clap::Parser, Debug)]
 #[command(name = "step02", version)]
 struct Options {
     #[command(flatten)]
-    telling: Telling,
+    narration: Narration,
     #[command(flatten)]
     view: View,
     #[command(flatten)]
@@ -29,7 +29,7 @@ struct Options {
 
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
-        Ok(options) => explain::run(&options.telling, || run(&options)),
+        Ok(options) => explain::run(&options.narration, cgroups::known(), || run(&options)),
         Err(code) => code,
     }
 }
@@ -69,9 +69,9 @@ fn contain(options: &Options, cgroup: &Cgroup) -> Result<u8> {
 
     // Host, and the child ready: a term is true if the kernel confirms it.
     let mut formula = Formula::default();
-    formula.light("cgroup", &cgroup.facts(ready.pid())?)?; // new in this step
-    formula.light("namespace", &namespaces::facts(ready.pid(), view)?)?;
-    formula.tell();
+    formula.light(Term::Cgroup, &cgroup.facts(ready.pid())?)?; // new in this step
+    formula.light(Term::Namespace, &namespaces::facts(ready.pid(), view)?)?;
+    formula.print();
 
     ready.start()?.wait()
 }

@@ -30,7 +30,7 @@ impl Twin for V1 {
         }
         // A new group's lists are empty, and a process with no processor or no memory may not enter: ENOSPC. See cpuset(7).
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            explain::host_echo(words(&group.parent.join(file)).join(","), &group.dir.join(file))?;
+            explain::host_echo(words(&group.parent.join(file)).join(","), &group.dir.join(file)).run()?;
         }
         Ok(())
     }

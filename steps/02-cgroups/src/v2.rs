@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access, getpid, getppid};
+use shared::call;
 use shared::explain;
 use shared::failure::is;
 
@@ -52,16 +53,16 @@ impl Twin for V2 {
         }
         let there = words(&group.parent.join("cgroup.procs"));
         if !is_root(&group.parent) && there.contains(&getpid().to_string()) {
-            explain::host(format_args!("mkdir {}", aside(group).display()), || std::fs::create_dir(aside(group)))?;
+            explain::host(call!("mkdir {}", aside(group).display())).run(|| std::fs::create_dir(aside(group)))?;
             for pid in there.iter().filter(|pid| is_ours(pid)) {
-                unless_ended(explain::host_echo(pid, &aside(group).join("cgroup.procs")))?;
+                unless_ended(explain::host_echo(pid, &aside(group).join("cgroup.procs")).run())?;
             }
         }
         for name in missing {
             // A group that stands for "handed on by a step": whoever leaves last takes it back, also after a SIGKILL.
             let mark = mark(group, name);
-            explain::host(format_args!("mkdir {}", mark.display()), || std::fs::create_dir(&mark))?;
-            explain::host_echo(format_args!("+{name}"), &control)?;
+            explain::host(call!("mkdir {}", mark.display())).run(|| std::fs::create_dir(&mark))?;
+            explain::host_echo(format_args!("+{name}"), &control).run()?;
         }
         Ok(())
     }
@@ -126,16 +127,16 @@ impl Twin for V2 {
         if !group.has_neighbours() {
             for (mark, name) in marks(&group.parent) {
                 let control = group.parent.join("cgroup.subtree_control");
-                explain::host_echo_cleanup(format_args!("-{name}"), &control)?;
-                explain::host_cleanup(format_args!("rmdir {}", mark.display()), || std::fs::remove_dir(&mark))?;
+                explain::host_echo(format_args!("-{name}"), &control).cleanup().run()?;
+                explain::host(call!("rmdir {}", mark.display())).cleanup().run(|| std::fs::remove_dir(&mark))?;
             }
         }
         let aside = aside(group);
         if aside.exists() {
             for pid in words(&aside.join("cgroup.procs")) {
-                unless_ended(explain::host_echo_cleanup(pid, &group.parent.join("cgroup.procs")))?;
+                unless_ended(explain::host_echo(pid, &group.parent.join("cgroup.procs")).cleanup().run())?;
             }
-            explain::host_cleanup(format_args!("rmdir {}", aside.display()), || std::fs::remove_dir(&aside))?;
+            explain::host(call!("rmdir {}", aside.display())).cleanup().run(|| std::fs::remove_dir(&aside))?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod inside;
+mod remedies;
 mod root;
 
 use std::os::unix::fs::MetadataExt;
@@ -23,9 +24,10 @@ use nix::sys::stat::{Mode, SFlag, umask};
 use nix::unistd::{Pid, chdir, pivot_root};
 use shared::failure::During;
 use shared::formula::Fact;
-use shared::{explain, kernel_file, mountinfo, sys};
+use shared::{call, explain, kernel_file, mountinfo, sys};
 
 use inside::{Inside, Make, Place, Tree};
+pub use remedies::known;
 pub use root::{Root, Variable, Volume, path_inside, variable};
 
 /// Host: what this step cannot do without.
@@ -57,6 +59,7 @@ pub fn enter(root: &Root, dir: &Path, view: &View) -> Result<()> {
 /// Not by chdir(2) alone: this process still has descriptors of the host's, and a path like `/proc/self/fd/7` would be
 /// the way to them. That was CVE-2024-21626. Links of that kind fail here with ELOOP.
 pub fn stand_in(workdir: &Path) -> Result<()> {
+    let _workdir = explain::group(workdir.display());
     Inside::open(Path::new("/"))?.find(workdir)?.stand_in()
 }
 
@@ -70,19 +73,20 @@ fn make_mount_point(dir: &Path) -> Result<()> {
 fn pivot(dir: &Path) -> Result<()> {
     change_dir(dir)?;
     // The old root comes to lie on the same place, above the new one: so no folder has to be made for it inside.
-    explain::child(format_args!("pivot_root(\".\", \".\")"), || pivot_root(".", "."))?;
+    explain::child(call!("pivot_root(\".\", \".\")")).run(|| pivot_root(".", "."))?;
     // Left there, it would be the way out: everything of the host's is still below it. A plain umount is EBUSY, as there
     // are mounts below it; MNT_DETACH takes it out of sight now, with all of them.
-    explain::child(format_args!("umount2(\".\", MNT_DETACH)"), || umount2(".", MntFlags::MNT_DETACH))
+    explain::child(call!("umount2(\".\", MNT_DETACH)")).run(|| umount2(".", MntFlags::MNT_DETACH))
 }
 
 fn change_dir(dir: &Path) -> Result<()> {
-    explain::child(format_args!("chdir({dir:?})"), || chdir(dir))
+    explain::child(call!("chdir({dir:?})")).run(|| chdir(dir))
 }
 
 /// Child: `/proc`, of its own pid namespace where it has one. While the old root is still there: the kernel gives a
 /// user namespace a new `/proc` only where it sees a whole one already.
 fn mount_proc(inside: &Inside, view: &View) -> Result<()> {
+    let _proc = explain::group("/proc");
     let proc = inside.place(Path::new("proc"), Make::Folder)?;
     if !view.has(Namespace::Pid) {
         return mount("/proc", &proc.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None);
@@ -94,6 +98,7 @@ fn mount_proc(inside: &Inside, view: &View) -> Result<()> {
 /// Child: `/sys`, to look at and not to write: it is the host's hardware. It belongs to the network namespace, so
 /// without one of its own the child gets the host's.
 fn mount_sys(inside: &Inside, view: &View) -> Result<()> {
+    let _sys = explain::group("/sys");
     let sys = inside.place(Path::new("sys"), Make::Folder)?;
     if view.has(Namespace::Net) {
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -117,6 +122,7 @@ const LINKS: [(&str, &str); 5] = [
 
 /// Child: a small `/dev` with no disk of the host in it.
 fn make_dev(inside: &Inside, view: &View) -> Result<()> {
+    let _dev = explain::group("/dev");
     let path = Path::new("dev");
     let covered = inside.place(path, Make::Folder)?;
     mount("tmpfs", &covered.path(), Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=64M"))?;
@@ -156,7 +162,7 @@ fn make_dev(inside: &Inside, view: &View) -> Result<()> {
 
 /// Child: what is taken away from the rights of new files.
 pub fn set_umask(mask: u32) -> Result<()> {
-    explain::child(format_args!("umask({mask:#o})"), || {
+    explain::child(call!("umask({mask:#o})")).run(|| {
         umask(Mode::from_bits_truncate(mask));
         Ok::<_, nix::Error>(())
     })
@@ -208,12 +214,14 @@ pub fn facts(child: Pid, dir: &Path) -> Result<Vec<Fact>> {
     let roots = mounts.iter().filter(|mount| mount.point == Path::new("/")).count();
     Ok(vec![
         Fact {
+            brief: format!("its / is {}", dir.display()),
             what: "root".to_owned(),
             holds: child_root == wanted,
             host: identity("/".into())?,
             child: format!("{child_root}, {}", dir.display()),
         },
         Fact {
+            brief: "nothing of the host's mounted above or below it".to_owned(),
             what: "mounts".to_owned(),
             holds: roots == 1,
             host: mountinfo::read(Path::new("/proc/self"))?.len().to_string(),

@@ -10,15 +10,15 @@ use anyhow::{Context, Result};
 use cgroups::{Cgroup, Limits};
 use namespaces::View;
 use rootfs::Root;
-use shared::explain::{self, Telling};
-use shared::formula::Formula;
+use shared::explain::{self, Narration};
+use shared::formula::{Formula, Term};
 
 /// Runs a command in namespaces, a cgroup and a root of its own
 #[derive(clap::Parser, Debug)]
 #[command(name = "step03", version)]
 struct Options {
     #[command(flatten)]
-    telling: Telling,
+    narration: Narration,
     #[command(flatten)]
     view: View,
     #[command(flatten)]
@@ -32,7 +32,7 @@ struct Options {
 
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
-        Ok(options) => explain::run(&options.telling, || run(&options)),
+        Ok(options) => explain::run(&options.narration, rootfs::known(), || run(&options)),
         Err(code) => code,
     }
 }
@@ -79,10 +79,10 @@ fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, mut formula: Formula)
     let ready = held.release()?;
 
     // Host, and the child ready: a term is true if the kernel confirms it.
-    formula.light("cgroup", &cgroup.facts(ready.pid())?)?;
-    formula.light("namespace", &namespaces::facts(ready.pid(), view)?)?;
-    formula.light("rootfs", &rootfs::facts(ready.pid(), dir)?)?; // new in this step
-    formula.tell();
+    formula.light(Term::Cgroup, &cgroup.facts(ready.pid())?)?;
+    formula.light(Term::Namespace, &namespaces::facts(ready.pid(), view)?)?;
+    formula.light(Term::Rootfs, &rootfs::facts(ready.pid(), dir)?)?; // new in this step
+    formula.print();
 
     ready.start()?.wait()
 }

@@ -10,6 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{Result, ensure};
 use process::Environment;
 use serde::{Deserialize, Serialize};
+use shared::call;
 use shared::explain;
 use shared::failure::During;
 
@@ -134,9 +135,8 @@ fn default() -> Result<PathBuf> {
         let script = Path::new(SCRIPT).canonicalize().during(format_args!("rootfs: {SCRIPT}: name a --rootfs"))?;
         explain::note("there is no root yet: it is made from this machine's own tools");
         let mut made = true;
-        explain::host(format_args!("{} {}", script.display(), dir.display()), || {
-            run(&script, &dir).map(|status| made = status.success())
-        })?;
+        explain::host(call!("{} {}", script.display(), dir.display()))
+            .run(|| run(&script, &dir).map(|status| made = status.success()))?;
         ensure!(made, "rootfs: {} has failed, and said why; name another root with --rootfs", script.display());
     }
     Ok(dir)

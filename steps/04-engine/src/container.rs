@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
+use shared::call;
 use shared::explain;
 use shared::failure::{During, is};
 use shared::lock::{is_locked, try_lock};
@@ -171,9 +172,9 @@ impl Container {
         let error = error.map(|error| error.chars().take(ROOM_FOR_END / 8).collect());
         let end = serde_json::to_vec(&End { code, finished: now(), error }).context("cannot write the end down")?;
         let path = self.path("exit");
-        explain::host_cleanup(format_args!("echo … > {}", path.display()), || {
-            File::options().write(true).open(&path)?.write_all(&end)
-        })
+        explain::host(call!("echo … > {}", path.display()))
+            .cleanup()
+            .run(|| File::options().write(true).open(&path)?.write_all(&end))
     }
 
     /// It has not ended, or not yet again. Blanks keep the place, so that a full disk cannot keep the end from being told.
@@ -202,7 +203,7 @@ impl Container {
     /// Replaces a file whole: a reader sees the old one or the new one, and so does whoever comes after a SIGKILL.
     fn put_bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
-        explain::host_undisturbed(format_args!("rename(\"{}\", \"{}\")", new.display(), path.display()), || {
+        explain::host(call!("rename(\"{}\", \"{}\")", new.display(), path.display())).undisturbed().run(|| {
             let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             // The caller's umask can have taken rights away, from us too.
             file.set_permissions(Permissions::from_mode(0o600))?;

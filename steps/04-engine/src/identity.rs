@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use shared::call;
 use shared::explain;
 use shared::failure::During;
 use shared::{kernel_file, sys};
@@ -56,7 +57,7 @@ impl Process {
     /// Host: sends it a signal; succeeds where it is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let Some(fd) = self.open()? else { return Ok(()) };
-        explain::host_undisturbed(format_args!("pidfd_send_signal({}, {signal})", fd.as_raw_fd()), || {
+        explain::host(call!("pidfd_send_signal({}, {signal})", fd.as_raw_fd())).undisturbed().run(|| {
             match sys::pidfd_send_signal(fd.as_fd(), signal) {
                 Err(Errno::ESRCH) => Ok(()),
                 answer => answer,

@@ -57,7 +57,7 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
         // From here on the descriptor means this process, whatever becomes of its pid.
         let process = init.open()?.with_context(gone)?;
         let own = namespaces::own_of(Pid::from_raw(init.pid))?;
-        let held = namespaces::join(&Some(process), &own, enter, program)?;
+        let held = namespaces::join(&process, &own, enter, program)?;
         Cgroup::left(&state.cgroups).admit(held.pid())?;
         held.release()?.start()
     };

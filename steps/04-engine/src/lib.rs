@@ -18,8 +18,11 @@ pub mod members;
 pub mod monitor;
 pub mod parts;
 pub mod protect;
+mod remedies;
 pub mod states;
 pub mod store;
+
+pub use remedies::known;
 
 use std::path::PathBuf;
 

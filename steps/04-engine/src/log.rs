@@ -16,6 +16,7 @@ use anyhow::Result;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 use serde::{Deserialize, Serialize};
+use shared::call;
 use shared::explain;
 use shared::failure::During;
 use shared::lock::is_locked;
@@ -172,18 +173,17 @@ impl Part for Output {
     /// Child: from here on its words go to the log, and no key at the caller's terminal reaches it.
     fn enter(&self) -> Result<()> {
         let [out, err] = &self.pipes;
-        explain::child(format_args!("setsid()"), setsid)?;
+        explain::child(call!("setsid()")).run(setsid)?;
         let numbers = [self.null.as_raw_fd(), out.write.as_raw_fd(), err.write.as_raw_fd()];
         // Told before, as afterwards it would be told to the log.
-        explain::child_first(
-            format_args!("dup2({}, 0); dup2({}, 1); dup2({}, 2)", numbers[0], numbers[1], numbers[2]),
-            || {
+        explain::child(call!("dup2({}, 0); dup2({}, 1); dup2({}, 2)", numbers[0], numbers[1], numbers[2]))
+            .printed_first()
+            .run(|| {
                 explain::hush();
                 dup2_stdin(&self.null)?;
                 dup2_stdout(&out.write)?;
                 dup2_stderr(&err.write)
-            },
-        )
+            })
     }
 
     /// Host: what came last, also where no newline follows. Not without end: all processes of the container's are gone, and

@@ -15,7 +15,7 @@ use engine::protect;
 use engine::states::Verb;
 use engine::store::name;
 use nix::sys::signal::Signal;
-use shared::explain::{self, Telling};
+use shared::explain::{self, Narration};
 use shared::signals;
 
 /// Runs containers, and looks after them
@@ -25,7 +25,7 @@ use shared::signals;
 #[command(mut_args(|arg| if arg.is_positional() { arg } else { arg.global(true) }))]
 struct Options {
     #[command(flatten)]
-    telling: Telling,
+    narration: Narration,
     #[command(subcommand)]
     command: Command,
 }
@@ -159,7 +159,7 @@ enum Format {
 
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
-        Ok(options) => explain::run(&options.telling, || run(options.command)),
+        Ok(options) => explain::run(&options.narration, engine::known(), || run(options.command)),
         Err(code) => code,
     }
 }

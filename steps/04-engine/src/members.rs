@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::{explain, kernel_file, signals};
+use shared::{call, explain, kernel_file, signals};
 
 /// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which
 /// cannot be interrupted (a disk, a network file system) stops after it.
@@ -64,12 +64,12 @@ impl Freezer {
 pub fn freeze(groups: &[PathBuf]) -> Result<()> {
     let freezer = Freezer::of(groups)
         .context("pausing takes a cgroup, and this container has none with a freezer (`step00 check` says why)")?;
-    explain::host_echo(freezer.frozen, &freezer.file)?;
+    explain::host_echo(freezer.frozen, &freezer.file).run()?;
     let since = Instant::now();
     // A group that is gone had ended meanwhile.
     while !explain::dry_run() && freezer.file.exists() && !freezer.is_frozen() {
         if since.elapsed() > PATIENCE {
-            explain::host_echo_cleanup(freezer.thawed, &freezer.file)?;
+            explain::host_echo(freezer.thawed, &freezer.file).cleanup().run()?;
             bail!("not all of its processes could be stopped within {} s: they all go on", PATIENCE.as_secs());
         }
         std::thread::sleep(signals::MOMENT);
@@ -79,12 +79,8 @@ pub fn freeze(groups: &[PathBuf]) -> Result<()> {
 
 /// Host: lets them go on.
 pub fn thaw(groups: &[PathBuf]) -> Result<()> {
-    thaw_by(explain::host_echo, groups)
-}
-
-fn thaw_by(echo: fn(&'static str, &Path) -> Result<()>, groups: &[PathBuf]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
-    match echo(freezer.thawed, &freezer.file) {
+    match explain::host_echo(freezer.thawed, &freezer.file).cleanup().run() {
         Err(_) if !freezer.file.exists() => Ok(()),
         thawed => thawed,
     }
@@ -112,9 +108,9 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
         }
         let pids = kernel_file::read(dir.join("cgroup.procs")).unwrap_or_default();
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
-            let _ = explain::host_cleanup(format_args!("kill({pid}, SIGKILL)"), || kill(pid, Signal::SIGKILL));
+            let _ = explain::host(call!("kill({pid}, SIGKILL)")).cleanup().run(|| kill(pid, Signal::SIGKILL));
         }
-        thaw_by(explain::host_echo_cleanup, groups)?;
+        thaw(groups)?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
     groups.iter().try_for_each(|dir| match cgroups::empty_all(dir) {

@@ -29,9 +29,10 @@ use namespaces::Ready;
 use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
+use shared::call;
 use shared::explain;
 use shared::failure::{During, Failure};
-use shared::formula::{Fact, Formula};
+use shared::formula::{Fact, Formula, Term};
 use shared::signals::{self, ENDING};
 
 use crate::Part;
@@ -105,11 +106,13 @@ pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, par
 /// 127 where the program was not found, 126 where it cannot be executed.
 pub fn start(container: &Container) -> Result<()> {
     let late = format!("container {} was started or ended by another engine just now", container.name());
-    let monitor = explain::host(format_args!("connect({})", container.path("start").display()), || {
-        by_short_path(container, |path| UnixStream::connect(path).map(OwnedFd::from).map(Some))
-    });
-    let Some(monitor) = monitor.with_context(|| late.clone())? else { return Ok(()) };
+    let monitor = explain::host(call!("connect({})", container.path("start").display()))
+        .run(|| by_short_path(container, |path| UnixStream::connect(path).map(OwnedFd::from)));
+    let monitor = monitor.with_context(|| late.clone())?;
     explain::note("the monitor opens the last gate: the child becomes its program");
+    if explain::dry_run() {
+        return Ok(());
+    }
     hear(&mut UnixStream::from(monitor), &late, signals::interrupt)
 }
 
@@ -138,6 +141,7 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
 
 /// Monitor: its whole life.
 fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, parts: Parts, engine: &mut UnixStream) {
+    explain::speak_as_monitor();
     let worth_keeping = Cell::new(!fresh);
     let result = Output::open(container).and_then(|output| {
         let listener = listen(container)?;
@@ -197,8 +201,8 @@ fn look_after(
             state = State { init: Some(Process::of(ready.pid())?), cgroups: groups(), ..state };
         }
         container.save(&state)?;
-        formula.light("engine", &facts(container, ready.pid())?)?;
-        formula.tell();
+        formula.light(Term::Engine, &facts(container, ready.pid())?)?;
+        formula.print();
         live(ready, state)
     });
     let made: Vec<_> = made.iter().map(Box::as_ref).collect();
@@ -254,7 +258,10 @@ fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
     }
     let init = Process::of(child)?;
     let parent = init.parent()?;
-    let fact = |what: &str, child: String, holds| Fact { what: what.to_owned(), host: String::new(), child, holds };
+    let fact = |what: &str, child: String, holds| {
+        let brief = format!("{what}: {child}");
+        Fact { what: what.to_owned(), host: String::new(), child, holds, brief }
+    };
     let written = container.state()?.init;
     Ok(vec![
         fact("monitor", format!("{parent} is its parent"), parent == Pid::this().as_raw()),
@@ -263,11 +270,11 @@ fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
 }
 
 /// Monitor: waits until somebody wants the program to begin; `None` where the child has ended before.
-fn wait_for_start(listener: &Option<UnixListener>, child: Pid) -> Result<Option<UnixStream>> {
-    let Some(listener) = listener else {
+fn wait_for_start(listener: &UnixListener, child: Pid) -> Result<Option<UnixStream>> {
+    if explain::dry_run() {
         explain::note("dry run: here the monitor waits for `start`");
         return Ok(UnixStream::pair().ok().map(|(end, _)| end));
-    };
+    }
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
     while waitid(Id::Pid(child), flags).during("cannot look at the child")? == WaitStatus::StillAlive {
@@ -281,8 +288,8 @@ fn wait_for_start(listener: &Option<UnixListener>, child: Pid) -> Result<Option<
 
 /// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its folder.
 fn let_go() -> Result<()> {
-    explain::host(format_args!("setsid()"), setsid)?;
-    explain::host_first(format_args!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")"), || {
+    explain::host(call!("setsid()")).run(setsid)?;
+    explain::host(call!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")")).printed_first().run(|| {
         explain::hush();
         let null = File::options().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;
@@ -307,14 +314,14 @@ fn hear(from: &mut UnixStream, silence: &str, signal: impl FnMut(signals::Came) 
     }
 }
 
-/// Monitor: the socket at which it waits for `start`; `None` in a dry run.
-fn listen(container: &Container) -> Result<Option<UnixListener>> {
-    let socket = explain::host(format_args!("bind({})", container.path("start").display()), || {
+/// Monitor: the socket at which it waits for `start`.
+fn listen(container: &Container) -> Result<UnixListener> {
+    let socket = explain::host(call!("bind({})", container.path("start").display())).run(|| {
         // Of the last time that it was started.
         let _ = std::fs::remove_file(container.path("start"));
-        by_short_path(container, |path| UnixListener::bind(path).map(OwnedFd::from).map(Some))
+        by_short_path(container, |path| UnixListener::bind(path).map(OwnedFd::from))
     })?;
-    Ok(socket.map(UnixListener::from))
+    Ok(socket.into())
 }
 
 /// The socket's address, by way of a descriptor: it has at most 107 bytes, and a path can be longer. See unix(7).

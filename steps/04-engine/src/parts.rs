@@ -8,7 +8,7 @@ use namespaces::View;
 use nix::unistd::Pid;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
-use shared::formula::Formula;
+use shared::formula::{Formula, Term};
 
 use crate::Part;
 use crate::container::Config;
@@ -78,7 +78,7 @@ impl Part for Namespaces {
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
-        formula.light("namespace", &namespaces::facts(child, &self.view)?)
+        formula.light(Term::Namespace, &namespaces::facts(child, &self.view)?)
     }
 }
 
@@ -106,7 +106,7 @@ impl Part for Limited {
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
-        formula.light("cgroup", &self.cgroup.facts(child)?)
+        formula.light(Term::Cgroup, &self.cgroup.facts(child)?)
     }
 
     fn cleanup(&self) -> Result<()> {
@@ -128,6 +128,6 @@ impl Part for Rootfs {
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
-        formula.light("rootfs", &rootfs::facts(child, &self.dir)?)
+        formula.light(Term::Rootfs, &rootfs::facts(child, &self.dir)?)
     }
 }

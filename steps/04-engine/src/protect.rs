@@ -23,6 +23,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_name;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{execve, geteuid};
+use shared::call;
 use shared::explain;
 use shared::failure::{CallFailed, During};
 use shared::{signals, sys};
@@ -47,15 +48,15 @@ pub fn against_writers() -> Result<()> {
         Some(Err(error)) if error.is::<CallFailed>() => sealed_copy(own)?,
         Some(mount) => mount?,
     };
-    let number = number(&program);
-    explain::host(format_args!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)"), || sys::close_range_on_exec(3))?;
+    let number = program.as_raw_fd();
+    explain::host(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| sys::close_range_on_exec(3))?;
     // What has come from execve(2) goes back into it: no word has a NUL byte.
     let c_string = |word: OsString| CString::new(word.into_vec()).context("a NUL byte");
     let arguments = std::env::args_os().map(c_string).collect::<Result<Vec<_>>>()?;
     let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let environment = variables.map(c_string).collect::<Result<Vec<_>>>()?;
     let path = c_string(format!("/proc/self/fd/{number}").into())?;
-    explain::host_first(format_args!("execve(\"/proc/self/fd/{number}\", …)"), || {
+    explain::host(call!("execve(\"/proc/self/fd/{number}\", …)")).printed_first().run(|| {
         // The next one takes hold of them by itself.
         signals::give_back()?;
         execve(&path, &arguments, &environment).map(drop)
@@ -74,40 +75,32 @@ fn is_mounted_read_only(program: &File) -> bool {
         && std::fs::read_link("/proc/self/exe").is_ok_and(|path| path == Path::new("/"))
 }
 
-/// A mount of this program's file alone, in no namespace. None in a dry run.
-fn read_only_mount() -> Result<Option<OwnedFd>> {
-    let mount = explain::host(
-        format_args!("open_tree(AT_FDCWD, \"/proc/self/exe\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"),
-        || sys::copy_mount(c"/proc/self/exe", false).map(Some),
-    )?;
-    explain::host(
-        format_args!("mount_setattr({}, \"\", AT_EMPTY_PATH, {{attr_set=MOUNT_ATTR_RDONLY}})", number(&mount)),
-        || sys::mount_read_only(mount.as_ref().ok_or(Errno::EBADF)?.as_fd(), false),
-    )?;
+/// A mount of this program's file alone, in no namespace.
+fn read_only_mount() -> Result<OwnedFd> {
+    let mount = explain::host(call!("open_tree(AT_FDCWD, \"/proc/self/exe\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"))
+        .run(|| sys::copy_mount(c"/proc/self/exe", false))?;
+    explain::host(call!("mount_setattr({}, \"\", AT_EMPTY_PATH, {{attr_set=MOUNT_ATTR_RDONLY}})", mount.as_raw_fd()))
+        .run(|| sys::mount_read_only(mount.as_fd(), false))?;
     Ok(mount)
 }
 
-/// A copy of this program in memory. None in a dry run.
-fn sealed_copy(mut own: File) -> Result<Option<OwnedFd>> {
-    let copy = explain::host(format_args!("memfd_create(\"step04\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)"), || {
+/// A copy of this program in memory.
+fn sealed_copy(mut own: File) -> Result<OwnedFd> {
+    let copy = explain::host(call!("memfd_create(\"step04\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)")).run(|| {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         match memfd_create(c"step04", flags | MFD_EXEC) {
             Err(Errno::EINVAL) => memfd_create(c"step04", flags), // before Linux 6.3, where every one can be executed
             copy => copy,
         }
-        .map(Some)
     })?;
-    let number = number(&copy);
-    let copy = copy.map(File::from);
+    let number = copy.as_raw_fd();
+    let copy = File::from(copy);
     // That is what the library calls here: copy_file_range(2) does not copy from one file system to another.
-    explain::host(format_args!("sendfile({number}, \"/proc/self/exe\")"), || {
-        std::io::copy(&mut own, &mut copy.as_ref().ok_or(Errno::EBADF)?).map(drop)
-    })?;
-    explain::host(
-        format_args!("fcntl({number}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)"),
-        || seal(copy.as_ref().ok_or(Errno::EBADF)?),
-    )?;
-    Ok(copy.map(OwnedFd::from))
+    explain::host(call!("sendfile({number}, \"/proc/self/exe\")"))
+        .run(|| std::io::copy(&mut own, &mut &copy).map(drop))?;
+    explain::host(call!("fcntl({number}, F_ADD_SEALS, F_SEAL_SEAL|F_SEAL_SHRINK|F_SEAL_GROW|F_SEAL_WRITE)"))
+        .run(|| seal(&copy))?;
+    Ok(copy.into())
 }
 
 /// Nobody has the copy mapped, but the kernel itself may hold a page of it for a while, to move it in memory, say. It
@@ -120,8 +113,4 @@ fn seal(copy: &File) -> nix::Result<()> {
         }
     }
     Err(Errno::EBUSY)
-}
-
-fn number(program: &Option<OwnedFd>) -> String {
-    program.as_ref().map_or("…".to_owned(), |fd| fd.as_raw_fd().to_string())
 }

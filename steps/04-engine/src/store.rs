@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::unistd::{Pid, geteuid};
+use shared::call;
 use shared::explain;
 use shared::failure::{During, is};
 use shared::lock::{is_locked, try_lock, wait_for_lock};
@@ -82,7 +83,7 @@ impl Store {
         if explain::dry_run() {
             return Ok((Container { config, dir }, Life(None)));
         }
-        explain::host(format_args!("mkdir {}", making.display()), || make_folder(&making))?;
+        explain::host(call!("mkdir {}", making.display())).run(|| make_folder(&making))?;
         let life = try_lock(&making).during(format_args!("cannot lock {}", making.display()))?;
         let container = Container { config, dir: making };
         let added = container
@@ -91,8 +92,8 @@ impl Store {
             .and_then(|()| container.forget_end())
             .and_then(|()| self.take_name(&container.config))
             .and_then(|()| {
-                let told = format_args!("rename(\"{}\", \"{}\")", container.dir.display(), dir.display());
-                explain::host(told, || std::fs::rename(&container.dir, &dir))
+                let told = call!("rename(\"{}\", \"{}\")", container.dir.display(), dir.display());
+                explain::host(told).run(|| std::fs::rename(&container.dir, &dir))
             });
         if let Err(error) = added {
             // What comes on top of it is not worth a word; `clean` finds what is left.
@@ -111,8 +112,8 @@ impl Store {
         }
         let gone = self.dir.join(format!(".gone-{}", container.config.id));
         let lock = wait_for_lock(&self.dir)?;
-        let told = format_args!("rename(\"{}\", \"{}\")", container.dir.display(), gone.display());
-        explain::host_cleanup(told, || std::fs::rename(&container.dir, &gone))?;
+        let told = call!("rename(\"{}\", \"{}\")", container.dir.display(), gone.display());
+        explain::host(told).cleanup().run(|| std::fs::rename(&container.dir, &gone))?;
         self.free_name(&container.config)?;
         drop(lock);
         remove_folder(&gone)
@@ -177,7 +178,7 @@ impl Store {
             let is_nobodys = std::fs::read_link(entry.path()).is_ok_and(|id| !self.dir.join(id).exists());
             if is_nobodys {
                 let path = entry.path();
-                explain::host(format_args!("rm {}", path.display()), || std::fs::remove_file(&path))?;
+                explain::host(call!("rm {}", path.display())).run(|| std::fs::remove_file(&path))?;
             }
         }
         if !explain::dry_run() && self.entries()?.iter().all(|name| name == "names") {
@@ -196,7 +197,7 @@ impl Store {
                 if dir.exists() {
                     continue;
                 }
-                match explain::host(format_args!("mkdir {}", dir.display()), || make_folder(dir)) {
+                match explain::host(call!("mkdir {}", dir.display())).run(|| make_folder(dir)) {
                     // Another engine may make the same folder at the same time, or take the store away again.
                     Err(error) if is(&error, Errno::EEXIST) || is(&error, Errno::ENOENT) && may_be_made() => {}
                     made => made?,
@@ -249,16 +250,16 @@ impl Store {
         let path = self.dir.join("names").join(name);
         if path.symlink_metadata().is_ok() {
             // Of an engine that was killed: nobody else is half way while the store is locked.
-            explain::host(format_args!("rm {}", path.display()), || std::fs::remove_file(&path))?;
+            explain::host(call!("rm {}", path.display())).run(|| std::fs::remove_file(&path))?;
         }
-        explain::host(format_args!("symlink(\"{}\", \"{}\")", config.id, path.display()), || symlink(&config.id, &path))
+        explain::host(call!("symlink(\"{}\", \"{}\")", config.id, path.display())).run(|| symlink(&config.id, &path))
     }
 
     fn free_name(&self, config: &Config) -> Result<()> {
         let Some(name) = &config.name else { return Ok(()) };
         let path = self.dir.join("names").join(name);
         if std::fs::read_link(&path).is_ok_and(|id| id == Path::new(&config.id)) {
-            explain::host_cleanup(format_args!("rm {}", path.display()), || std::fs::remove_file(&path))?;
+            explain::host(call!("rm {}", path.display())).cleanup().run(|| std::fs::remove_file(&path))?;
         }
         Ok(())
     }
@@ -294,7 +295,7 @@ fn make_folder(dir: &Path) -> std::io::Result<()> {
 }
 
 fn remove_folder(dir: &Path) -> Result<()> {
-    explain::host_cleanup(format_args!("rm -r {}", dir.display()), || match std::fs::remove_dir_all(dir) {
+    explain::host(call!("rm -r {}", dir.display())).cleanup().run(|| match std::fs::remove_dir_all(dir) {
         // Another engine that cleans has come first.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,

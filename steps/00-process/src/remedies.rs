@@ -1,0 +1,21 @@
+//! What is known of this step's calls.
+
+use shared::remedy::{Held, Known};
+
+/// Of fork, exec and wait.
+pub const KNOWN: Known = Known { calls: &["fork", "prctl", "kill", "close_range", "execve"], remedies: &[], hint };
+
+/// What is known of the calls of this step.
+pub fn known() -> Vec<&'static Known> {
+    vec![&KNOWN]
+}
+
+fn hint(held: &Held) -> Option<String> {
+    let Held { name, step, child, .. } = held;
+    match *name {
+        "fork" => Some(format!("pstree -p {step}")),
+        "execve" => Some(format!("ls -l /proc/{child}/exe")),
+        "prctl" | "kill" if *child != 0 => Some(format!("step00 look {child}")),
+        _ => None,
+    }
+}
