@@ -3,7 +3,7 @@
 use std::fs::read_to_string;
 use std::process::Command;
 
-use shared::testing::{self, program};
+use testing::program;
 
 use crate::{project, tutorial};
 
@@ -105,10 +105,9 @@ fn run_and_compare(block: &Block) {
     shell.args(["-c", &format!("exec 2>&1\n{script}")]);
     with_the_programs(&mut shell);
     shell.env("XDG_RUNTIME_DIR", home.path());
-    let ran = testing::Run::new(shell).ran();
-    let answers: Vec<Vec<_>> =
-        ran.out.split(&format!("{MARK}\n")).skip(1).map(|answer| answer.lines().collect()).collect();
-    assert_eq!(answers.len(), commands.len(), "{}", ran.out);
+    let out = testing::without_own_groups(&testing::Run::new(shell).ran().out);
+    let answers: Vec<Vec<_>> = out.split(&format!("{MARK}\n")).skip(1).map(|answer| answer.lines().collect()).collect();
+    assert_eq!(answers.len(), commands.len(), "{out}");
 
     let mut shown = Vec::new();
     for line in &block.lines {
