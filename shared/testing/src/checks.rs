@@ -174,6 +174,7 @@ struct Running {
     pid: Pid,
     /// Its temporary files, and what it prints.
     place: TempDir,
+    since: Instant,
 }
 
 impl Runner {
@@ -231,7 +232,9 @@ impl Runner {
         std::io::stdout().flush().expect("standard output");
         // SAFETY: this process has one thread, so the child may do everything that this one may.
         match unsafe { fork() }.expect("fork") {
-            ForkResult::Parent { child } => self.running.push(Running { name: check.name, pid: child, place }),
+            ForkResult::Parent { child } => {
+                self.running.push(Running { name: check.name, pid: child, place, since: Instant::now() });
+            }
             ForkResult::Child => {
                 // The parent's to remove.
                 let place = place.keep();
@@ -252,7 +255,7 @@ impl Runner {
         };
         // Else it is what a test has left that was killed.
         let Some(place) = self.running.iter().position(|it| it.pid == pid) else { return };
-        let Running { name, pid, place } = self.running.remove(place);
+        let Running { name, pid, place, since } = self.running.remove(place);
         let printed = read_to_string(place.path().join("printed")).unwrap_or_default();
         let mut wrong = Vec::new();
         if status != 0 {
@@ -271,7 +274,7 @@ impl Runner {
         }
         if wrong.is_empty() {
             self.passed += 1;
-            self.tell(&name, "ok");
+            self.tell(&name, &format!("ok, {:.1} s", since.elapsed().as_secs_f64()));
         } else {
             println!("test {name} ... FAILED\n{}\n", wrong.join("\n"));
             self.failed.push(name);

@@ -179,7 +179,14 @@ pub fn plain(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let is_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let inner = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        if is_id(inner) { word.replace(inner, "ID") } else { word.to_owned() }
+        // As ps(1) has the state of a process: with an N, it is one of a run under nice(1).
+        let is_state =
+            |word: &str| word.starts_with(['R', 'S']) && word.bytes().skip(1).all(|byte| b"Ns+l".contains(&byte));
+        match word {
+            word if is_id(inner) => word.replace(inner, "ID"),
+            word if is_state(word) => word.replace('N', ""),
+            word => word.to_owned(),
+        }
     });
     let line = words.collect::<Vec<_>>().join(" ");
     let line = line.replace("/usr/sbin/", "/bin/").replace("/usr/bin/", "/bin/").replace("seconds", "second");
