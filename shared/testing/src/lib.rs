@@ -27,7 +27,7 @@ pub use surroundings::{groups_of_steps, without_own_groups};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The options with which a step tells every call: those of [`narrated`].
-pub const VERBOSE: &[&str] = &[];
+pub const VERBOSE: &[&str] = &["--verbose"];
 
 /// A program of this project, where cargo has put it: `step01`, or an example by its name.
 pub fn program(name: &str) -> PathBuf {
