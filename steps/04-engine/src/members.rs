@@ -82,7 +82,7 @@ pub fn thaw(groups: &[PathBuf]) -> Result<()> {
     thaw_by(|echo| echo, groups)
 }
 
-fn thaw_by(kind: fn(explain::Echo) -> explain::Echo, groups: &[PathBuf]) -> Result<()> {
+fn thaw_by(kind: for<'p> fn(explain::Echo<'p>) -> explain::Echo<'p>, groups: &[PathBuf]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
     match kind(explain::host_echo(freezer.thawed, &freezer.file)).run() {
         Err(_) if !freezer.file.exists() => Ok(()),
@@ -114,7 +114,7 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host(call!("kill({pid}, SIGKILL)")).cleanup().run(|| kill(pid, Signal::SIGKILL));
         }
-        thaw_by(explain::Echo::cleanup, groups)?;
+        thaw_by(|echo| echo.cleanup(), groups)?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
     groups.iter().try_for_each(|dir| match cgroups::empty_all(dir) {
