@@ -35,6 +35,8 @@ fn checks() -> Vec<Check> {
             blocks::console_blocks(&["root on v2"]);
         }),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
+        check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
+        check("what_is_shown_fits_beside_a_second_terminal", [], blocks::lines_fit),
         check("the_remedies_are_those_of_the_code", [], || {
             let table = remedies::table();
             assert!(tutorial().contains(&table), "TUTORIAL.md has another table than this:\n{table}");
