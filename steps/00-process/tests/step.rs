@@ -90,6 +90,16 @@ fn checks() -> Vec<Check> {
             }
             assert_eq!(ran.code == 0, told["ok"] == true, "{told}");
         }),
+        check("inside_docker_check_advises_what_docker_can_do", [needs_docker()], || {
+            let table = step("step00", ["check"]).ran().out;
+            for remedy in table.lines().filter(|line| line.contains("what to do: ")) {
+                assert!(remedy.contains("docker run ") && !remedy.contains("sudo"), "{table}");
+            }
+            // Docker's filter hides clone3(2), which the kernel has, since it cannot look at the flags.
+            let has_filter = testing::proc(nix::unistd::getpid(), "status").contains("Seccomp:\t2");
+            assert_eq!(table.contains("clone3 ✘"), has_filter, "{table}");
+            assert_eq!(table.contains("seccomp filter"), has_filter, "{table}");
+        }),
         check("a_dry_run_tells_the_same_and_does_nothing", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let file = dir.path().join("never");
@@ -146,4 +156,8 @@ fn checks() -> Vec<Check> {
         }),
         check("it_ends_with_the_step", [], || testing::end_at_every_pause("step00", &[])),
     ]
+}
+
+fn needs_docker() -> Option<String> {
+    (!shared::remedy::in_docker()).then(|| "needs to run inside Docker".to_owned())
 }
