@@ -32,7 +32,8 @@ fn checks() -> Vec<Check> {
             let echoes = told.lines().filter(|line| line.starts_with(&format!("host  echo {pid} > "))).count();
             assert_eq!(echoes, hierarchies.len(), "{told}");
             live.end();
-        }),
+        })
+        .differs_in(World::SLOW),
         check(
             "a_limit_is_what_the_kernel_says_it_is",
             [controller("memory"), controller("pids"), controller("cpu")],
@@ -58,7 +59,8 @@ fn checks() -> Vec<Check> {
                 assert!(shares == count || shares == weight, "{shares}");
                 live.end();
             },
-        ),
+        )
+        .differs_in(World::SLOW),
         check("swap_is_no_way_around_the_limit", [controller("memory"), counts_swap()], || {
             let live = step("step02", ["--memory", "64M"].iter().chain(&WAIT)).until_ready();
             let (version, dir) = group_of(live.pid(), "memory", "memory");
@@ -68,7 +70,8 @@ fn checks() -> Vec<Check> {
             };
             assert_eq!(read_to_string(dir.join(file)).expect(file), wanted);
             live.end();
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("a_step_runs_inside_a_step", [may_make_groups(), needs::root()], || {
             let inner = program("step02").display().to_string();
             // It sees the groups of the outer one, and makes its own in there.
@@ -81,7 +84,8 @@ fn checks() -> Vec<Check> {
             let ran = narrated("step02", ["--pids-limit", "20", &bomb]).ran();
             assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             assert!(counter(&ran.err, "# pids: forks refused: ") >= 1, "{}", ran.err);
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_memory_hog_is_killed", [controller("memory")], || {
             let hog = program("memory_hog").display().to_string();
             assert_eq!(step("step01", ["-q", &hog, "128"]).ran().out, "128 MiB taken\n", "one step earlier it works");
@@ -96,7 +100,8 @@ fn checks() -> Vec<Check> {
             let ran = narrated("step02", ["--cpus", "0.05", &spinner, "500"]).ran();
             assert!(counter(&ran.err, "# cpu: held back in ") >= 3, "{}", ran.err);
             assert!(counter(&free.err, "# cpu: held back in ") < counter(&ran.err, "# cpu: held back in "));
-        }),
+        })
+        .alone(),
         check("the_child_runs_on_the_processors_that_were_named", [controller("cpuset")], || {
             let own = proc(nix::unistd::Pid::this(), "status");
             let own = own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("list");
@@ -112,7 +117,8 @@ fn checks() -> Vec<Check> {
                 125,
                 "this machine has the processors",
             );
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("a_disk_is_limited_as_the_kernel_says", [controller("blkio"), block_device().err()], || {
             let disk = block_device().expect("a disk");
             let rate = format!("{disk}:1M");
@@ -130,7 +136,8 @@ fn checks() -> Vec<Check> {
                 assert!(text.contains(wanted), "{file}: {text}");
             }
             live.end();
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check(
             "on_v1_a_device_that_is_not_listed_cannot_be_opened",
             [controller_of(Version::V1, "devices"), needs::root(), unlisted_device().err()],
@@ -166,7 +173,8 @@ fn checks() -> Vec<Check> {
                     assert_eq!(forks(&ran.out), 19);
                 }
             },
-        ),
+        )
+        .alone(),
         check("what_the_program_leaves_running_ends_too", [may_make_groups(), needs::root()], || {
             let ran = narrated("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
             assert_eq!(ran.code, 4, "{}", ran.err);
@@ -252,19 +260,22 @@ fn checks() -> Vec<Check> {
         }),
         check("on_v2_a_step_that_is_alone_in_its_group_steps_aside", [controller_of(Version::V2, "memory")], || {
             alone_in_a_group("");
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check(
             "on_v2_an_ordinary_user_has_limits_in_a_group_that_was_delegated",
             [controller_of(Version::V2, "memory"), needs::root(), others_may_run_it()],
             || alone_in_a_group("setpriv --reuid=65534 --regid=65534 --clear-groups"),
-        ),
+        )
+        .differs_in([World::SystemdRoot]),
         check(
             "a_controller_that_is_not_there_is_no_silence",
             [controller("cpuset").is_none().then(|| "needs a machine without cpuset".to_owned()), may_make_groups()],
             || {
                 testing::refuses("step02", &["-q", "--cpuset-cpus", "0", "true"], 125, "cpuset");
             },
-        ),
+        )
+        .differs_in([World::SystemdUser]),
         check(
             "who_may_not_make_groups_is_told_what_to_do",
             [writable().is_none().then(|| "needs a user who may not make cgroups".to_owned())],
@@ -278,7 +289,8 @@ fn checks() -> Vec<Check> {
                 );
                 assert!(!ran.err.contains("Container ="), "{}", ran.err);
             },
-        ),
+        )
+        .differs_in([World::SystemdUser, World::DockerPlain, World::DockerUser]),
         check("a_dry_run_makes_no_group", [], || {
             let ran = narrated("step02", ["--dry-run", "true"]).ran();
             assert_eq!(ran.code, 0, "{}", ran.err);

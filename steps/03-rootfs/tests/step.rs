@@ -31,7 +31,8 @@ fn checks() -> Vec<Check> {
             let wanted = rootfs().metadata().expect("rootfs");
             assert_eq!((root.dev(), root.ino()), (wanted.dev(), wanted.ino()));
             live.end();
-        }),
+        })
+        .differs_in(World::SLOW),
         check("no_mount_of_the_host_is_left", [needs::user_namespaces()], || {
             let live = inside(&WAIT).until_ready();
             let process = Path::new("/proc").join(live.pid().to_string());
@@ -44,7 +45,8 @@ fn checks() -> Vec<Check> {
             let wanted = ["/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm"].map(str::to_owned);
             assert_eq!(points, wanted.into_iter().chain(devices).collect());
             live.end();
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_file_of_the_host_cannot_be_read", [needs::user_namespaces()], || {
             let (dir, word) = secret();
             let file = dir.path().join("secret").display().to_string();
@@ -99,7 +101,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!((ran.code, ran.out.as_str()), (0, "1:3 666\n"), "{}", ran.err);
                 assert!(ran.err.contains("S_IFCHR"), "{}", ran.err);
             },
-        ),
+        )
+        .differs_in([World::SystemdRoot]),
         check("sys_is_read_only", [needs::user_namespaces()], || {
             // The first gets a new one, without the cgroup trees; the second the host's.
             for (options, wanted) in [(&["-q"][..], 1), (&["-q", "--namespaces", "user,mount,pid"], 2)] {
@@ -108,7 +111,8 @@ fn checks() -> Vec<Check> {
                 let ran = step("step03", options.iter().chain(&arguments)).ran();
                 assert_eq!((ran.code, ran.err.matches("ead-only").count()), (7, wanted), "{options:?} {ran:?}");
             }
-        }),
+        })
+        .differs_in(World::SLOW),
         check("the_environment_is_not_the_hosts", [needs::user_namespaces()], || {
             let word = testing::random_word();
             let ran = inside_with(&["--env", &format!("GIVEN={word}"), "--env", "TAKEN"], &["env"])
@@ -208,7 +212,8 @@ fn checks() -> Vec<Check> {
                     ran.err
                 );
             },
-        ),
+        )
+        .differs_in([World::SystemdUser, World::DockerUser]),
         check(
             "a_limit_holds_in_the_root_too",
             [
@@ -219,7 +224,8 @@ fn checks() -> Vec<Check> {
                 let ran = inside_with(&["--pids-limit", "20"], &["/usr/local/bin/fork_bomb"]).ran();
                 assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             },
-        ),
+        )
+        .differs_in(World::SLOW),
         check("roots_that_are_none_are_refused", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let gone = dir.path().join("gone").display().to_string();
