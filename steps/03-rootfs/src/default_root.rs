@@ -39,7 +39,7 @@ fn run(script: &Path, dir: &Path) -> std::io::Result<ExitStatus> {
 /// canonicalize(3) would do more, and fails while the directory is not there.
 fn without_dots(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |path, part| match part {
-        Component::ParentDir => path.parent().map(Path::to_owned).unwrap_or_default(),
+        Component::ParentDir => path.parent().unwrap_or(&path).to_owned(),
         part => path.join(part),
     })
 }

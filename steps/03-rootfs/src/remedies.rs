@@ -61,9 +61,13 @@ const REMEDIES: &[Remedy] = &[
         say: "the new root is not a mount point of its own: bind it onto itself first",
     },
     Remedy {
-        call: "pivot_root(",
+        call: "",
         errno: &[EINVAL],
-        applies: |_| pivot() == Some(Pivot::Chroot),
+        // Already what makes the mounts private is refused there.
+        applies: |call| {
+            (call.starts_with("pivot_root(") || call.starts_with("mount(\"none\", \"/\","))
+                && pivot() == Some(Pivot::Chroot)
+        },
         say: "this step's own root is not a mount point, as after chroot(8): run the step outside of it, or bind that \
               directory onto itself before the chroot",
     },
