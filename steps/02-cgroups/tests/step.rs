@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use cgroups::{Hierarchy, Version, detect};
 use nix::unistd::{AccessFlags, access};
-use shared::testing::{self, Check, check, needs, proc, program, step};
+use testing::{Check, World, check, narrated, needs, proc, program, step};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 fn checks() -> Vec<Check> {
     vec![
         check("the_child_is_in_a_group_of_every_hierarchy", [may_make_groups()], || {
-            let mut live = step("step02", ["--verbose"].iter().chain(&WAIT)).until_ready();
+            let mut live = narrated("step02", WAIT).until_ready();
             let (pid, name) = (live.pid(), format!("step02-{}", live.step()));
             let theirs = detect(Path::new("/proc"), &pid.to_string()).expect("hierarchies");
             for Hierarchy { version, own, controllers, .. } in &theirs {
@@ -31,7 +31,8 @@ fn checks() -> Vec<Check> {
             let echoes = printed.lines().filter(|line| line.starts_with(&format!("host  echo {pid} > "))).count();
             assert_eq!((echoes, theirs.len()), (hierarchies().len(), hierarchies().len()), "{printed}");
             live.end();
-        }),
+        })
+        .differs_in(World::SLOW),
         check(
             "a_limit_is_what_the_kernel_says_it_is",
             [controller("memory"), controller("pids"), controller("cpu")],
@@ -39,7 +40,7 @@ fn checks() -> Vec<Check> {
                 let number = 100 + u64::from(testing::random_word().as_bytes()[0]);
                 let (memory, count) = (format!("{number}M"), number.to_string());
                 let options = ["--memory", &memory, "--pids-limit", &count, "--cpus", "0.5", "--cpu-shares", "1024"];
-                let mut live = step("step02", options.iter().chain(&WAIT)).until_ready();
+                let live = step("step02", options.iter().chain(&WAIT)).until_ready();
                 let pid = live.pid();
                 let read = |on_v1: (&str, &str), on_v2: (&str, &str)| {
                     let (version, dir) = group_of(pid, on_v1.0, on_v2.0);
@@ -57,9 +58,10 @@ fn checks() -> Vec<Check> {
                 assert!(shares == "1024" || shares == "100", "{shares}");
                 live.end();
             },
-        ),
+        )
+        .differs_in(World::SLOW),
         check("swap_is_no_way_around_the_limit", [controller("memory"), counts_swap()], || {
-            let mut live = step("step02", ["--memory", "64M"].iter().chain(&WAIT)).until_ready();
+            let live = step("step02", ["--memory", "64M"].iter().chain(&WAIT)).until_ready();
             let (version, dir) = group_of(live.pid(), "memory", "memory");
             let (file, wanted) = match version {
                 Version::V1 => ("memory.memsw.limit_in_bytes", "67108864\n"),
@@ -67,7 +69,8 @@ fn checks() -> Vec<Check> {
             };
             assert_eq!(read_to_string(dir.join(file)).expect(file), wanted);
             live.end();
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("a_step_runs_inside_a_step", [may_make_groups(), needs::root()], || {
             let inner = program("step02").display().to_string();
             // It sees the groups of the outer one, and makes its own in there.
@@ -77,41 +80,44 @@ fn checks() -> Vec<Check> {
         check("a_fork_bomb_stops_at_the_limit", [controller("pids")], || {
             let bomb = program("fork_bomb").display().to_string();
             assert_eq!(step("step01", ["-q", &bomb]).ran().out, "300 forks\n", "one step earlier it works");
-            let ran = step("step02", ["--pids-limit", "20", &bomb]).ran();
+            let ran = narrated("step02", ["--pids-limit", "20", &bomb]).ran();
             assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             assert!(counter(&ran.err, "# pids: forks refused: ") >= 1, "{}", ran.err);
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_memory_hog_is_killed", [controller("memory")], || {
             let hog = program("memory_hog").display().to_string();
             assert_eq!(step("step01", ["-q", &hog, "128"]).ran().out, "128 MiB taken\n", "one step earlier it works");
-            let ran = step("step02", ["--memory", "64M", &hog, "128"]).ran();
+            let ran = narrated("step02", ["--memory", "64M", &hog, "128"]).ran();
             assert_eq!((ran.code, ran.out.as_str()), (137, ""), "{}", ran.err);
             let told = ran.err.lines().find(|line| line.starts_with("# memory: ")).expect("a counter");
             assert!(told.contains("peak, 1 killed"), "{told}");
         }),
         check("a_spinner_is_held_back", [controller("cpu")], || {
             let spinner = program("cpu_spinner").display().to_string();
-            let free = step("step02", ["--cpus", "1", &spinner, "500"]).ran();
-            let ran = step("step02", ["--cpus", "0.05", &spinner, "500"]).ran();
+            let free = narrated("step02", ["--cpus", "1", &spinner, "500"]).ran();
+            let ran = narrated("step02", ["--cpus", "0.05", &spinner, "500"]).ran();
             assert!(counter(&ran.err, "# cpu: held back in ") >= 3, "{}", ran.err);
             assert!(counter(&free.err, "# cpu: held back in ") < counter(&ran.err, "# cpu: held back in "));
-        }),
+        })
+        .alone(),
         check("the_child_runs_on_the_processors_that_were_named", [controller("cpuset")], || {
             let own = proc(nix::unistd::Pid::this(), "status");
             let own = own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("list");
             let cpu = own.trim().rsplit([',', '-']).next().expect("a number").to_owned();
-            let mut live = step("step02", ["--cpuset-cpus", &cpu].iter().chain(&WAIT)).until_ready();
+            let live = step("step02", ["--cpuset-cpus", &cpu].iter().chain(&WAIT)).until_ready();
             let status = proc(live.pid(), "status");
             let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("list").to_owned();
             assert_eq!(line.split_whitespace().nth(1), Some(cpu.as_str()));
             live.end();
             testing::refuses("step02", &["-q", "--cpuset-cpus", "8000", "true"], 125, "this machine has the CPUs");
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("a_disk_is_limited_as_the_kernel_says", [controller("blkio"), block_device().err()], || {
             let disk = block_device().expect("a disk");
             let rate = format!("{disk}:1M");
             let options = ["--device-write-bps", &rate, "--device-read-bps", &rate];
-            let mut live = step("step02", options.iter().chain(&WAIT)).until_ready();
+            let live = step("step02", options.iter().chain(&WAIT)).until_ready();
             let (version, dir) = group_of(live.pid(), "blkio", "io");
             let files: &[(&str, &str)] = match version {
                 Version::V1 => {
@@ -124,7 +130,8 @@ fn checks() -> Vec<Check> {
                 assert!(text.contains(wanted), "{file}: {text}");
             }
             live.end();
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check(
             "on_v1_a_device_that_is_not_listed_cannot_be_opened",
             [controller_of(Version::V1, "devices"), needs::root(), unlisted_device().err()],
@@ -160,9 +167,10 @@ fn checks() -> Vec<Check> {
                     assert_eq!(forks(&ran.out), 19);
                 }
             },
-        ),
+        )
+        .alone(),
         check("what_the_program_leaves_running_ends_too", [may_make_groups(), needs::root()], || {
-            let ran = step("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
+            let ran = narrated("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
             assert_eq!(ran.code, 4, "{}", ran.err);
             assert!(ran.err.contains("SIGKILL to what still runs"), "{}", ran.err);
         }),
@@ -198,10 +206,11 @@ fn checks() -> Vec<Check> {
                 let dir = dir.path().display().to_string();
                 // What is mounted last is found first: here nobody can write, and here nobody can even look.
                 for over in ["mount -o remount,bind,ro \"$2\"", "mount -t tmpfs none \"$2\""] {
-                    let script = format!("mount --bind \"$1\" \"$2\" && {over} && exec \"$0\" echo hi");
+                    let script =
+                        format!("mount --bind \"$1\" \"$2\" && {over} && shift 2 && exec \"$0\" \"$@\" echo hi");
                     let mut unshare = Command::new("unshare");
                     unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
-                    unshare.arg(program("step02")).args([&tree, &dir]);
+                    unshare.arg(program("step02")).args([&tree, &dir]).args(testing::VERBOSE);
                     let ran = testing::Run::new(unshare).ran();
                     assert_eq!((ran.code, ran.out.as_str()), (0, "hi\n"), "{over}: {}", ran.err);
                     assert!(ran.err.contains("[cgroup]") && !ran.err.contains(&dir), "{over}: {}", ran.err);
@@ -221,19 +230,22 @@ fn checks() -> Vec<Check> {
         }),
         check("on_v2_a_step_that_is_alone_in_its_group_steps_aside", [controller_of(Version::V2, "memory")], || {
             alone_in_a_group("");
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check(
             "on_v2_an_ordinary_user_has_limits_in_a_group_that_was_delegated",
             [controller_of(Version::V2, "memory"), needs::root(), others_may_run_it()],
             || alone_in_a_group("setpriv --reuid=65534 --regid=65534 --clear-groups"),
-        ),
+        )
+        .differs_in([World::SystemdRoot]),
         check(
             "a_controller_that_is_not_there_is_no_silence",
             [controller("cpuset").is_none().then(|| "needs a machine without cpuset".to_owned()), may_make_groups()],
             || {
                 testing::refuses("step02", &["-q", "--cpuset-cpus", "0", "true"], 125, "cpuset");
             },
-        ),
+        )
+        .differs_in([World::SystemdUser]),
         check(
             "who_may_not_make_groups_is_told_what_to_do",
             [writable().is_none().then(|| "needs a user who may not make cgroups".to_owned())],
@@ -247,14 +259,16 @@ fn checks() -> Vec<Check> {
                 );
                 assert!(!ran.err.contains("Container ="), "{}", ran.err);
             },
-        ),
+        )
+        .differs_in([World::SystemdUser, World::DockerPlain, World::DockerUser]),
         check("a_dry_run_makes_no_group", [], || {
-            let ran = step("step02", ["--dry-run", "true"]).ran();
+            let ran = narrated("step02", ["--dry-run", "true"]).ran();
             assert_eq!(ran.code, 0, "{}", ran.err);
             assert!(ran.err.contains("mkdir ") && !ran.err.contains("[cgroup]"), "{}", ran.err);
         }),
         check("a_dry_run_and_a_real_one_make_the_same_calls", [may_make_groups(), needs::user_namespaces()], || {
-            let [dry, real] = [["--dry-run", "true"], ["--color=never", "true"]].map(|it| step("step02", it).ran().err);
+            let [dry, real] =
+                [["--dry-run", "true"], ["--color=never", "true"]].map(|it| narrated("step02", it).ran().err);
             assert_eq!(testing::calls(&dry), testing::calls(&real));
         }),
         check("bad_input_gets_one_sentence", [], || {
@@ -317,8 +331,13 @@ fn checks() -> Vec<Check> {
 /// As `systemd-run --scope -p Delegate=yes` has it: a group with nobody in it but the step, and which is the step's user's.
 fn alone_in_a_group(become_user: &str) {
     let tree = hierarchies().into_iter().find(|it| it.version == Version::V2).expect("v2");
-    let outer = tree.own.join(format!("outer-{}", testing::random_word()));
-    write(tree.own.join("cgroup.subtree_control"), "+memory").expect("hand on");
+    // Below the top: this process's own group cannot pass controllers on as long as this process is in it.
+    let outer = tree.mount.join(format!("outer-{}", testing::random_word()));
+    let control = tree.mount.join("cgroup.subtree_control");
+    let is_passed_on = read_to_string(&control).expect("control").split_whitespace().any(|it| it == "memory");
+    if !is_passed_on {
+        write(&control, "+memory").expect("pass on");
+    }
     create_dir(&outer).expect("mkdir");
     if !become_user.is_empty() {
         for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
@@ -327,14 +346,17 @@ fn alone_in_a_group(become_user: &str) {
     }
     let step02 = program("step02");
     let into = format!("echo $$ > {}/cgroup.procs", outer.display());
-    let line = format!("{into}; exec {become_user} {} --memory 64M true", step02.display());
+    let verbose = testing::VERBOSE.join(" ");
+    let line = format!("{into}; exec {become_user} {} {verbose} --memory 64M true", step02.display());
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]);
     let ran = testing::Run::new(shell).ran();
     let left = std::fs::read_dir(&outer).expect("outer").flatten().filter(|it| it.path().is_dir()).count();
     let handed_on = read_to_string(outer.join("cgroup.subtree_control")).expect("control");
     testing::wait_until("the outer group is empty", || remove_dir(&outer).is_ok());
-    write(tree.own.join("cgroup.subtree_control"), "-memory").expect("take back");
+    if !is_passed_on {
+        write(&control, "-memory").expect("take back");
+    }
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.err.contains(".host/cgroup.procs") && ran.err.contains("[cgroup]"), "{}", ran.err);
     assert_eq!((left, handed_on.trim()), (0, ""));

@@ -77,10 +77,14 @@ pub fn freeze(groups: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Host: lets them go on.
+/// Host: lets them continue.
 pub fn thaw(groups: &[PathBuf]) -> Result<()> {
+    thaw_by(|echo| echo, groups)
+}
+
+fn thaw_by(kind: for<'p> fn(explain::Echo<'p>) -> explain::Echo<'p>, groups: &[PathBuf]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
-    match explain::host_echo(freezer.thawed, &freezer.file).cleanup().run() {
+    match kind(explain::host_echo(freezer.thawed, &freezer.file)).run() {
         Err(_) if !freezer.file.exists() => Ok(()),
         thawed => thawed,
     }
@@ -110,7 +114,7 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host(call!("kill({pid}, SIGKILL)")).cleanup().run(|| kill(pid, Signal::SIGKILL));
         }
-        thaw(groups)?;
+        thaw_by(|echo| echo.cleanup(), groups)?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
     groups.iter().try_for_each(|dir| match cgroups::end_all(dir) {

@@ -17,11 +17,13 @@ use engine::states::{Answer, STATES, Status, TABLE, Verb};
 use home::{Home, alive, rootfs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::testing::{self, Check, check, needs, proc, proc_link, program, step, wait_until};
+use testing::{Check, World, check, narrated, needs, proc, proc_link, program, step, wait_until};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
 fn main() -> ExitCode {
+    // Made once, before the tests run in processes of their own.
+    rootfs();
     let code = testing::run("step04", checks());
     home::remove_rootfs();
     code
@@ -60,7 +62,8 @@ fn checks() -> Vec<Check> {
                     assert_eq!(home.all(), "", "a container whose program cannot begin is none");
                 }
             }
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_foreground_container_is_kept_until_it_is_removed", [needs::user_namespaces()], || {
             let home = Home::new();
             assert_eq!(home.step(&["-q", "run", "--name", "once", "sh", "-c", "exit 3"]).ran().code, 3);
@@ -85,7 +88,8 @@ fn checks() -> Vec<Check> {
             }
             assert_eq!(proc_link(monitor, "cwd"), "/");
             assert_eq!(proc_link(init, "fd/0"), "/dev/null");
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_created_container_waits_before_exec", [needs::user_namespaces()], || {
             let home = Home::new();
             let id = home.ok(&["create", "sleep", "100"]);
@@ -128,7 +132,7 @@ fn checks() -> Vec<Check> {
             assert!(sizes.len() == 2 && sizes.iter().sum::<u64>() < (17 << 20), "{sizes:?}");
             assert!(home.ok(&["logs", &id]).ends_with("\nlast"));
         }),
-        check("exec_joins_everything_of_the_container", [needs::user_namespaces()], exec_joins),
+        check("exec_joins_everything_of_the_container", [needs::user_namespaces()], exec_joins).differs_in(World::SLOW),
         check("exec_takes_its_own_environment_and_folder", [needs::user_namespaces()], || {
             let home = Home::new();
             let id = home.ok(&["run", "-d", "-e", "OLD=old", "-w", "/usr", "sleep", "100"]);
@@ -141,7 +145,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!(home.step(&[&["-q", "exec", &id], command].concat()).ran().code, code);
             }
         }),
-        check("the_engine_cannot_be_written_over_from_inside", [needs::user_namespaces()], engine_is_not_overwritten),
+        check("the_engine_cannot_be_written_over_from_inside", [needs::user_namespaces()], engine_is_not_overwritten)
+            .differs_in([World::SystemdUser, World::DockerUser]),
         check("no_descriptor_of_the_host_leads_out", [needs::user_namespaces()], no_descriptor_leads_out),
         check("pause_stops_every_process_and_unpause_lets_them_go_on", [groups()], || {
             // Made first, it is taken away last: when nobody writes into it any more.
@@ -163,7 +168,8 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.status(&id), "paused");
             home.ok(&["unpause", &id]);
             wait_until("both write again", || moves() == [true; 2]);
-        }),
+        })
+        .differs_in(World::SLOW),
         check(
             "a_user_without_cgroups_is_told_that_pause_takes_one",
             [needs::user_namespaces(), may_not_make_groups()],
@@ -173,7 +179,8 @@ fn checks() -> Vec<Check> {
                 home.refuses(&["pause", &id], "takes a cgroup");
                 assert_eq!(home.status(&id), "running");
             },
-        ),
+        )
+        .differs_in([World::SystemdUser, World::DockerUser]),
         check("stop_asks_first_and_kills_then", [needs::user_namespaces()], || {
             let home = Home::new();
             let polite = "trap 'echo bye; exit 6' TERM; echo ready; while :; do sleep 0.05; done";
@@ -402,7 +409,8 @@ fn checks() -> Vec<Check> {
                 let cat = home.step(&["-q", "run", "--name", "fore", "sh", "-c", "echo ready; cat"]).with(|command| {
                     std::os::unix::process::CommandExt::process_group(command, 0);
                 });
-                let live = cat.until_ready();
+                let mut live = cat.until_ready();
+                live.until_it_echoes();
                 kill(Pid::from_raw(-live.step().as_raw()), signal).expect("kill");
                 assert_eq!(live.ended().code, 128 + signal as i32);
                 home.ok(&["rm", "fore"]);
@@ -426,9 +434,9 @@ fn checks() -> Vec<Check> {
             for way in [&["run", "--rm"][..], &["create"]] {
                 let arguments = [way, &["/bin/true"]].concat();
                 let before = home.all();
-                let dry = home.step(&[&["--dry-run"], arguments.as_slice()].concat()).ran();
+                let dry = home.narrated(&[&["--dry-run"], arguments.as_slice()].concat()).ran();
                 assert_eq!((dry.code, home.all()), (0, before), "{}", dry.err);
-                let real = home.step(&arguments).ran();
+                let real = home.narrated(&arguments).ran();
                 let calls = |story: &str| testing::calls(&home::without_ids(story));
                 let (dry, real) = (calls(&dry.err), calls(&real.err));
                 let missing: Vec<_> =
@@ -439,7 +447,7 @@ fn checks() -> Vec<Check> {
         check("what_is_gone_already_is_not_told_as_taken_away", [needs::user_namespaces(), groups()], || {
             let home = Home::new();
             home.ok(&["run", "--name", "it", "true"]);
-            let story = home.step(&["rm", "it"]).ran().err;
+            let story = home.narrated(&["rm", "it"]).ran().err;
             assert!(story.contains("rm -r ") && !story.contains("rmdir "), "{story}");
         }),
         check("where_user_namespaces_are_forbidden_nothing_is_left", [needs::no_user_namespaces()], || {
@@ -450,7 +458,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!(home.all(), "");
             }
             assert_eq!(home.step(&["--dry-run", "run", "true"]).ran().code, 0);
-        }),
+        })
+        .differs_in([World::DockerPlain]),
         check("bad_options_make_nothing", [], || {
             let home = Home::new();
             home.refuses(&["run", "--namespaces", "user,pid", "true"], "mount namespace");
@@ -482,10 +491,9 @@ fn checks() -> Vec<Check> {
             killed::at_every_pause(|_| {}, &["create", "--name", "it", "/bin/true"], killed::Who::Monitor);
         }),
         check("a_killed_engine_loses_nothing_while_it_starts_one_again", [needs::user_namespaces()], || {
-            let stopped = |home: &Home| {
-                home.step(&["-q", "run", "--name", "it", "/bin/true"]).ran();
-            };
             killed::at_every_pause(stopped, &["start", "it"], killed::Who::Engine);
+        }),
+        check("a_killed_monitor_loses_nothing_while_it_starts_one_again", [needs::user_namespaces()], || {
             killed::at_every_pause(stopped, &["start", "it"], killed::Who::Monitor);
         }),
         check("a_killed_engine_loses_nothing_while_it_ends_one", [needs::user_namespaces()], || {
@@ -513,7 +521,8 @@ fn checks() -> Vec<Check> {
         check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
         check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
         check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen),
-        check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded),
+        check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded)
+            .differs_in([World::SystemdRoot]),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
         check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
         check(
@@ -551,8 +560,9 @@ fn checks() -> Vec<Check> {
             "the_readme_shows_what_happens",
             [needs::root(), pure_v2(), default_root_is_ours()],
             the_readme_shows_what_happens,
-        ),
-        check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred),
+        )
+        .differs_in([World::SystemdRoot]),
+        check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred).alone(),
     ]
 }
 
@@ -565,8 +575,8 @@ fn run_is_step_03() {
     let home = Home::new();
     let root = rootfs().display().to_string();
     let options = ["--rootfs", &root, "--hostname", "same", "/bin/true"];
-    let plain = step("step03", ["--color=never"].iter().chain(&options)).ran();
-    let engine = home.step(&[&["run", "--rm"][..], &options].concat()).ran();
+    let plain = narrated("step03", ["--color=never"].iter().chain(&options)).ran();
+    let engine = home.narrated(&[&["run", "--rm"][..], &options].concat()).ran();
     assert_eq!((plain.code, engine.code), (0, 0), "{}{}", plain.err, engine.err);
     let calls = |story: &str| testing::calls(&home::without_ids(story));
     let mut rest = Vec::new();
@@ -590,6 +600,11 @@ fn run_is_step_03() {
         let known = of_a_life.iter().any(|name| call.starts_with(&format!("host  {name}"))) || home::writes_down(&call);
         assert!(known, "step04 calls {call:?}, and step03 does not");
     }
+}
+
+/// Before a test: a container that has ended.
+fn stopped(home: &Home) {
+    home.step(&["-q", "run", "--name", "it", "/bin/true"]).ran();
 }
 
 /// Makes a container in that state, does the command, and looks what has become of it.
@@ -684,7 +699,7 @@ fn exec_joins() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "sleep", "100"]);
     let init = home.init(&id);
-    let mut live = home.step(&[&["exec", &id], &WAIT[..]].concat()).until_ready();
+    let mut live = home.narrated(&[&["exec", &id], &WAIT[..]].concat()).until_ready();
     let told = live.told();
     let line = told.lines().find(|line| line.contains("CLONE_PARENT")).expect("a clone").to_owned();
     let guest = Pid::from_raw(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid"));
@@ -724,7 +739,7 @@ fn engine_is_not_overwritten() {
     // time. (Before that moment, the process that joins cannot even be looked at.)
     let came_too_late = |log: &String| log.contains("no process of the host's came") || log.contains("cannot open");
     let attacked = |namespaces: &str, exec: &dyn Fn(&str)| {
-        let mut logs = (0..10).map(|_| attacked(namespaces, exec)).skip_while(came_too_late);
+        let mut logs = (0..100).map(|_| attacked(namespaces, exec)).skip_while(came_too_late);
         logs.next().expect("an attack that has seen the process")
     };
 
@@ -858,7 +873,7 @@ fn clean_takes_what_is_ours() {
     let groups = || BTreeSet::from_iter(testing::groups_of_steps());
     let before = groups();
 
-    let dry = home.step(&["--dry-run", "clean"]).ran();
+    let dry = home.narrated(&["--dry-run", "clean"]).ran();
     assert!(dry.code == 0 && dry.err.contains(&dead) && !dry.err.contains(&lives), "{}", dry.err);
     assert_eq!(groups(), before, "a dry run does nothing");
     assert_eq!(home.status(&dead), "dead");
