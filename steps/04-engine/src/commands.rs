@@ -12,7 +12,7 @@ use engine::log::{Reader, Show};
 use engine::parts::parts;
 use engine::states::{Status, Verb};
 use engine::store::Store;
-use engine::{members, monitor, protect};
+use engine::{members, monitor, protect, recovery};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shared::explain;
@@ -57,6 +57,7 @@ pub fn start(words: &[String], attach: bool) -> Result<u8> {
     // Before any of them is started, as it begins this command once more.
     let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
     if words.iter().any(is_stopped) {
+        cgroups::ask_for_scope("step04", &cgroups::Limits::default())?;
         protect::against_writers()?;
     }
     if !attach {
@@ -308,7 +309,7 @@ fn remove_once_free(store: &Store, container: &Container, verb: Verb) -> Result<
             if container.end()?.is_none() {
                 state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
             }
-            Cgroup::left(&state.cgroups).remove()?;
+            Cgroup::at(&state.cgroups).remove()?;
             return store.remove(container, &life);
         }
         if since.elapsed() > monitor::PATIENCE {
@@ -339,7 +340,7 @@ pub fn clean(all: bool) -> Result<u8> {
     }
     store.sweep()?;
     // Groups of steps 02 to 04 that nobody holds.
-    Cgroup::everywhere()?.sweep()?;
+    recovery::remove_groups()?;
     Ok(code)
 }
 

@@ -58,7 +58,7 @@ pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
         let process = init.open()?.with_context(gone)?;
         let own = namespaces::own_of(Pid::from_raw(init.pid))?;
         let held = namespaces::join(&process, &own, enter, program)?;
-        Cgroup::left(&state.cgroups).admit(held.pid())?;
+        Cgroup::at(&state.cgroups).admit(held.pid())?;
         held.release()?.start()
     };
     let has_ended = || Ok::<_, anyhow::Error>(init.open()?.is_none() || monitor::wait(container, Some(SOON))?);

@@ -18,6 +18,7 @@ pub mod members;
 pub mod monitor;
 pub mod parts;
 pub mod protect;
+pub mod recovery;
 mod remedies;
 pub mod states;
 pub mod store;

@@ -165,6 +165,12 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<u8> {
+    match &command {
+        Command::Run { new, .. } | Command::Create { new } => cgroups::ask_for_scope("step04", &new.recipe.limits)?,
+        // An ordinary user may move a process only between groups that are both below the user's manager.
+        Command::Exec { .. } => cgroups::ask_for_scope("step04", &cgroups::Limits::default())?,
+        _ => {}
+    }
     match command {
         // These put this program's own process into a container, or beside one for long. `start` may (see there).
         Command::Run { .. } | Command::Create { .. } | Command::Exec { .. } => {

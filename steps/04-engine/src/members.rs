@@ -117,7 +117,7 @@ pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
         thaw_by(|echo| echo.cleanup(), groups)?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
-    groups.iter().try_for_each(|dir| match cgroups::empty_all(dir) {
+    groups.iter().try_for_each(|dir| match cgroups::end_all(dir) {
         Err(_) if !dir.exists() => Ok(()),
         emptied => emptied,
     })

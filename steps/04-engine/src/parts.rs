@@ -110,7 +110,7 @@ impl Part for Limited {
     }
 
     fn cleanup(&self) -> Result<()> {
-        self.cgroup.tell_counters();
+        self.cgroup.print_counters();
         self.cgroup.remove()
     }
 }
