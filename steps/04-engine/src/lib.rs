@@ -19,6 +19,7 @@ pub mod monitor;
 pub mod parts;
 pub mod protect;
 mod remedies;
+pub mod setns;
 pub mod states;
 pub mod store;
 
