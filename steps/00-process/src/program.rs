@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_name_with_a_slash_is_taken_as_it_is() {
-        assert_eq!(find("./x".as_ref(), &environment(&[])).expect("a path"), c"./x".into());
+        assert_eq!(find("./x".as_ref(), &environment(&[])).expect("a path"), CString::from(c"./x"));
     }
 
     #[test]
