@@ -296,6 +296,8 @@ pub fn engine(mine: &Path) -> Verdict {
     let Some(monitor) = monitor else { return missing("nobody waits for the program: its parent has ended", "") };
     let groups = own_groups(first.pid);
 
+    let has_output = soon(|| first.text().lines().any(|line| line == "hello"));
+    require(has_output, "FILE does not have the program's output", first.text())?;
     let before = first.text();
     let again = first.run(mine, "exit 0").wait().expect("wait");
     let seen = format!("the second one has ended with {}\nFILE says:\n{}", super::code(again), first.text());
@@ -304,7 +306,6 @@ pub fn engine(mine: &Path) -> Verdict {
 
     require(first.release(), "the program has not read its FIFO", "")?;
     first.says_at_its_end(&format!("exited {code}"))?;
-    require(first.text().lines().any(|line| line == "hello"), "FILE does not have the program's output", first.text())?;
     // An orphan by now, and so a child of this process.
     let gone = soon(|| matches!(waitpid(monitor, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::Exited(..)) | Err(_)));
     require(gone, "the monitor of the container has not ended with it", "")?;
