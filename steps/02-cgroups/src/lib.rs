@@ -43,7 +43,7 @@ pub use empty::end_all;
 pub use hierarchy::{Hierarchy, Version, detect, may_make_groups};
 pub use limits::Limits;
 pub use remedies::known;
-pub use scope::ask_for_scope;
+pub use scope::{ask_for_scope, is_owned_by_systemd};
 pub use units::{CpuList, Rate};
 
 /// The child's cgroup: on v1 a group in each hierarchy, on v2 one, on a hybrid machine both.
