@@ -383,7 +383,10 @@ fn checks() -> Vec<Check> {
                 let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("spawn");
                 child.stdin.take().expect("piped").write_all(word.as_bytes()).expect("write");
                 let output = child.wait_with_output().expect("wait");
-                (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                // The shell sets `_`; the id is systemd's name for the scope, and every unit's process has one.
+                let is_same = |line: &&str| !line.starts_with("_=") && !line.starts_with("INVOCATION_ID=");
+                (output.status.code(), text.lines().filter(is_same).map(str::to_owned).collect::<Vec<_>>())
             };
             // A dollar sign, because systemd-run(1) may replace what looks like a variable.
             let words = ["sh", "-c", script, "sh", "$HOME ${HOME} $$"];
@@ -550,7 +553,9 @@ fn not_of_systemd() -> Option<String> {
 
 /// What a scope of systemd's has: for root all of the tree's, for an ordinary user what the user's manager has.
 fn controller_of_scope(name: &str) -> Option<String> {
-    let tree = hierarchies().into_iter().find(|it| it.version == Version::V2)?;
+    let Some(tree) = hierarchies().into_iter().find(|it| it.version == Version::V2) else {
+        return Some("needs cgroup v2".to_owned());
+    };
     let uid = nix::unistd::getuid();
     let manager = format!("user.slice/user-{uid}.slice/user@{uid}.service");
     let dir = if uid.is_root() { tree.mount } else { tree.mount.join(manager) };
