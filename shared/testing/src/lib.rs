@@ -271,9 +271,16 @@ pub mod needs {
 
     use super::*;
 
-    /// User id 0 here.
+    /// User id 0 here, with the rights over namespaces and mounts, which root of a Docker container has not.
     pub fn root() -> Option<String> {
-        (!nix::unistd::geteuid().is_root()).then(|| "needs root".to_owned())
+        const CAP_SYS_ADMIN: u32 = 21; // capability.h
+        let status = std::fs::read_to_string("/proc/self/status").expect("status");
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
+        let effective = u64::from_str_radix(effective.expect("CapEff"), 16).expect("a mask");
+        match nix::unistd::geteuid().is_root() {
+            false => Some("needs root".to_owned()),
+            true => (effective >> CAP_SYS_ADMIN & 1 == 0).then(|| "needs root with CAP_SYS_ADMIN".to_owned()),
+        }
     }
 
     /// Another user id.

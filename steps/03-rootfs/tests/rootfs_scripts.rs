@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use shared::testing::{self, Check, Run, check, needs, random_word, step};
+use testing::{self, Check, Run, check, needs, random_word, step};
 
 fn main() -> ExitCode {
     testing::run("step03", checks())

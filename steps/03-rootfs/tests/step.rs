@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use shared::mountinfo;
-use testing::{Check, check, narrated, needs, program, step};
+use testing::{Check, World, check, narrated, needs, program, step};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 

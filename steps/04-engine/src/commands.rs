@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED};
-use shared::signals::{self, Came};
+use shared::signals::{self, Received};
 
 use crate::{Format, New, tables};
 
@@ -83,13 +83,13 @@ fn start_attached(store: &Store, container: &Container) -> Result<u8> {
     let Some(init) = init.filter(|_| !explain::dry_run()) else { return Ok(0) };
     // From here on this command only shows: it may end with the pipe that it writes to.
     signals::end_with_pipe()?;
-    let end = reader.follow(container, exit, false, |came| {
+    let end = reader.follow(container, exit, false, |received| {
         // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
-        if came.signal == Signal::SIGCHLD || init.open()?.is_none() {
+        if received.is(Signal::SIGCHLD) || init.open()?.is_none() {
             return Ok(());
         }
         // The container has no terminal: what a key has sent, nobody else sends there.
-        process::pass_on(Pid::from_raw(init.pid), Came { by_terminal: false, ..came })
+        process::pass_on(Pid::from_raw(init.pid), Received { by_terminal: false, ..received })
     })?;
     Ok(end.ok_or_else(|| lost(container))?.code)
 }

@@ -20,6 +20,7 @@ pub mod parts;
 pub mod protect;
 pub mod recovery;
 mod remedies;
+pub mod setns;
 pub mod states;
 pub mod store;
 

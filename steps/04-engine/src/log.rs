@@ -20,7 +20,7 @@ use shared::call;
 use shared::explain;
 use shared::failure::During;
 use shared::lock::is_locked;
-use shared::signals::{self, Came};
+use shared::signals::{self, Received};
 
 use crate::Part;
 use crate::container::{Container, End, now, read_end};
@@ -267,7 +267,7 @@ impl Reader {
         self.show_and_hear(timestamps, &mut signals::interrupt)
     }
 
-    fn show_and_hear(&mut self, timestamps: bool, signal: &mut dyn FnMut(Came) -> Result<()>) -> Result<()> {
+    fn show_and_hear(&mut self, timestamps: bool, signal: &mut dyn FnMut(Received) -> Result<()>) -> Result<()> {
         let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
         let mut show = |line: Line| {
             let time = if timestamps { format!("{} ", line.time) } else { String::new() };
@@ -288,7 +288,7 @@ impl Reader {
         container: &Container,
         mut exit: File,
         timestamps: bool,
-        mut signal: impl FnMut(Came) -> Result<()>,
+        mut signal: impl FnMut(Received) -> Result<()>,
     ) -> Result<Option<End>> {
         loop {
             // In this order: whoever lets go of the lock has written the end before, and the last line before that.
@@ -298,8 +298,8 @@ impl Reader {
             if alone || end.is_some() {
                 return Ok(end);
             }
-            if let Some(came) = signals::wait_for(&[], Some(INTERVAL))? {
-                signal(came)?;
+            if let Some(received) = signals::wait_for(&[], Some(INTERVAL))? {
+                signal(received)?;
             }
         }
     }
@@ -307,7 +307,7 @@ impl Reader {
     fn read(
         &mut self,
         show: &mut dyn FnMut(Line) -> std::io::Result<()>,
-        signal: &mut dyn FnMut(Came) -> Result<()>,
+        signal: &mut dyn FnMut(Received) -> Result<()>,
     ) -> Result<()> {
         if self.file.is_none() {
             // One that has run in the foreground gets a log when it is started again.
@@ -333,7 +333,7 @@ fn read_lines(
     file: &mut BufReader<File>,
     rest: &mut Vec<u8>,
     show: &mut dyn FnMut(Line) -> std::io::Result<()>,
-    signal: &mut dyn FnMut(Came) -> Result<()>,
+    signal: &mut dyn FnMut(Received) -> Result<()>,
 ) -> Result<()> {
     while file.read_until(b'\n', rest).during("cannot read the log")? > 0 && rest.ends_with(b"\n") {
         let line = serde_json::from_slice(rest);
@@ -343,8 +343,8 @@ fn read_lines(
             show(line).during("cannot show the log")?;
         }
         // Of a container that writes as fast as this shows, there is no end to come to.
-        let came = if file.buffer().is_empty() { signals::wait_for(&[], Some(Duration::ZERO))? } else { None };
-        came.map_or(Ok(()), &mut *signal)?;
+        let received = if file.buffer().is_empty() { signals::wait_for(&[], Some(Duration::ZERO))? } else { None };
+        received.map_or(Ok(()), &mut *signal)?;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ use shared::call;
 use shared::explain;
 use shared::failure::{During, Failure};
 use shared::formula::{Fact, Formula, Term};
-use shared::signals::{self, ENDING};
+use shared::signals;
 
 use crate::Part;
 use crate::container::{Container, Life, State, now};
@@ -85,12 +85,12 @@ pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, par
     drop(monitor_end);
 
     let killed = "its monitor was killed (`step04 clean` takes away what is left)";
-    let answer = hear(&mut host_end, killed, |came| {
+    let answer = hear(&mut host_end, killed, |received| {
         // The monitor decides what a signal means, as it is the one with something to clean up. A key's has reached it
         // already, unless it has let go of the terminal.
-        let had_it = came.by_terminal && getsid(Some(monitor)) == getsid(None);
-        if ENDING.contains(&came.signal) && !had_it {
-            let _ = kill(monitor, came.signal);
+        let had_it = received.by_terminal && getsid(Some(monitor)) == getsid(None);
+        if let Some(signal) = received.ending().filter(|_| !had_it) {
+            let _ = kill(monitor, signal);
         }
         Ok(())
     });
@@ -131,7 +131,7 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
         let time = left.unwrap_or(longest).min(longest);
         let fds: Vec<_> = who.iter().map(|fd| fd.as_fd()).collect();
         match signals::wait_for(&fds, Some(time))? {
-            Some(came) => signals::interrupt(came)?,
+            Some(received) => signals::interrupt(received)?,
             // It has ended, or the time is over; whoever else has its lock lets go of it soon.
             None => signals::pause(signals::MOMENT)?,
         }
@@ -280,7 +280,7 @@ fn wait_for_start(listener: &UnixListener, child: Pid) -> Result<Option<UnixStre
     while waitid(Id::Pid(child), flags).during("cannot look at the child")? == WaitStatus::StillAlive {
         match signals::wait(&[listener.as_fd()])? {
             None => return Ok(Some(listener.accept().during("cannot hear who wants it started")?.0)),
-            Some(came) => signals::interrupt(came)?,
+            Some(received) => signals::interrupt(received)?,
         }
     }
     Ok(None)
@@ -289,6 +289,7 @@ fn wait_for_start(listener: &UnixListener, child: Pid) -> Result<Option<UnixStre
 /// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its folder.
 fn let_go() -> Result<()> {
     explain::host(call!("setsid()")).run(setsid)?;
+    signals::forget_ignored().during("cannot reset the signals")?;
     explain::host(call!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")")).printed_first().run(|| {
         explain::hush();
         let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -301,7 +302,7 @@ fn let_go() -> Result<()> {
 
 /// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals that come
 /// meanwhile are given to `signal`.
-fn hear(from: &mut UnixStream, silence: &str, signal: impl FnMut(signals::Came) -> Result<()>) -> Result<()> {
+fn hear(from: &mut UnixStream, silence: &str, signal: impl FnMut(signals::Received) -> Result<()>) -> Result<()> {
     signals::wait_for_answer(from.as_fd(), signal)?;
     let mut answer = vec![0];
     match from.read(&mut answer).unwrap_or(0) {
