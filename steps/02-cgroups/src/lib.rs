@@ -75,8 +75,13 @@ impl Cgroup {
             !self.groups.is_empty(),
             "no cgroup hierarchy can be reached here: none is mounted, or only a part of it that this process is not in"
         );
-        self.groups().iter().try_for_each(Group::make)?;
-        self.groups().iter().try_for_each(|group| group.limit(&self.limits))
+        for group in self.groups() {
+            group.make()?;
+        }
+        for group in self.groups() {
+            group.limit(&self.limits)?;
+        }
+        Ok(())
     }
 
     /// Host: puts a held child in, so that it has run nothing outside the limits.
@@ -84,7 +89,9 @@ impl Cgroup {
     /// # Errors
     /// ENOENT where the group is gone; ESRCH where the child is.
     pub fn admit(&self, child: Pid) -> Result<()> {
-        self.groups().iter().try_for_each(|group| group.admit(child))?;
+        for group in self.groups() {
+            group.admit(child)?;
+        }
         self.limits.cpuset_cpus.as_ref().map_or(Ok(()), |list| use_all_of(list, child))
     }
 
