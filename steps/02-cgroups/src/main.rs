@@ -36,9 +36,9 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<u8> {
     options.view.validate()?;
+    cgroups::ask_for_scope("step02", &options.limits)?; // new in this step: where systemd owns the tree
 
     // Host, and no child yet: what will outlive the child.
-    cgroups::ask_for_scope("step02", &options.limits)?; // new in this step: where systemd owns the tree
     let cgroup = Cgroup::new("step02", &options.limits)?; // new in this step
     let status = cgroup.create().and_then(|()| contain(options, &cgroup));
 

@@ -39,13 +39,13 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<u8> {
     options.view.validate()?;
+    cgroups::ask_for_scope("step03", &options.limits)?;
     rootfs::validate(&options.view)?; // new in this step
     let dir = options.root.prepare()?; // new in this step
     let mut formula = Formula::default();
 
     // Host, and no child yet: what will outlive the child. New in this step: where no limit was asked for, a user who
     // may make no cgroups gets the rest.
-    cgroups::ask_for_scope("step03", &options.limits)?;
     let cgroup = Cgroup::new("step03", &options.limits)?;
     let status = cgroup.create_or_go_without(&mut formula).and_then(|()| contain(options, &dir, &cgroup, formula));
 
