@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn what_differs_in_more_than_a_word_does_not() {
-        let differ = |a: &str, b: &str| common(&[a.to_owned(), b.to_owned()]) == None;
+        let differ = |a: &str, b: &str| common(&[a.to_owned(), b.to_owned()]).is_none();
         assert!(differ("echo 7 > /c/cpu/s/tasks", "echo 7 > /c/memory/user/s/tasks"));
         assert!(differ("echo 1 > /c/period", "echo 2 > /c/quota"));
         assert!(differ("mount(\"proc\", \"/a/proc\")", "mount(\"sysfs\", \"/a/sys\")"));
