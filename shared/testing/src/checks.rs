@@ -33,7 +33,7 @@ pub fn check(name: &str, needs: impl IntoIterator<Item = Option<String>>, body: 
 }
 
 impl Check {
-    /// Says that these worlds may answer differently: of the [slow](World::is_slow) ones, only these run it.
+    /// Says that these worlds may answer differently: of the slow ones, only these run it.
     pub fn differs_in(mut self, worlds: impl IntoIterator<Item = World>) -> Self {
         self.differs_in.extend(worlds);
         self
