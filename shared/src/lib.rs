@@ -12,7 +12,6 @@
 //! - [`signals`]: Ctrl-C and its like, taken at moments when there is nothing half done.
 //! - [`sys`]: the few system calls that the crate `nix` does not have.
 //! - [`terminal`]: the foreground, given back.
-//! - `testing` (a feature): runs a step as a learner would, and looks at it from the host.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -43,5 +42,3 @@ pub mod signals;
 pub mod sys;
 #[cfg(target_os = "linux")]
 pub mod terminal;
-#[cfg(all(target_os = "linux", feature = "testing"))]
-pub mod testing;

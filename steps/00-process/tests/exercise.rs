@@ -1,6 +1,6 @@
 //! Exercise 3 of chapter 00. Red until you have done it: `cargo test -p step00-process --test exercise`.
 
-use shared::testing::step;
+use testing::step;
 
 #[test]
 fn step00_tells_how_long_the_program_has_run() {

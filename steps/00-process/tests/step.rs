@@ -1,8 +1,8 @@
 //! Step 00, run as a learner runs it, and looked at from outside.
 
-use shared::testing::{self, Check, check, needs, program, step};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
+use testing::{Check, World, check, narrated, needs, program, step};
 
 fn main() -> ExitCode {
     testing::run("step00", checks())
@@ -20,13 +20,13 @@ fn checks() -> Vec<Check> {
         }),
         check("standard_output_is_the_commands_alone", [], || {
             let word = testing::random_word();
-            let ran = step("step00", ["echo", &word]).ran();
+            let ran = narrated("step00", ["echo", &word]).ran();
             assert_eq!(ran.out, format!("{word}\n"));
             assert!(ran.err.contains("fork()") && ran.err.contains("execve("), "{}", ran.err);
             assert_eq!(step("step00", ["-q", "true"]).ran().err, "");
         }),
         check("nothing_is_isolated", [], || {
-            let mut live = step("step00", ["sh", "-c", "echo ready; echo $$; cat"]).until_ready();
+            let mut live = narrated("step00", ["sh", "-c", "echo ready; echo $$; cat"]).until_ready();
             let pid = nix::unistd::Pid::from_raw(live.line().trim().parse().expect("a pid"));
             for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
                 let file = format!("ns/{kind}");
@@ -49,7 +49,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.code, 0);
         }),
         check("look_tells_two_processes_apart", [needs::user_namespaces()], || {
-            let mut live = step("step01", ["sh", "-c", "echo ready; cat"]).until_ready();
+            let live = step("step01", ["sh", "-c", "echo ready; cat"]).until_ready();
             let pid = live.pid().to_string();
             let ran = step("step00", ["look", "self", &pid]).ran();
             for kind in ["ipc", "mnt", "net", "pid", "user", "uts"] {
@@ -93,7 +93,7 @@ fn checks() -> Vec<Check> {
         check("a_dry_run_tells_the_same_and_does_nothing", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let file = dir.path().join("never");
-            let touch = |option| step("step00", [option, "touch", &file.display().to_string()]).ran();
+            let touch = |option| narrated("step00", [option, "touch", &file.display().to_string()]).ran();
             let dry = touch("--dry-run");
             assert!(dry.code == 0 && !file.exists(), "{dry:?}");
             let real = touch("--color=never");
@@ -105,7 +105,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(dry, real);
         }),
         check("each_line_can_tell_its_time", [], || {
-            let ran = step("step00", ["--times", "sleep", "0.3"]).ran();
+            let ran = narrated("step00", ["--times", "sleep", "0.3"]).ran();
             let time_of = |call: &str| {
                 let line = ran.err.lines().find(|line| line.contains(call)).expect("a line");
                 let (time, rest) = line.split_once(' ').expect("a time");

@@ -1,6 +1,6 @@
 //! Exercise 3 of chapter 01. Red until you have done it: `cargo test -p step01-namespaces --test exercise`.
 
-use shared::testing::{refuses, step};
+use testing::{refuses, step};
 
 #[test]
 fn a_host_name_has_no_dot() {

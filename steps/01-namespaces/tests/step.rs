@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::sys::signal::Signal;
-use shared::testing::{self, Check, check, needs, proc, proc_link, program, step};
+use testing::{Check, World, check, narrated, needs, proc, proc_link, program, step};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 /// Where a user namespace is not needed, as root, or not to be had.
@@ -49,7 +49,7 @@ fn checks() -> Vec<Check> {
         check("the_child_is_root_inside_and_the_caller_outside", [needs::user_namespaces()], || {
             let mut live = step("step01", ["sh", "-c", "echo ready; id -u; id -g; cat"]).until_ready();
             let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
-            let mut map = |file| proc(live.pid(), file).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let map = |file| proc(live.pid(), file).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(map("uid_map"), ["0", &uid.to_string(), "1"]);
             assert_eq!(map("gid_map"), ["0", &gid.to_string(), "1"]);
             assert_eq!(map("setgroups"), ["deny"]);
@@ -91,7 +91,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(nix::unistd::gethostname().expect("name"), before);
         }),
         check("loopback_is_up_and_there_is_nothing_else", [needs::user_namespaces()], || {
-            let mut live = step("step01", WAIT).until_ready();
+            let live = step("step01", WAIT).until_ready();
             let pid = live.pid();
             let devices = proc(pid, "net/dev");
             let devices: Vec<_> =
@@ -115,7 +115,7 @@ fn checks() -> Vec<Check> {
             nix::mount::umount(dir.path()).expect("umount");
         }),
         check("mounts_are_private_in_the_child", [needs::user_namespaces(), needs::shared_root()], || {
-            let mut live = step("step01", WAIT).until_ready();
+            let live = step("step01", WAIT).until_ready();
             let info = proc(live.pid(), "mountinfo");
             assert!(!info.contains(" shared:") && !info.contains(" master:"), "{info}");
             live.end();
@@ -143,7 +143,7 @@ fn checks() -> Vec<Check> {
             let line = format!("exec 9</etc/passwd; exec {} sh -c 'echo ready; cat'", program("step01").display());
             let mut shell = Command::new("sh");
             shell.args(["-c", &line]);
-            let mut live = testing::Run::new(shell).until_ready();
+            let live = testing::Run::new(shell).until_ready();
             let dir = format!("/proc/{}/fd", live.pid());
             let mut open: Vec<_> = std::fs::read_dir(dir).expect("fd").flatten().map(|it| it.file_name()).collect();
             open.sort();
@@ -151,7 +151,7 @@ fn checks() -> Vec<Check> {
             live.end();
         }),
         check("the_program_gets_its_signals_as_usual", [needs::user_namespaces()], || {
-            let mut live = step("step01", ["sh", "-c", "echo ready; exec cat"]).until_ready();
+            let live = step("step01", ["sh", "-c", "echo ready; exec cat"]).until_ready();
             let pid = live.pid();
             testing::wait_until("cat runs", || proc(pid, "comm") == "cat\n");
             let mask = |of: nix::unistd::Pid, name: &str| {
@@ -177,9 +177,9 @@ fn checks() -> Vec<Check> {
             let mut ignoring = Command::new("sh");
             ignoring.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(program("step01")).args(WAIT);
             let mut live = testing::Run::new(ignoring).until_ready();
+            live.until_it_echoes();
             live.signal(Signal::SIGHUP);
-            live.stdin.as_mut().expect("piped").write_all(b"still here\n").expect("a line for cat");
-            assert_eq!(live.line(), "still here\n");
+            live.until_it_echoes();
             assert_eq!(live.end().code, 0);
         }),
         check("a_program_that_listens_gets_the_signal", [needs::user_namespaces()], || {
@@ -211,7 +211,7 @@ fn checks() -> Vec<Check> {
             },
         ),
         check("the_formula_is_lit_by_what_was_read_back", [needs::user_namespaces()], || {
-            let mut live = step("step01", WAIT).until_ready();
+            let mut live = narrated("step01", WAIT).until_ready();
             let (pid, told) = (live.pid(), live.told());
             for file in ["pid", "mnt", "user", "net", "ipc", "uts"] {
                 let (own, host) =
@@ -223,7 +223,8 @@ fn checks() -> Vec<Check> {
             live.end();
         }),
         check("a_dry_run_and_a_real_one_make_the_same_calls", [needs::user_namespaces()], || {
-            let [dry, real] = [["--dry-run", "true"], ["--color=never", "true"]].map(|it| step("step01", it).ran().err);
+            let [dry, real] =
+                [["--dry-run", "true"], ["--color=never", "true"]].map(|it| narrated("step01", it).ran().err);
             assert!(
                 real.contains("[namespace]") && !dry.contains("[namespace]"),
                 "nothing is true in a dry run: {dry}"
@@ -232,13 +233,14 @@ fn checks() -> Vec<Check> {
         }),
         check("a_pause_says_what_to_look_at", [needs::user_namespaces()], || {
             let mut paused = Command::new("sh");
-            paused.args(["-c", &format!("yes '' | {} --pause true", program("step01").display())]);
+            let step01 = [&[program("step01").to_str().expect("UTF-8")], testing::VERBOSE].concat().join(" ");
+            paused.args(["-c", &format!("yes '' | {step01} --pause true")]);
             let told = testing::Run::new(paused).ran().err;
             let clone = told.lines().find(|line| line.starts_with("host  clone")).expect("clone");
             let pid = clone.rsplit(' ').next().expect("a pid");
             for look in [
                 format!("cat /proc/{pid}/uid_map"),
-                format!("cat /proc/{pid}/mountinfo"),
+                format!("/proc/{pid}/mountinfo"),
                 format!("--target {pid} hostname"),
             ] {
                 assert!(told.contains(&look), "no {look:?} in {told}");
@@ -246,7 +248,7 @@ fn checks() -> Vec<Check> {
         }),
         check("what_a_pause_says_shows_the_childs_name", [needs::user_namespaces(), needs::tool("nsenter")], || {
             let name = testing::random_word();
-            let mut paused = step("step01", ["--pause=sethostname,ioctl", "--hostname", &name, "true"])
+            let mut paused = narrated("step01", ["--pause=sethostname,ioctl", "--hostname", &name, "true"])
                 .with(|command| _ = command.stdin(Stdio::piped()))
                 .spawn();
             let told = testing::collect(paused.stderr.take().expect("piped"));
@@ -327,7 +329,7 @@ fn checks() -> Vec<Check> {
 
 /// Which namespaces of the child are not the host's, by the kernel's own word.
 fn own_namespaces(options: &[&str]) -> BTreeSet<&'static str> {
-    let mut live = step("step01", options.iter().chain(&WAIT)).until_ready();
+    let live = step("step01", options.iter().chain(&WAIT)).until_ready();
     let (step, child) = (live.step(), live.pid());
     let differs = |file: &&str| {
         let path = format!("ns/{file}");

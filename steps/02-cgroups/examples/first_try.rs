@@ -1,7 +1,7 @@
-//! What anyone would write first: start the command, then put it into a group that allows 20 processes.
+//! What anyone would write first: make a group that allows 20 processes, start the command, put it in.
 //! `step02_first_try COMMAND [ARG…]`.
 //!
-//! It is a race, and the command wins it: what it has forked before its pid is written stays outside, without a limit.
+//! It is a race: what the command has forked before its pid is written stays outside, without a limit.
 
 use std::process::Command;
 
@@ -15,9 +15,9 @@ fn main() -> anyhow::Result<()> {
     }
     let limits = Limits { pids_limit: Some(20), ..Limits::default() };
 
-    let mut child = Command::new(&words[0]).args(&words[1..]).spawn()?; // it runs from here on
     let cgroup = Cgroup::new("step02", &limits)?;
     cgroup.create()?;
+    let mut child = Command::new(&words[0]).args(&words[1..]).spawn()?; // it runs from here on
     cgroup.admit(Pid::from_raw(child.id() as i32))?;
 
     child.wait()?;

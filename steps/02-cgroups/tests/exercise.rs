@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use shared::testing::{Run, program, step};
+use testing::{Run, program, step};
 
 #[test]
 fn memory_is_reserved_on_this_machine() {

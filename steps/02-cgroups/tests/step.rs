@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use cgroups::{Hierarchy, Version, detect};
 use nix::unistd::{AccessFlags, access};
-use shared::testing::{self, Check, check, needs, proc, program, step};
+use testing::{Check, World, check, narrated, needs, proc, program, step};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 fn checks() -> Vec<Check> {
     vec![
         check("the_child_is_in_a_group_of_every_hierarchy", [may_make_groups()], || {
-            let mut live = step("step02", WAIT).until_ready();
+            let mut live = narrated("step02", WAIT).until_ready();
             let (pid, name) = (live.pid(), format!("step02-{}", live.step()));
             let hierarchies = hierarchies();
             for Hierarchy { version, own, controllers, .. } in &hierarchies {
@@ -40,7 +40,7 @@ fn checks() -> Vec<Check> {
                 let number = 100 + u64::from(testing::random_word().as_bytes()[0]);
                 let (memory, count) = (format!("{number}M"), number.to_string());
                 let options = ["--memory", &memory, "--pids-limit", &count, "--cpus", "0.5", "--cpu-shares", &count];
-                let mut live = step("step02", options.iter().chain(&WAIT)).until_ready();
+                let live = step("step02", options.iter().chain(&WAIT)).until_ready();
                 let pid = live.pid();
                 let read = |on_v1: (&str, &str), on_v2: (&str, &str)| {
                     let (version, dir) = group_of(pid, on_v1.0, on_v2.0);
@@ -60,7 +60,7 @@ fn checks() -> Vec<Check> {
             },
         ),
         check("swap_is_no_way_around_the_limit", [controller("memory"), counts_swap()], || {
-            let mut live = step("step02", ["--memory", "64M"].iter().chain(&WAIT)).until_ready();
+            let live = step("step02", ["--memory", "64M"].iter().chain(&WAIT)).until_ready();
             let (version, dir) = group_of(live.pid(), "memory", "memory");
             let (file, wanted) = match version {
                 Version::V1 => ("memory.memsw.limit_in_bytes", "67108864\n"),
@@ -78,22 +78,22 @@ fn checks() -> Vec<Check> {
         check("a_fork_bomb_stops_at_the_limit", [controller("pids")], || {
             let bomb = program("fork_bomb").display().to_string();
             assert_eq!(step("step01", ["-q", &bomb]).ran().out, "300 forks\n", "one step earlier it works");
-            let ran = step("step02", ["--pids-limit", "20", &bomb]).ran();
+            let ran = narrated("step02", ["--pids-limit", "20", &bomb]).ran();
             assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             assert!(counter(&ran.err, "# pids: forks refused: ") >= 1, "{}", ran.err);
         }),
         check("a_memory_hog_is_killed", [controller("memory")], || {
             let hog = program("memory_hog").display().to_string();
             assert_eq!(step("step01", ["-q", &hog, "128"]).ran().out, "128 MiB taken\n", "one step earlier it works");
-            let ran = step("step02", ["--memory", "64M", &hog, "128"]).ran();
+            let ran = narrated("step02", ["--memory", "64M", &hog, "128"]).ran();
             assert_eq!((ran.code, ran.out.as_str()), (137, ""), "{}", ran.err);
             let told = ran.err.lines().find(|line| line.starts_with("# memory: ")).expect("a counter");
             assert!(told.contains("peak, 1 killed"), "{told}");
         }),
         check("a_spinner_is_held_back", [controller("cpu")], || {
             let spinner = program("cpu_spinner").display().to_string();
-            let free = step("step02", ["--cpus", "1", &spinner, "500"]).ran();
-            let ran = step("step02", ["--cpus", "0.05", &spinner, "500"]).ran();
+            let free = narrated("step02", ["--cpus", "1", &spinner, "500"]).ran();
+            let ran = narrated("step02", ["--cpus", "0.05", &spinner, "500"]).ran();
             assert!(counter(&ran.err, "# cpu: held back in ") >= 3, "{}", ran.err);
             assert!(counter(&free.err, "# cpu: held back in ") < counter(&ran.err, "# cpu: held back in "));
         }),
@@ -101,7 +101,7 @@ fn checks() -> Vec<Check> {
             let own = proc(nix::unistd::Pid::this(), "status");
             let own = own.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("list");
             let cpu = own.trim().rsplit([',', '-']).next().expect("a number").to_owned();
-            let mut live = step("step02", ["--cpuset-cpus", &cpu].iter().chain(&WAIT)).until_ready();
+            let live = step("step02", ["--cpuset-cpus", &cpu].iter().chain(&WAIT)).until_ready();
             let status = proc(live.pid(), "status");
             let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("list").to_owned();
             assert_eq!(line.split_whitespace().nth(1), Some(cpu.as_str()));
@@ -117,7 +117,7 @@ fn checks() -> Vec<Check> {
             let disk = block_device().expect("a disk");
             let rate = format!("{disk}:1M");
             let options = ["--device-write-bps", &rate, "--device-read-bps", &rate];
-            let mut live = step("step02", options.iter().chain(&WAIT)).until_ready();
+            let live = step("step02", options.iter().chain(&WAIT)).until_ready();
             let (version, dir) = group_of(live.pid(), "blkio", "io");
             let files: &[(&str, &str)] = match version {
                 Version::V1 => {
@@ -168,7 +168,7 @@ fn checks() -> Vec<Check> {
             },
         ),
         check("what_the_program_leaves_running_ends_too", [may_make_groups(), needs::root()], || {
-            let ran = step("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
+            let ran = narrated("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
             assert_eq!(ran.code, 4, "{}", ran.err);
             assert!(ran.err.contains("SIGKILL to what still runs"), "{}", ran.err);
         }),
@@ -208,7 +208,8 @@ fn checks() -> Vec<Check> {
                     // In another pid namespace, from where nobody can end it but by cgroup.kill.
                     let resists = *version == Version::V1 || !group.join("cgroup.kill").exists();
                     let mut unshare = Command::new("unshare");
-                    unshare.args(["--pid", "--fork", "--mount-proc"]).arg(program("step02")).args(["echo", "hi"]);
+                    unshare.args(["--pid", "--fork", "--mount-proc"]).arg(program("step02"));
+                    unshare.args(testing::VERBOSE).args(["echo", "hi"]);
                     let ran = testing::Run::new(unshare).ran();
                     let is_left = group.exists();
                     sleep.kill().and_then(|()| sleep.wait()).expect("kill");
@@ -227,10 +228,11 @@ fn checks() -> Vec<Check> {
                 let dir = dir.path().display().to_string();
                 // What is mounted last is found first: here nobody can write, and here nobody can even look.
                 for over in ["mount -o remount,bind,ro \"$2\"", "mount -t tmpfs none \"$2\""] {
-                    let script = format!("mount --bind \"$1\" \"$2\" && {over} && exec \"$0\" echo hi");
+                    let script =
+                        format!("mount --bind \"$1\" \"$2\" && {over} && shift 2 && exec \"$0\" \"$@\" echo hi");
                     let mut unshare = Command::new("unshare");
                     unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
-                    unshare.arg(program("step02")).args([&tree, &dir]);
+                    unshare.arg(program("step02")).args([&tree, &dir]).args(testing::VERBOSE);
                     let ran = testing::Run::new(unshare).ran();
                     assert_eq!((ran.code, ran.out.as_str()), (0, "hi\n"), "{over}: {}", ran.err);
                     assert!(ran.err.contains("[cgroup]") && !ran.err.contains(&dir), "{over}: {}", ran.err);
@@ -278,12 +280,13 @@ fn checks() -> Vec<Check> {
             },
         ),
         check("a_dry_run_makes_no_group", [], || {
-            let ran = step("step02", ["--dry-run", "true"]).ran();
+            let ran = narrated("step02", ["--dry-run", "true"]).ran();
             assert_eq!(ran.code, 0, "{}", ran.err);
             assert!(ran.err.contains("mkdir ") && !ran.err.contains("[cgroup]"), "{}", ran.err);
         }),
         check("a_dry_run_and_a_real_one_make_the_same_calls", [may_make_groups(), needs::user_namespaces()], || {
-            let [dry, real] = [["--dry-run", "true"], ["--color=never", "true"]].map(|it| step("step02", it).ran().err);
+            let [dry, real] =
+                [["--dry-run", "true"], ["--color=never", "true"]].map(|it| narrated("step02", it).ran().err);
             assert_eq!(testing::calls(&dry), testing::calls(&real));
         }),
         check("bad_input_gets_one_sentence", [], || {
@@ -346,8 +349,13 @@ fn checks() -> Vec<Check> {
 /// As `systemd-run --scope -p Delegate=yes` has it: a group with nobody in it but the step, and which is the step's user's.
 fn alone_in_a_group(become_user: &str) {
     let tree = hierarchies().into_iter().find(|it| it.version == Version::V2).expect("v2");
-    let outer = tree.own.join(format!("outer-{}", testing::random_word()));
-    write(tree.own.join("cgroup.subtree_control"), "+memory").expect("hand on");
+    // Below the top: this process's own group cannot pass controllers on as long as this process is in it.
+    let outer = tree.mount.join(format!("outer-{}", testing::random_word()));
+    let control = tree.mount.join("cgroup.subtree_control");
+    let is_passed_on = read_to_string(&control).expect("control").split_whitespace().any(|it| it == "memory");
+    if !is_passed_on {
+        write(&control, "+memory").expect("pass on");
+    }
     create_dir(&outer).expect("mkdir");
     if !become_user.is_empty() {
         for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
@@ -356,14 +364,17 @@ fn alone_in_a_group(become_user: &str) {
     }
     let step02 = program("step02");
     let into = format!("echo $$ > {}/cgroup.procs", outer.display());
-    let line = format!("{into}; exec {become_user} {} --memory 64M true", step02.display());
+    let verbose = testing::VERBOSE.join(" ");
+    let line = format!("{into}; exec {become_user} {} {verbose} --memory 64M true", step02.display());
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]);
     let ran = testing::Run::new(shell).ran();
     let left = std::fs::read_dir(&outer).expect("outer").flatten().filter(|it| it.path().is_dir()).count();
     let handed_on = read_to_string(outer.join("cgroup.subtree_control")).expect("control");
     testing::wait_until("the outer group is empty", || remove_dir(&outer).is_ok());
-    write(tree.own.join("cgroup.subtree_control"), "-memory").expect("take back");
+    if !is_passed_on {
+        write(&control, "-memory").expect("take back");
+    }
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.err.contains(".host/cgroup.procs") && ran.err.contains("[cgroup]"), "{}", ran.err);
     assert_eq!((left, handed_on.trim()), (0, ""));

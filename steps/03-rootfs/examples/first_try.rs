@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use namespaces::View;
 use process::Environment;
-use shared::explain;
+use shared::{call, explain};
 
 #[derive(Parser)]
 struct Options {
@@ -23,8 +23,8 @@ fn main() -> anyhow::Result<()> {
     let Options { view, rootfs, command } = Options::parse();
     let enter = || {
         namespaces::keep_mounts_private(&view)?;
-        explain::child(format_args!("chroot({rootfs:?})"), || nix::unistd::chroot(rootfs.as_str()))?;
-        explain::child(format_args!("chdir(\"/\")"), || nix::unistd::chdir("/"))
+        explain::child(call!("chroot({rootfs:?})")).run(|| nix::unistd::chroot(rootfs.as_str()))?;
+        explain::child(call!("chdir(\"/\")")).run(|| nix::unistd::chdir("/"))
     };
     let held = namespaces::clone(&view, enter, || process::exec(&command, &Environment::inherited()))?;
     namespaces::map_ids(held.pid(), &view)?;

@@ -1,6 +1,6 @@
 //! Exercise 3 of chapter 03. Red until you have done it: `cargo test -p step03-rootfs --test exercise`.
 
-use shared::testing::step;
+use testing::step;
 
 #[test]
 fn every_container_has_dev_core() {

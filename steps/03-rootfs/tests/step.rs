@@ -8,11 +8,13 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use shared::mountinfo;
-use shared::testing::{self, Check, check, needs, program, step};
+use testing::{Check, check, narrated, needs, program, step};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
 fn main() -> ExitCode {
+    // Made once, before the tests run in processes of their own.
+    rootfs();
     let code = testing::run("step03", checks());
     // A static is never dropped.
     if let Some(root) = ROOT.get() {
@@ -24,14 +26,14 @@ fn main() -> ExitCode {
 fn checks() -> Vec<Check> {
     vec![
         check("the_child_stands_in_the_new_root", [needs::user_namespaces()], || {
-            let mut live = inside(&WAIT).until_ready();
+            let live = inside(&WAIT).until_ready();
             let root = Path::new("/proc").join(live.pid().to_string()).join("root").metadata().expect("root");
             let wanted = rootfs().metadata().expect("rootfs");
             assert_eq!((root.dev(), root.ino()), (wanted.dev(), wanted.ino()));
             live.end();
         }),
         check("no_mount_of_the_host_is_left", [needs::user_namespaces()], || {
-            let mut live = inside(&WAIT).until_ready();
+            let live = inside(&WAIT).until_ready();
             let process = Path::new("/proc").join(live.pid().to_string());
             let mounts = mountinfo::read(&process).expect("mountinfo");
             let at_root = mounts.iter().filter(|mount| mount.point == Path::new("/")).count();
@@ -83,7 +85,7 @@ fn checks() -> Vec<Check> {
             [needs::root(), initial_user_namespace(), needs::tool("mknod")],
             || {
                 let options = ["--namespaces", "pid,mount,net,ipc,uts"];
-                let ran = step(
+                let ran = narrated(
                     "step03",
                     options.iter().chain(&[
                         "--rootfs",
@@ -281,7 +283,7 @@ fn checks() -> Vec<Check> {
                 (!cgroups::may_make_groups()).then(|| "needs a user who may make cgroups".to_owned()),
             ],
             || {
-                let [dry, real] = ["--dry-run", "--color=never"].map(|it| inside_with(&[it], &["/bin/true"]).ran().err);
+                let [dry, real] = ["--dry-run", "--color=never"].map(|it| narrated_inside(it, "/bin/true").ran().err);
                 assert_eq!(testing::calls(&dry), testing::calls(&real));
             },
         ),
@@ -337,6 +339,7 @@ fn the_story_is_what_strace_sees() {
         let trace = dir.path().join(name);
         let mut strace = Command::new("strace");
         strace.args(["-f", "-o"]).arg(&trace).arg(format!("-e{}", LESSON.join(","))).arg(program(name));
+        strace.args(testing::VERBOSE);
         if name == "step03" {
             strace.args(["--read-only", "--rootfs", &rootfs_str()]);
         }
@@ -437,6 +440,11 @@ fn inside(command: &[&str]) -> testing::Run {
 fn inside_with(options: &[&str], command: &[&str]) -> testing::Run {
     let root = rootfs_str();
     step("step03", ["--rootfs", &root].iter().chain(options).chain(command))
+}
+
+/// The same, and it tells every call.
+fn narrated_inside(option: &str, command: &str) -> testing::Run {
+    narrated("step03", [option, "--rootfs", &rootfs_str(), command])
 }
 
 fn initial_user_namespace() -> Option<String> {

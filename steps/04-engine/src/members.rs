@@ -112,8 +112,8 @@ pub fn freeze(groups: &[Group]) -> Result<()> {
 /// Where the kernel refuses.
 pub fn thaw(groups: &[Group]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
-    match explain::host_echo(freezer.thawed, &freezer.file).cleanup().run() {
-        Err(_) if !freezer.file.exists() => Ok(()),
+    match explain::host_echo(freezer.thawed, &freezer.file).run() {
+        Err(_) if !freezer.file.exists() => Ok(()), // it has ended meanwhile
         thawed => thawed,
     }
 }
@@ -143,7 +143,11 @@ pub fn kill_all(groups: &[Group]) -> Result<()> {
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host(call!("kill({pid}, SIGKILL)")).cleanup().run(|| kill(pid, Signal::SIGKILL));
         }
-        thaw(groups)?;
+        let file = dir.join("freezer.state");
+        explain::host_echo("THAWED", &file)
+            .cleanup()
+            .run()
+            .or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
     dirs.iter().try_for_each(|dir| match cgroups::empty_all(dir) {

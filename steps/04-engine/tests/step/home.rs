@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use engine::states::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::testing::{self, program, step, wait_until};
+use testing::{narrated, program, step, wait_until};
 
 /// `$XDG_RUNTIME_DIR` of one test. Dropped, everything in it is removed.
 pub struct Home(tempfile::TempDir);
@@ -33,13 +33,23 @@ impl Home {
 
     /// `step04` with these arguments; `run` and `create` get a root.
     pub fn step(&self, arguments: &[&str]) -> testing::Run {
+        self.prepared(step, arguments)
+    }
+
+    /// The same, and it tells every call.
+    pub fn narrated(&self, arguments: &[&str]) -> testing::Run {
+        self.prepared(narrated, arguments)
+    }
+
+    fn prepared(&self, step: fn(&str, Vec<String>) -> testing::Run, arguments: &[&str]) -> testing::Run {
         let mut arguments: Vec<_> = arguments.iter().map(|it| (*it).to_owned()).collect();
         let makes = arguments.iter().position(|it| it == "run" || it == "create");
         if let Some(place) = makes.filter(|_| !arguments.iter().any(|it| it == "--rootfs")) {
             let root = rootfs().display().to_string();
             arguments.splice(place + 1..place + 1, ["--rootfs".to_owned(), root]);
         }
-        step("step04", ["--color=never"].into_iter().chain(arguments.iter().map(String::as_str))).with(|command| {
+        arguments.insert(0, "--color=never".to_owned());
+        step("step04", arguments).with(|command| {
             command.env("XDG_RUNTIME_DIR", self.0.path());
         })
     }
@@ -118,7 +128,8 @@ impl Home {
         self.ok(&["clean"]);
         assert!(!self.store().exists(), "{:?}", list(&self.store()));
         let groups = testing::groups_of_steps();
-        assert!(groups.is_empty(), "left by this test, or of a step that runs elsewhere (end it): {groups:?}");
+        let left: Vec<_> = groups.iter().filter(|group| ids.iter().any(|id| group.contains(id))).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 
@@ -151,7 +162,7 @@ pub fn in_state(home: &Home, name: &str, status: Status) -> Option<Paused> {
     let command = ["sleep", "1000"];
     match status {
         Status::Creating => {
-            let making = home.step(&[&["--pause", "create", "--name", name], &command[..]].concat());
+            let making = home.narrated(&[&["--pause", "create", "--name", name], &command[..]].concat());
             let making = making.with(|command| {
                 command.stdin(Stdio::piped());
             });

@@ -6,7 +6,7 @@ use std::sync::mpsc::RecvTimeoutError;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::testing::{self, wait_until};
+use testing::{child_of, wait_until};
 
 use crate::home::{Home, alive};
 
@@ -85,7 +85,7 @@ enum Ended {
 }
 
 fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usize) -> End {
-    let step = home.step(&[&["--pause"], arguments].concat()).with(|command| {
+    let step = home.narrated(&[&["--pause"], arguments].concat()).with(|command| {
         command.stdin(Stdio::piped());
     });
     let mut step = step.spawn();
@@ -155,9 +155,4 @@ fn tells_the_truth(home: &Home, here: &str) {
             status => panic!("{here}: {status}"),
         }
     }
-}
-
-fn child_of(parent: Pid) -> Option<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    children.split_whitespace().next().and_then(|pid| pid.parse().ok()).map(Pid::from_raw)
 }

@@ -17,11 +17,13 @@ use engine::states::{Answer, STATES, Status, TABLE, Verb};
 use home::{Home, alive, rootfs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::testing::{self, Check, check, needs, proc, proc_link, program, step, wait_until};
+use testing::{Check, World, check, narrated, needs, proc, proc_link, program, step, wait_until};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
 fn main() -> ExitCode {
+    // Made once, before the tests run in processes of their own.
+    rootfs();
     let code = testing::run("step04", checks());
     home::remove_rootfs();
     code
@@ -402,7 +404,8 @@ fn checks() -> Vec<Check> {
                 let cat = home.step(&["-q", "run", "--name", "fore", "sh", "-c", "echo ready; cat"]).with(|command| {
                     std::os::unix::process::CommandExt::process_group(command, 0);
                 });
-                let live = cat.until_ready();
+                let mut live = cat.until_ready();
+                live.until_it_echoes();
                 kill(Pid::from_raw(-live.step().as_raw()), signal).expect("kill");
                 assert_eq!(live.ended().code, 128 + signal as i32);
                 home.ok(&["rm", "fore"]);
@@ -426,9 +429,9 @@ fn checks() -> Vec<Check> {
             for way in [&["run", "--rm"][..], &["create"]] {
                 let arguments = [way, &["/bin/true"]].concat();
                 let before = home.all();
-                let dry = home.step(&[&["--dry-run"], arguments.as_slice()].concat()).ran();
+                let dry = home.narrated(&[&["--dry-run"], arguments.as_slice()].concat()).ran();
                 assert_eq!((dry.code, home.all()), (0, before), "{}", dry.err);
-                let real = home.step(&arguments).ran();
+                let real = home.narrated(&arguments).ran();
                 let calls = |story: &str| testing::calls(&home::without_ids(story));
                 let (dry, real) = (calls(&dry.err), calls(&real.err));
                 let missing: Vec<_> =
@@ -439,7 +442,7 @@ fn checks() -> Vec<Check> {
         check("what_is_gone_already_is_not_told_as_taken_away", [needs::user_namespaces(), groups()], || {
             let home = Home::new();
             home.ok(&["run", "--name", "it", "true"]);
-            let story = home.step(&["rm", "it"]).ran().err;
+            let story = home.narrated(&["rm", "it"]).ran().err;
             assert!(story.contains("rm -r ") && !story.contains("rmdir "), "{story}");
         }),
         check("where_user_namespaces_are_forbidden_nothing_is_left", [needs::no_user_namespaces()], || {
@@ -565,8 +568,8 @@ fn run_is_step_03() {
     let home = Home::new();
     let root = rootfs().display().to_string();
     let options = ["--rootfs", &root, "--hostname", "same", "/bin/true"];
-    let plain = step("step03", ["--color=never"].iter().chain(&options)).ran();
-    let engine = home.step(&[&["run", "--rm"][..], &options].concat()).ran();
+    let plain = narrated("step03", ["--color=never"].iter().chain(&options)).ran();
+    let engine = home.narrated(&[&["run", "--rm"][..], &options].concat()).ran();
     assert_eq!((plain.code, engine.code), (0, 0), "{}{}", plain.err, engine.err);
     let calls = |story: &str| testing::calls(&home::without_ids(story));
     let mut rest = Vec::new();
@@ -684,7 +687,7 @@ fn exec_joins() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "sleep", "100"]);
     let init = home.init(&id);
-    let mut live = home.step(&[&["exec", &id], &WAIT[..]].concat()).until_ready();
+    let mut live = home.narrated(&[&["exec", &id], &WAIT[..]].concat()).until_ready();
     let told = live.told();
     let line = told.lines().find(|line| line.contains("CLONE_PARENT")).expect("a clone").to_owned();
     let guest = Pid::from_raw(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid"));
@@ -724,7 +727,7 @@ fn engine_is_not_overwritten() {
     // time. (Before that moment, the process that joins cannot even be looked at.)
     let came_too_late = |log: &String| log.contains("no process of the host's came") || log.contains("cannot open");
     let attacked = |namespaces: &str, exec: &dyn Fn(&str)| {
-        let mut logs = (0..10).map(|_| attacked(namespaces, exec)).skip_while(came_too_late);
+        let mut logs = (0..100).map(|_| attacked(namespaces, exec)).skip_while(came_too_late);
         logs.next().expect("an attack that has seen the process")
     };
 
@@ -858,7 +861,7 @@ fn clean_takes_what_is_ours() {
     let groups = || BTreeSet::from_iter(testing::groups_of_steps());
     let before = groups();
 
-    let dry = home.step(&["--dry-run", "clean"]).ran();
+    let dry = home.narrated(&["--dry-run", "clean"]).ran();
     assert!(dry.code == 0 && dry.err.contains(&dead) && !dry.err.contains(&lives), "{}", dry.err);
     assert_eq!(groups(), before, "a dry run does nothing");
     assert_eq!(home.status(&dead), "dead");

@@ -13,7 +13,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, mkdirat, umask};
 use nix::unistd::Pid;
-use shared::testing::{self, program, wait_until};
+use testing::{program, wait_until};
 
 use crate::home::{self, Home};
 
@@ -167,7 +167,7 @@ pub fn cut_log() {
 
 /// Ends a command with SIGTERM while it waits for Enter.
 fn end_in_pause(home: &Home, arguments: &[&str]) {
-    let mut step = home.step(arguments).with(|command| _ = command.stdin(Stdio::piped())).spawn();
+    let mut step = home.narrated(arguments).with(|command| _ = command.stdin(Stdio::piped())).spawn();
     let told = testing::collect(step.stderr.take().expect("piped"));
     while !told.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
     kill(Pid::from_raw(step.id() as i32), Signal::SIGTERM).expect("kill");

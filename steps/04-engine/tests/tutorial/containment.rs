@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use cgroups::Version;
-use shared::testing::{self, Ran, Run, program, random_word};
+use testing::{Ran, Run, program, random_word};
 
 use crate::only;
 
@@ -182,14 +182,9 @@ fn signal_process(place: &Place, step: &str) -> bool {
 }
 
 fn leave_process(place: &Place, step: &str) -> bool {
-    let file = place.dir.path().join("rootfs/tmp/left");
-    let path = if step >= "step03" { PathBuf::from("/tmp/left") } else { file.clone() };
-    let _ = std::fs::remove_file(&file);
-    place.sh(step, &format!("(sleep 0.1; echo still here >{}) >/dev/null 2>&1 &", path.display()));
-    (0..20).any(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        file.exists()
-    })
+    // As long as it lives it has the output open, so this waits for its end.
+    let script = "(while kill -0 $$ 2>/dev/null; do sleep 0.02; done; echo still here) &";
+    place.sh(step, script).out.contains("still here")
 }
 
 fn rename_host(place: &Place, step: &str) -> bool {

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::read_to_string;
 
-use shared::testing;
-
 use crate::project;
 
 pub fn is_what_the_steps_light() {

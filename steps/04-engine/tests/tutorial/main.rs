@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cgroups::Version;
-use shared::testing::{self, Check, check, needs};
+use testing::{Check, World, check, needs};
 
 fn main() -> ExitCode {
     testing::run("tutorial", checks())

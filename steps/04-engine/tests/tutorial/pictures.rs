@@ -2,8 +2,6 @@
 
 use std::process::Command;
 
-use shared::testing;
-
 use crate::{blocks, project};
 
 /// A picture stands in its step's folder, and shows these commands.

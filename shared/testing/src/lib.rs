@@ -1,9 +1,12 @@
 //! Runs a step as a learner would, and looks at it from the host.
 //!
 //! A test here has three answers: it passes, it fails, or this machine cannot tell, and then it is *ignored* with the
-//! reason. After each test nothing may be left: no process, cgroup or mount. So tests run one after another.
+//! reason. Each runs in a process of its own, several side by side, and after each nothing of what it made may be left:
+//! no process, cgroup, mount or temporary file.
 
-use std::collections::BTreeSet;
+mod checks;
+mod surroundings;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -12,164 +15,19 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use shared::mountinfo;
 
-use crate::mountinfo;
+pub use checks::{Check, World, check, run};
+use surroundings::{children, reap};
+pub use surroundings::{groups_of_steps, without_own_groups};
 
 /// Longer than anything here takes; what takes longer hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One test: a sentence, what it needs of the machine (the reasons why it cannot be told here), and what it does.
-pub struct Check {
-    name: &'static str,
-    missing: Option<String>,
-    body: Box<dyn FnOnce() + Send>,
-}
-
-/// A test that needs `needs`: each is `None` where the machine has it, else the reason.
-pub fn check(
-    name: &'static str,
-    needs: impl IntoIterator<Item = Option<String>>,
-    body: impl FnOnce() + Send + 'static,
-) -> Check {
-    Check { name, missing: needs.into_iter().flatten().next(), body: Box::new(body) }
-}
-
-/// The `main` of a file of tests.
-pub fn run(step: &str, checks: Vec<Check>) -> std::process::ExitCode {
-    // Started by `&` in a script, this process ignores SIGINT, and would hand that on to the steps that it sends one to.
-    for ending in crate::signals::ENDING {
-        // SAFETY: SIG_DFL runs no code of ours.
-        unsafe { nix::sys::signal::signal(ending, nix::sys::signal::SigHandler::SigDfl) }.expect("signal");
-    }
-    // What a step leaves running becomes a child of this process, where it is found.
-    nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let trial = |Check { name, missing, body }: Check| {
-        let full = format!("{step}::{name}");
-        match missing {
-            Some(reason) => {
-                record(&full, &format!("ignored: {reason}"));
-                Trial::test(full, || Ok(())).with_kind(format!("cannot tell here: {reason}")).with_ignored_flag(true)
-            }
-            None => Trial::test(full.clone(), move || {
-                record(&full, "ran");
-                let before = Machine::look();
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-                let unchanged = before.expect_unchanged();
-                end_children();
-                result.map_or_else(|panic| std::panic::resume_unwind(panic), |()| unchanged)
-            }),
-        }
-    };
-    libtest_mimic::run(&arguments, checks.into_iter().map(trial).collect()).exit_code()
-}
-
-/// For the one who compares several machines' runs: was a test ignored in all of them?
-fn record(name: &str, what: &str) {
-    if let Some(path) = std::env::var_os("CHECK_RECORD").filter(|path| !path.is_empty()) {
-        let file = std::fs::File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| writeln!(file, "{name}\t{what}")).expect("CHECK_RECORD");
-    }
-}
-
-/// What a failed test leaves would hold up the next one.
-fn end_children() {
-    let since = Instant::now();
-    while !children().is_empty() && since.elapsed() < Duration::from_secs(5) {
-        children().iter().filter_map(|it| it.split(' ').next()?.parse().ok()).for_each(|pid| {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        });
-        reap();
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Of what must be the same after a test as before it.
-struct Machine(BTreeSet<String>);
-
-impl Machine {
-    fn look() -> Self {
-        let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
-        let mut all: BTreeSet<_> = mounts.iter().map(|mount| format!("mount {}", mount.point.display())).collect();
-        all.extend(children().into_iter().map(|process| format!("process {process}")));
-        all.extend(groups_of_steps().into_iter().map(|group| format!("cgroup {group}")));
-        all.extend(handed_on());
-        Machine(all)
-    }
-
-    /// The kernel may need a moment to end what was killed.
-    fn expect_unchanged(&self) -> Result<(), Failed> {
-        let since = Instant::now();
-        loop {
-            reap();
-            let now = Machine::look();
-            // What is there no more was a stranger's: somebody has logged out.
-            let left: Vec<_> = now.0.difference(&self.0).collect();
-            if left.is_empty() {
-                return Ok(());
-            }
-            if since.elapsed() > Duration::from_secs(5) {
-                return Err(format!("something is left: {left:?}").into());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-/// The processes whose parent this one is, or has become.
-fn children() -> BTreeSet<String> {
-    let me = std::process::id().to_string();
-    let stats = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let stat = |entry: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let (name, rest) = text.rsplit_once(')')?;
-        (rest.split_whitespace().nth(1) == Some(&me)).then(|| name.to_owned())
-    };
-    stats.filter_map(stat).collect()
-}
-
-fn reap() {
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            break;
-        }
-    }
-}
-
-/// The groups with a step's mark: `step02-4711`.
-fn groups(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found = Vec::new();
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("step") && name.get(6..7) == Some("-") {
-            found.push(entry.path().display().to_string());
-        }
-        found.extend(groups(&entry.path()));
-    }
-    found
-}
-
-/// Which controllers are handed on by the groups above this process, on version 2: changed by a step, it is changed back.
-fn handed_on() -> Vec<String> {
-    let memberships = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = memberships.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let tops = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
-    let tops = tops.into_iter().filter(|mount| mount.kind == "cgroup2").map(|mount| mount.point);
-    let words = |dir: &Path| {
-        let text = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
-        text.split_whitespace().map(|name| format!("+{name} in {}", dir.display())).collect::<Vec<_>>()
-    };
-    tops.flat_map(|top| {
-        top.join(own).ancestors().take_while(|it| it.starts_with(&top)).flat_map(words).collect::<Vec<_>>()
-    })
-    .collect()
-}
+/// The options with which a step tells every call: those of [`narrated`].
+pub const VERBOSE: &[&str] = &["--verbose"];
 
 /// A program of this project, where cargo has put it: `step01`, or an example by its name.
 pub fn program(name: &str) -> PathBuf {
@@ -180,7 +38,11 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// A program, ready to be run.
-pub struct Run(Command);
+pub struct Run {
+    command: Command,
+    /// Whether it tells every call.
+    is_narrated: bool,
+}
 
 /// How it ended.
 #[derive(Debug)]
@@ -200,22 +62,29 @@ pub fn step<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>)
     Run::new(command)
 }
 
+/// The same, and it tells every call: `host  clone(…) = 4711`, `child execve(…) = …`.
+pub fn narrated<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) -> Run {
+    let mut command = Command::new(program(name));
+    command.args(VERBOSE).args(arguments);
+    Run { is_narrated: true, ..Run::new(command) }
+}
+
 impl Run {
     /// Any command.
     pub fn new(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Run(command)
+        Run { command, is_narrated: false }
     }
 
     /// Changes something about it.
     pub fn with(mut self, change: impl FnOnce(&mut Command)) -> Self {
-        change(&mut self.0);
+        change(&mut self.command);
         self
     }
 
     /// Runs it to its end.
     pub fn ran(mut self) -> Ran {
-        let mut child = self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command));
         let (out, err) = (child.stdout.take().map(collect), child.stderr.take().map(collect));
         let code = end_of(&mut child, PATIENCE);
         let text = |from: Option<mpsc::Receiver<String>>| from.as_ref().map_or(String::new(), rest);
@@ -224,14 +93,13 @@ impl Run {
 
     /// Starts it, and leaves the rest to the caller.
     pub fn spawn(mut self) -> Child {
-        self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0))
+        self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command))
     }
 
     /// Starts it, and comes back when its program has said "ready": so the program is `sh -c 'echo ready; …'`.
     pub fn until_ready(mut self) -> Live {
-        let is_quiet = self.0.get_args().any(|word| word == "-q" || word == "--quiet");
-        self.0.stdin(Stdio::piped());
-        let mut child = self.0.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.0));
+        self.command.stdin(Stdio::piped());
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command));
         let err = collect(child.stderr.take().expect("piped"));
         let out = collect(child.stdout.take().expect("piped"));
         let mut live = Live { stdin: child.stdin.take(), child, out, err, told: String::new() };
@@ -240,7 +108,7 @@ impl Run {
             answer => panic!("no \"ready\" but {answer:?}: {}", live.told()),
         }
         // What was told before comes by another pipe, and may come later.
-        while !is_quiet && !live.told.contains("child execve(") {
+        while self.is_narrated && !live.told.contains("child execve(") {
             live.told += &live.err.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no execve in {}", live.told));
         }
         live
@@ -263,12 +131,9 @@ impl Live {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// The child, as the story tells it: `clone(…) = 4711`.
-    pub fn pid(&mut self) -> Pid {
-        let told = self.told();
-        let line =
-            told.lines().find(|line| line.starts_with("host  clone")).unwrap_or_else(|| panic!("no clone in {told}"));
-        Pid::from_raw(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid"))
+    /// The child, as the host sees it.
+    pub fn pid(&self) -> Pid {
+        child_of(self.step()).unwrap_or_else(|| panic!("{} has no child", self.step()))
     }
 
     /// The story so far.
@@ -280,6 +145,14 @@ impl Live {
     /// The next line of the program's.
     pub fn line(&mut self) -> String {
         self.out.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no further line: {}", self.told()))
+    }
+
+    /// Waits until the program gives back a line, as `cat` does: then it is `cat` itself that runs, and not the shell that
+    /// is about to start it and that would ignore a signal meanwhile.
+    pub fn until_it_echoes(&mut self) {
+        let word = format!("{}\n", random_word());
+        self.stdin.as_mut().expect("piped").write_all(word.as_bytes()).expect("a line for cat");
+        assert_eq!(self.line(), word);
     }
 
     /// Sends the step a signal, for its program.
@@ -358,11 +231,17 @@ fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
+/// The first child of a process.
+pub fn child_of(parent: Pid) -> Option<Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    children.split_whitespace().next().and_then(|pid| pid.parse().ok()).map(Pid::from_raw)
+}
+
 /// Waits until it is so.
 pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !so() {
-        assert!(since.elapsed() < Duration::from_secs(10), "not within ten seconds: {what}");
+        assert!(since.elapsed() < PATIENCE, "not within a minute: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -388,6 +267,8 @@ pub fn proc_link(pid: Pid, name: &str) -> String {
 
 /// What tests need of a machine: `None` where it is there, else the reason.
 pub mod needs {
+    use std::sync::OnceLock;
+
     use super::*;
 
     /// User id 0 here.
@@ -402,6 +283,11 @@ pub mod needs {
 
     /// That this user may make user namespaces.
     pub fn user_namespaces() -> Option<String> {
+        static TRIED: OnceLock<Option<String>> = OnceLock::new();
+        TRIED.get_or_init(try_user_namespace).clone()
+    }
+
+    fn try_user_namespace() -> Option<String> {
         let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
         let mut command = Command::new("true");
         // SAFETY: between fork and exec there is one system call, which takes no lock.
@@ -459,13 +345,14 @@ pub fn without_numbers(text: &str) -> String {
 /// exit code must say what happened. What SIGKILL leaves, the next run of the step must take away.
 pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
     // A shell listens to SIGINT itself, and would go on; these two do not.
-    let paused = |program| step(name, ["--pause"].iter().chain(arguments).chain(&[program]));
+    let paused = |program| narrated(name, ["--pause"].iter().chain(arguments).chain(&[program]));
     let pauses = count_pauses(paused("true"));
     assert!(pauses > 3, "{name} pauses just {pauses} times");
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         for pause in 0..=pauses {
             let runs = pause == pauses;
-            let mut step = paused(if runs { "cat" } else { "true" }).0.stdin(Stdio::piped()).spawn().expect("spawn");
+            let mut step =
+                paused(if runs { "cat" } else { "true" }).command.stdin(Stdio::piped()).spawn().expect("spawn");
             let err = collect(step.stderr.take().expect("piped"));
             let out = collect(step.stdout.take().expect("piped"));
             let mut stdin = step.stdin.take().expect("piped");
@@ -501,17 +388,10 @@ pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
 
 /// How often a step that was given `--pause` waits for Enter.
 pub fn count_pauses(mut step: Run) -> usize {
-    let mut step = step.0.stdin(Stdio::piped()).spawn().expect("spawn");
+    let mut step = step.command.stdin(Stdio::piped()).spawn().expect("spawn");
     step.stdin.take().expect("piped").write_all(&b"\n".repeat(1000)).expect("enter");
     let told = step.wait_with_output().expect("wait").stderr;
     String::from_utf8_lossy(&told).lines().filter(|line| line.starts_with("[Enter]")).count()
-}
-
-/// The groups with a step's mark.
-pub fn groups_of_steps() -> Vec<String> {
-    let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
-    let trees = mounts.iter().filter(|mount| mount.kind.starts_with("cgroup"));
-    trees.flat_map(|mount| groups(&mount.point)).collect()
 }
 
 /// Bad input: exit code 125, one sentence that has this word in it, and no more. Standard output stays empty.
