@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -321,12 +322,14 @@ pub fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// On disk, where the store is in memory. For an ordinary user by the XDG base directory specification.
+/// On disk, where the store is in memory: as the XDG base directory specification has it, or where the system keeps such
+/// things for root.
 fn data() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    let given = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    match geteuid().is_root() {
-        true => PathBuf::from("/var/lib/step04"),
-        false => given.or_else(home).unwrap_or_else(|| "/var/tmp".into()).join("step04"),
-    }
+    let user = geteuid();
+    // That of another user is theirs: `sudo -E`.
+    let is_ours = |dir: &PathBuf| dir.is_absolute() && dir.metadata().is_ok_and(|it| it.uid() == user.as_raw());
+    let home = || std::env::var_os("HOME").map(PathBuf::from).filter(is_ours).map(|home| home.join(".local/share"));
+    let usual = || if user.is_root() { Some("/var/lib".into()) } else { home() };
+    let given = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(is_ours);
+    given.or_else(usual).unwrap_or_else(|| "/var/tmp".into()).join("step04")
 }
