@@ -358,7 +358,9 @@ fn clean_one<R: Recipe>(store: &Store, container: &Container, all: bool) -> Resu
         return remove::<R>(store, container, Verb::RmForce);
     }
     let status = container.status()?;
-    if status == Status::Dead || (all && matches!(status, Status::Created | Status::Stopped)) {
+    // One whose monitor was killed between its end and its removal.
+    let was_to_go = container.config.rm && status == Status::Stopped && !container.is_looked_after();
+    if status == Status::Dead || was_to_go || (all && matches!(status, Status::Created | Status::Stopped)) {
         explain::note(format_args!("container {} is {status}", container.name()));
         remove::<R>(store, container, Verb::Rm)?;
     }

@@ -72,8 +72,7 @@ pub fn exec<R: Recipe>(container: &Container, guest: &Guest, options: &R::Guest)
 fn enter(parts: &[&dyn Part], guest: &Guest, program: &RefCell<Program>, post: &ChildEnd) -> Result<()> {
     let mut program = program.borrow_mut();
     each(parts, |part| part.confine(&mut program))?;
-    let variables = guest.env.iter().filter_map(rootfs::Variable::to_pair);
-    program.environment = program.environment.clone().with(variables);
+    program.variables.extend(guest.env.iter().filter_map(rootfs::Variable::to_pair));
     rootfs::set_umask(0o022)?; // as the container's own program has it
     rootfs::stand_in(guest.workdir.as_deref().unwrap_or(&program.workdir))?;
     each(parts, |part| post.send(|letter| part.enter_guest(letter)))

@@ -11,8 +11,10 @@ use process::Environment;
 pub struct Program {
     /// Its words; a shell where there is none.
     pub command: Vec<OsString>,
-    /// Its variables.
+    /// The variables that every program in this root expects.
     pub environment: Environment,
+    /// Those that come on top of them; of two of one name, the last.
+    pub variables: Vec<(OsString, OsString)>,
     /// Where, inside, a process that `exec` brings in begins. The first one stands there already.
     pub workdir: PathBuf,
     /// For an error: `in the root /srv/web`.
@@ -44,7 +46,7 @@ pub enum Right {
 impl Program {
     pub(crate) fn new(command: Vec<OsString>) -> Self {
         let (environment, workdir) = (Environment::new([]), PathBuf::from("/"));
-        Program { command, environment, workdir, place: String::new(), gives_up: Vec::new() }
+        Program { command, environment, variables: Vec::new(), workdir, place: String::new(), gives_up: Vec::new() }
     }
 
     /// Has something given up in its turn; two of one kind in the order in which they were added.
@@ -57,6 +59,7 @@ impl Program {
         let mut acts = std::mem::take(&mut self.gives_up);
         acts.sort_by_key(|(right, _)| *right);
         acts.into_iter().try_for_each(|(_, act)| act())?;
-        process::exec(&self.command, &self.environment).with_context(|| self.place.clone())
+        let environment = self.environment.clone().with(std::mem::take(&mut self.variables));
+        process::exec(&self.command, &environment).with_context(|| self.place.clone())
     }
 }

@@ -162,8 +162,7 @@ impl Part for Word {
     }
 
     fn confine(&self, program: &mut Program) -> Result<()> {
-        let word = self.word.clone().map(|word| ("WORD".into(), word.into()));
-        program.environment = program.environment.clone().with(word);
+        program.variables.extend(self.word.clone().map(|word| ("WORD".into(), word.into())));
         Ok(())
     }
 }
@@ -226,7 +225,7 @@ impl Part for Handed {
     }
 
     fn confine(&self, program: &mut Program) -> Result<()> {
-        program.environment = program.environment.clone().with([("LETTER".into(), self.text.take().into())]);
+        program.variables.push(("LETTER".into(), self.text.take().into()));
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use engine::states::{Answer, STATES, Status, TABLE, Verb};
 use home::{Home, alive, rootfs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use testing::{Check, World, check, narrated, needs, proc, proc_link, program, step, wait_until};
+use testing::{Check, check, narrated, needs, proc, proc_link, program, step, wait_until};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
