@@ -1,9 +1,10 @@
 #!/bin/sh
 # debian.sh: makes a root file system out of Debian's packages: a minimal Debian.
 #
-# usage: [SUITE=stable] [MIRROR=URL] debian.sh [DEST]
+# usage: [SUITE=stable] [MIRROR=URL] debian.sh [DEST [OPTION…]]
 #
 #   DEST    the folder to make; target/rootfs in the project if not given
+#   OPTION  for the tool, mmdebstrap or debootstrap, such as --include=python3
 #   SUITE   which Debian: stable, testing, bookworm, …
 #   MIRROR  where the packages come from; if not given, the tool's own choice
 #
@@ -20,11 +21,14 @@ hint=
 [ "$(id -u)" -eq 0 ] || hint='; it needs newuidmap (package uidmap) and your name in /etc/subuid and /etc/subgid'
 
 main() {
+    # lib.sh reads it, to say that a finished rootfs was not made with them.
+    # shellcheck disable=SC2034
+    [ $# -le 1 ] || programs=$(shift && echo "$@")
     begin "$@"
-    only_dest "$@"
+    [ $# -eq 0 ] || shift
     tool=$(pick_tool) || exit
     stage
-    "with_$tool"
+    "with_$tool" "$@"
     finish "Debian $suite"
 }
 
@@ -43,14 +47,14 @@ pick_tool() {
 # By way of an archive: a folder that mmdebstrap makes for an ordinary user belongs
 # to ids from /etc/subuid, and that user could not even remove it.
 with_mmdebstrap() {
-    run mmdebstrap --variant=minbase --format=tar -- "$suite" "$work/debian.tar" ${MIRROR:+"$MIRROR"} >&2 ||
+    run mmdebstrap --variant=minbase --format=tar "$@" -- "$suite" "$work/debian.tar" ${MIRROR:+"$MIRROR"} >&2 ||
         die "mmdebstrap failed, for the reason above$hint"
     must "unpack what mmdebstrap made" unpack <"$work/debian.tar"
 }
 
 # In a mount namespace: debootstrap mounts /proc inside, and killed, it leaves it.
 with_debootstrap() {
-    run unshare -m debootstrap --variant=minbase "$suite" "$new" ${MIRROR:+"$MIRROR"} >&2 ||
+    run unshare -m debootstrap --variant=minbase "$@" "$suite" "$new" ${MIRROR:+"$MIRROR"} >&2 ||
         die "debootstrap failed, for the reason above"
     # The container gets a /dev of its own.
     must "empty /dev" rm -rf -- "${new:?}"/dev/*

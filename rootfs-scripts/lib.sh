@@ -77,6 +77,7 @@ begin() {
         given=$DEST
         DEST=$(cd -P -- "$given" 2>/dev/null && pwd -P) || die "cannot enter $given"
         case $DEST in / | //) die "DEST is /, this machine's own root" ;; esac
+        remove_leftovers
         stop_if_finished
         inside=$(ls -A -- "$DEST" 2>/dev/null) || die "cannot read $DEST"
         [ -z "$inside" ] || die "$DEST is not empty and was not made by these scripts"
@@ -110,23 +111,36 @@ stage() {
     trap 'exit 129' HUP
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    must "make $DEST.partial.$$" mkdir -- "$DEST.partial.$$"
-    work=$DEST.partial.$$
+    must "make $DEST.partial.$$" mkdir -- "$DEST.partial.$$.$(began $$)"
+    work=$DEST.partial.$$.$(began $$)
     new=$work/$marker # for the name, see finish
     must "make $new" mkdir -- "$new"
 }
 
-# kill -9 leaves nobody to clean up; the next run does. The name ends in the id
-# of the process that was at work, and a living one may still be at it.
+# kill -9 leaves nobody to clean up; the next run does. The name ends in the id of the
+# process that was at work and the time at which that began, as the id alone may be
+# another process's by now; a living one may still be at it.
 remove_leftovers() {
     [ -d "/proc/$$" ] || return 0 # without /proc, all would look dead
-    for old in "$DEST".partial.*; do
-        pid=${old##*.}
-        case $pid in *[!0-9]*) continue ;; esac
-        [ ! -d "/proc/$pid" ] || continue
-        # Without that folder in it, it is ours if it is empty: killed right after it was made.
+    for old in "$DEST".partial.*.*; do
+        began=${old##*.}
+        pid=${old%.*}
+        pid=${pid##*.}
+        case $pid$began in '' | *[!0-9]*) continue ;; esac
+        [ "$(began "$pid")" != "$began" ] || continue
+        # Without that directory in it, it is ours if it is empty: killed right after it was made.
         if [ -d "$old/$marker" ]; then remove "$old"; else rmdir -- "$old"; fi 2>/dev/null || true
     done
+}
+
+# began PID: when a process began, in clock ticks since the machine did; nothing if it
+# is gone. Field 22 of proc_pid_stat(5), counted from behind the name, which may have
+# blanks in it.
+began() {
+    read -r stat 2>/dev/null <"/proc/$1/stat" || return 0
+    # shellcheck disable=SC2086 # a list of words
+    set -- ${stat##*) }
+    shift 19 && echo "$1"
 }
 
 remove() {
@@ -256,5 +270,6 @@ finish() {
         stop_if_finished
         die "cannot put $DEST into place: $(reason "$said")"
     fi
+    remove_leftovers # also what a killed run's last commands have still written meanwhile
     echo "made $DEST ($(((${size%%[!0-9]*} + 1023) / 1024)) MB, $1)"
 }

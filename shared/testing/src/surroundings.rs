@@ -93,7 +93,6 @@ fn look() -> BTreeSet<String> {
     // One that is locked has an owner who lives: where that is a process of this test's, it was found above.
     let left = groups_of_steps().into_iter().filter(|group| has_own_groups_now() || !is_locked(Path::new(group)));
     all.extend(left.map(|group| format!("cgroup {group}")));
-    all.extend(handed_on());
     all
 }
 
@@ -292,17 +291,4 @@ fn marked(dir: &Path, found: &mut BTreeSet<PathBuf>) {
             marked(&entry.path(), found);
         }
     }
-}
-
-/// Which controllers are passed on by the groups above this process, on version 2: changed by a step, it is changed back.
-fn handed_on() -> Vec<String> {
-    let words = |dir: &Path| {
-        let text = read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
-        text.split_whitespace().map(|name| format!("+{name} in {}", dir.display())).collect::<Vec<_>>()
-    };
-    let upwards = |group: Group| {
-        let dirs = group.dir.ancestors().take_while(|it| it.starts_with(&group.mount)).map(words);
-        dirs.flatten().collect::<Vec<_>>()
-    };
-    own_groups().into_iter().filter(|it| it.is_v2).flat_map(upwards).collect()
 }

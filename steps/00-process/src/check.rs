@@ -69,6 +69,7 @@ struct Verdict {
 pub struct Report {
     kernel: String,
     calls: Vec<(&'static str, bool)>,
+    is_filtered: bool,
     is_root: bool,
     namespaces: Vec<(&'static str, Verdict)>,
     /// All of them at once, for an ordinary user. None where this process cannot become one.
@@ -93,6 +94,7 @@ impl Report {
         let groups = Groups::find()?;
         Ok(Report {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            is_filtered: trial::is_filtered(),
             is_root: is_root(),
             namespaces: trial::KINDS.map(|(name, kind)| (name, namespace(name, kind))).into(),
             ordinary: for_ordinary_users(),
@@ -120,7 +122,12 @@ fn is_root() -> bool {
 /// Tries it with a user namespace around it, as the steps do; as root without one too.
 fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
     match trial::contain(kinds | CloneFlags::CLONE_NEWUSER, inside) {
-        Err(_) if geteuid().is_root() => trial::contain(kinds - CloneFlags::CLONE_NEWUSER, inside),
+        Err(refused) if geteuid().is_root() => match trial::contain(kinds - CloneFlags::CLONE_NEWUSER, inside) {
+            // Root lacks the right, as in a Docker container. A user namespace would give it, so what counts is why that
+            // one is refused.
+            Err(alone) if alone.errno == Errno::EPERM => Err(refused),
+            tried => tried,
+        },
         tried => tried,
     }
 }

@@ -1,6 +1,6 @@
 //! Step 00, run as a learner runs it, and looked at from outside.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::ExitCode;
 use testing::{Check, World, check, narrated, needs, program, step};
 
@@ -24,7 +24,8 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.out, format!("{word}\n"));
             assert!(ran.err.contains("fork()") && ran.err.contains("execve("), "{}", ran.err);
             assert_eq!(step("step00", ["-q", "true"]).ran().err, "");
-        }),
+        })
+        .differs_in(World::SLOW),
         check("nothing_is_isolated", [], || {
             let mut live = narrated("step00", ["sh", "-c", "echo ready; echo $$; cat"]).until_ready();
             let pid = nix::unistd::Pid::from_raw(live.line().trim().parse().expect("a pid"));
@@ -34,7 +35,8 @@ fn checks() -> Vec<Check> {
             }
             let told = live.end().err;
             assert!(told.contains("Container = cgroup + namespace + rootfs + engine"), "{told}");
-        }),
+        })
+        .differs_in(World::SLOW),
         check("look_shows_what_the_kernel_says", [], || {
             let mut sleep = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
             let pid = nix::unistd::Pid::from_raw(sleep.id() as i32);
@@ -47,7 +49,8 @@ fn checks() -> Vec<Check> {
             }
             sleep.kill().and_then(|()| sleep.wait()).expect("kill");
             assert_eq!(ran.code, 0);
-        }),
+        })
+        .differs_in(World::SLOW),
         check("look_tells_two_processes_apart", [needs::user_namespaces()], || {
             let live = step("step01", ["sh", "-c", "echo ready; cat"]).until_ready();
             let pid = live.pid().to_string();
@@ -58,11 +61,12 @@ fn checks() -> Vec<Check> {
             }
             live.end();
         }),
-        check("what_look_may_not_read_it_says", [needs::ordinary_user()], || {
+        check("what_look_may_not_read_it_says", [needs::ordinary_user(), another_users_first_process()], || {
             let ran = step("step00", ["look", "1"]).ran();
             assert_eq!(ran.code, 0, "{}", ran.err);
             assert!(ran.out.contains("not allowed") && ran.out.contains("root may look"), "{}", ran.out);
-        }),
+        })
+        .differs_in([World::SystemdUser, World::DockerUser]),
         check("look_refuses_what_is_no_process", [], || {
             for (pid, word) in [
                 ("0", "greater than 0"),
@@ -89,7 +93,19 @@ fn checks() -> Vec<Check> {
                 assert_eq!(works(number), runs, "{name}: {told} {}", ran.err);
             }
             assert_eq!(ran.code == 0, told["ok"] == true, "{told}");
-        }),
+        })
+        .differs_in(World::SLOW.into_iter().chain([World::DockerPlain])),
+        check("inside_docker_check_advises_what_docker_can_do", [needs_docker()], || {
+            let table = step("step00", ["check"]).ran().out;
+            for remedy in table.lines().filter(|line| line.contains("what to do: ")) {
+                assert!(remedy.contains("docker run ") && !remedy.contains("sudo"), "{table}");
+            }
+            // Docker's filter hides clone3(2), which the kernel has, since it cannot look at the flags.
+            let has_filter = testing::proc(nix::unistd::getpid(), "status").contains("Seccomp:\t2");
+            assert_eq!(table.contains("clone3 ✘"), has_filter, "{table}");
+            assert_eq!(table.contains("seccomp filter"), has_filter, "{table}");
+        })
+        .differs_in([World::DockerPlain, World::DockerRoot, World::DockerUser]),
         check("a_dry_run_tells_the_same_and_does_nothing", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let file = dir.path().join("never");
@@ -146,4 +162,13 @@ fn checks() -> Vec<Check> {
         }),
         check("it_ends_with_the_step", [], || testing::end_at_every_pause("step00", &[])),
     ]
+}
+
+fn another_users_first_process() -> Option<String> {
+    let is_ours = std::fs::metadata("/proc/1").is_ok_and(|it| it.uid() == nix::unistd::geteuid().as_raw());
+    is_ours.then(|| "needs a process 1 of another user".to_owned())
+}
+
+fn needs_docker() -> Option<String> {
+    (!shared::remedy::in_docker()).then(|| "needs to run inside Docker".to_owned())
 }

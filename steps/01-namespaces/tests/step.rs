@@ -30,7 +30,8 @@ fn checks() -> Vec<Check> {
         check("the_child_has_six_namespaces_of_its_own", [needs::user_namespaces()], || {
             let own = own_namespaces(&[]);
             assert_eq!(own, BTreeSet::from(["pid", "mnt", "user", "net", "ipc", "uts"]));
-        }),
+        })
+        .differs_in(World::SLOW),
         check(
             "it_has_those_that_were_named_and_no_other",
             [needs::user_namespaces(), needs::namespace("time")],
@@ -40,12 +41,14 @@ fn checks() -> Vec<Check> {
                     assert_eq!(own, BTreeSet::from(["user", file]), "user,{name}");
                 }
             },
-        ),
+        )
+        .differs_in(World::SYSTEMD),
         check("root_needs_no_user_namespace", [needs::root()], || {
             for (name, file) in KINDS.into_iter().filter(|(name, _)| !["user", "time"].contains(name)) {
                 assert_eq!(own_namespaces(&["--namespaces", name]), BTreeSet::from([file]), "{name}");
             }
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("the_child_is_root_inside_and_the_caller_outside", [needs::user_namespaces()], || {
             let mut live = step("step01", ["sh", "-c", "echo ready; id -u; id -g; cat"]).until_ready();
             let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
@@ -113,13 +116,15 @@ fn checks() -> Vec<Check> {
             let first_try = Command::new(program("step01_first_try")).args(mount).output().expect("first try");
             assert!(mounted(), "the first try leaks no mount: {first_try:?}");
             nix::mount::umount(dir.path()).expect("umount");
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("mounts_are_private_in_the_child", [needs::user_namespaces(), needs::shared_root()], || {
             let live = step("step01", WAIT).until_ready();
             let info = proc(live.pid(), "mountinfo");
             assert!(!info.contains(" shared:") && !info.contains(" master:"), "{info}");
             live.end();
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_process_of_the_host_cannot_be_signalled", [needs::user_namespaces()], || {
             let try_it = |name: &str| {
                 let mut victim = Command::new("sleep").arg("60").spawn().expect("sleep");
@@ -277,13 +282,15 @@ fn checks() -> Vec<Check> {
         }),
         check("a_dry_run_works_where_the_real_thing_is_forbidden", [needs::no_user_namespaces()], || {
             assert_eq!(step("step01", ["--dry-run", "true"]).ran().code, 0);
-        }),
+        })
+        .differs_in([World::DockerPlain]),
         check("a_machine_that_forbids_user_namespaces_is_told_what_to_do", [needs::no_user_namespaces()], || {
             let ran = step("step01", ["true"]).ran();
             assert_eq!(ran.code, 125);
             assert!(ran.err.contains("error: clone(") && ran.err.contains("what to do: "), "{}", ran.err);
             assert!(!ran.err.contains("[namespace]"), "{}", ran.err);
-        }),
+        })
+        .differs_in([World::DockerPlain]),
         check("a_step_runs_inside_a_step", [needs::user_namespaces()], || {
             let inner = program("step01").display().to_string();
             let ran = step("step01", [&inner, "--hostname", "inner", "uname", "-n"]).ran();

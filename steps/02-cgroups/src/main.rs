@@ -38,12 +38,12 @@ fn run(options: &Options) -> Result<u8> {
     options.view.validate()?;
 
     // Host, and no child yet: what will outlive the child.
+    cgroups::ask_for_scope("step02", &options.limits)?; // new in this step: where systemd owns the tree
     let cgroup = Cgroup::new("step02", &options.limits)?; // new in this step
-    cgroup.try_sweep()?; // what a step that was killed has left
     let status = cgroup.create().and_then(|()| contain(options, &cgroup));
 
     // Host, and the child gone: also after a failure above.
-    cgroup.tell_counters();
+    cgroup.print_counters();
     explain::with_cleanup(status, cgroup.remove())
 }
 

@@ -6,7 +6,7 @@ use nix::errno::Errno::*;
 use shared::remedy::{Held, Known, Remedy};
 
 /// Of making a cgroup, limiting it, entering it and removing it.
-pub const KNOWN: Known = Known { calls: &["mkdir", "echo", "rmdir"], remedies: REMEDIES, hint };
+pub const KNOWN: Known = Known { calls: &["mkdir", "echo", "sched_setaffinity", "rmdir"], remedies: REMEDIES, hint };
 
 /// What is known of the calls of this step and of those before it.
 pub fn known() -> Vec<&'static Known> {

@@ -7,18 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use shared::explain;
 
+use crate::Group;
 use crate::hierarchy::{Hierarchy, words};
-use crate::limits::{Limits, PERIOD_US};
-use crate::{Group, Setting, Twin, counter};
+use crate::limits::Limits;
+use crate::twins::{Setting, Twin, counter};
+use crate::units::{PERIOD_US, quota_us};
 
 /// The verbs of this version.
 pub struct V1;
 
 impl Twin for V1 {
-    fn procs(&self) -> &'static str {
-        "tasks"
-    }
-
     /// Below the caller's own group, so that the caller's own limits hold for the child too.
     fn parent(&self, hierarchy: &Hierarchy, _limits: &Limits) -> PathBuf {
         hierarchy.own.clone()
@@ -28,7 +26,7 @@ impl Twin for V1 {
         if !group.has("cpuset") {
             return Ok(());
         }
-        // A new group's lists are empty, and a process with no processor or no memory may not enter: ENOSPC. See cpuset(7).
+        // A new group's lists are empty, and a process with no CPU or no memory may not enter: ENOSPC. See cpuset(7).
         for file in ["cpuset.cpus", "cpuset.mems"] {
             explain::host_echo(words(&group.parent.join(file)).join(","), &group.dir.join(file)).run()?;
         }
@@ -43,9 +41,9 @@ impl Twin for V1 {
             // Memory and swap together: the same number leaves no room for swap.
             set("memory", "memory.memsw.limit_in_bytes", bytes.to_string());
         }
-        if let Some(quota) = limits.quota_us() {
+        if let Some(cpus) = limits.cpus {
             set("cpu", "cpu.cfs_period_us", PERIOD_US.to_string());
-            set("cpu", "cpu.cfs_quota_us", quota.to_string());
+            set("cpu", "cpu.cfs_quota_us", quota_us(cpus).to_string());
         }
         if let Some(shares) = limits.cpu_shares {
             set("cpu", "cpu.shares", shares.to_string());
@@ -70,8 +68,8 @@ impl Twin for V1 {
         settings
     }
 
-    fn read_from<'a>(&self, file: &'a str) -> &'a str {
-        if file.starts_with("devices.") { "devices.list" } else { file }
+    fn procs(&self) -> &'static str {
+        "tasks"
     }
 
     fn counters(&self, dir: &Path) -> Vec<String> {
@@ -81,17 +79,17 @@ impl Twin for V1 {
             let kills = count("memory.oom_control", "oom_kill").unwrap_or(0);
             counters.push(format!("memory: {} KiB at the peak, {kills} killed for want of it", peak / 1024));
         }
-        if let Some(periods) = count("cpu.stat", "nr_throttled") {
+        if let Some(periods) = count("cpu.stat", "nr_throttled").filter(|periods| *periods > 0) {
             let ms = count("cpu.stat", "throttled_time").unwrap_or(0) / 1_000_000;
             counters.push(format!("cpu: held back in {periods} periods, for {ms} ms"));
         }
-        if let Some(refused) = count("pids.events", "max") {
+        if let Some(refused) = count("pids.events", "max").filter(|refused| *refused > 0) {
             counters.push(format!("pids: forks refused: {refused}"));
         }
         counters
     }
 
-    fn take_back(&self, _group: &Group) -> Result<()> {
+    fn restore(&self, _group: &Group) -> Result<()> {
         Ok(())
     }
 }

@@ -1,162 +1,200 @@
-//! Places inside the new root, found and made without ever stepping out of it.
+//! Places inside the new root, found and made without ever leaving it.
 //!
-//! A root may come from anyone. A symbolic link in it like `proc -> /etc` leads, on the host's side, to the host's
-//! `/etc`: a mount there would cover it for nobody but the child, and a folder made there would be made on the host.
-//! So each place is opened by openat2(2) with RESOLVE_IN_ROOT, which reads every link as the child will, and mounted on
+//! A root may come from a stranger. A symbolic link in it like `proc -> /etc` leads, on the host's side, to the host's
+//! `/etc`: a mount there would cover it for the child alone, but a directory made there would be made on the host.
+//! So each place is opened by openat2(2) with RESOLVE_IN_ROOT, which follows every link as the child will, and mounted on
 //! by its descriptor: `/proc/self/fd/7`.
+//!
+//! The child stands at the top of the new root meanwhile, so AT_FDCWD is that.
+#![forbid(unsafe_code)]
 
-use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
-use nix::unistd::{fchdir, symlinkat};
-use shared::call;
-use shared::explain;
-use shared::failure::is;
-use shared::sys;
+use nix::fcntl::AtFlags;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, mkdirat, mknodat};
+use nix::unistd::{AccessFlags, chdir, faccessat, fchdir, symlinkat};
+use shared::explain::Returned;
+use shared::failure::{During, is};
+use shared::{call, explain};
 
-/// The new root, not yet entered.
-pub struct Inside {
-    root: OwnedFd,
-}
+use crate::why;
 
-/// A place in it.
+/// A place in the new root.
 pub struct Place(OwnedFd);
 
-/// A folder or file of the host's with all that is mounted below it, mounted once more and nowhere yet.
-pub struct Tree(OwnedFd);
-
 /// What to make where nothing is there.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Make {
-    /// To mount a file system on.
-    Folder,
+    /// To mount a file system on, or a directory.
+    Directory,
     /// To bind a file on.
     File,
 }
 
-impl Inside {
-    /// Child: takes hold of the root, after it was made a mount of its own.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = explain::child(call!("open({dir:?}, O_PATH|O_DIRECTORY|O_CLOEXEC)"))
-            .run(|| open(dir, flags, Mode::empty()))?;
-        Ok(Inside { root })
-    }
-
-    /// Child: the place at this path, made where nothing is there.
-    pub fn place(&self, path: &Path, make: Make) -> Result<Place> {
-        match self.find(path) {
-            Err(error) if is(&error, Errno::ENOENT) => {
-                let path = relative(path);
-                let name = path.file_name().context("a path without a name")?;
-                let above = self.place(path.parent().unwrap_or(Path::new(".")), Make::Folder)?;
-                let made = match make {
-                    Make::Folder => above.folder(name),
-                    Make::File => above.node(name, SFlag::S_IFREG, (0, 0)),
-                };
-                made.with_context(|| {
-                    format!("rootfs: /{} is not there, or a link that leads nowhere", path.display())
-                })?;
-                self.find(path)
-            }
-            found => found,
+/// Child: the place at this path, made where nothing is there; where a link is that leads to nothing, made where it leads.
+///
+/// # Errors
+/// ENOTDIR where a file is in the way; EACCES, with the directory that is closed to this user; EXDEV where a link of the
+/// kernel's is on the path.
+pub fn place(path: &Path, make: Make) -> Result<Place> {
+    let mut path = relative(path).to_owned();
+    // As many links as the kernel would follow. It is the kernel that finds loops; a root that changes could go on.
+    for _ in 0..40 {
+        if let Some(place) = find(&path, make)? {
+            return Ok(place);
+        }
+        let name = path.file_name().with_context(|| format!("/{} is not there", path.display()))?;
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = place(above, Make::Directory)?;
+        match dir.read_link(name) {
+            // An absolute one begins at the top of the root, as `join` has it, too.
+            Some(target) => path = relative(&above.join(target)).to_owned(),
+            None => dir.make(name, make).with_context(|| format!("cannot make /{}", path.display()))?,
         }
     }
+    bail!("/{} is being changed by another process", path.display())
+}
 
-    /// Child: the place at this path.
-    pub fn find(&self, path: &Path) -> Result<Place> {
-        let path = relative(path);
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        let place = explain::child(call!(
-            "openat2({}, {path:?}, {{O_PATH|O_CLOEXEC, RESOLVE_IN_ROOT}})",
-            self.root.as_raw_fd()
-        ))
-        .run(|| {
-            loop {
-                // Somebody has mounted or renamed something, anywhere, while a `..` was being read. See openat2(2).
-                match openat2(&self.root, path, how) {
-                    Err(Errno::EAGAIN) => {}
-                    place => return place,
-                }
-            }
+/// Child: the place at this path, if anything is there.
+fn find(path: &Path, wanted: Make) -> Result<Option<Place>> {
+    let (kind, printed) = match wanted {
+        Make::Directory => (OFlag::O_DIRECTORY, "O_PATH|O_DIRECTORY|O_CLOEXEC"),
+        Make::File => (OFlag::empty(), "O_PATH|O_CLOEXEC"),
+    };
+    let Found(place) = explain::child(call!("openat2(AT_FDCWD, {path:?}, {{{printed}, RESOLVE_IN_ROOT}})"))
+        .run(|| match open(path, kind) {
+            Err(Errno::ENOENT) => Ok(Found(None)),
+            place => place.map(Place).map(Some).map(Found),
+        })
+        .map_err(|error| match closed_directory(path) {
+            Some(dir) if is(&error, Errno::EACCES) => why::refused(error, &dir),
+            _ => error,
         })?;
-        Ok(Place(place))
+    if let (Some(place), Make::File) = (&place, wanted) {
+        let there = fstat(place).during(path.display())?;
+        let is_directory = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
+        ensure!(!is_directory, "/{} is a directory: a file cannot be mounted on it", path.display());
     }
+    Ok(place)
+}
 
-    /// Child: makes the root read-only, and not what is mounted on it.
-    pub fn set_read_only(&self) -> Result<()> {
-        read_only(&self.root, false)
+/// What openat2(2) has found. That nothing is there is an answer, too.
+struct Found(Option<Place>);
+
+impl Returned for Found {
+    fn printed(&self) -> String {
+        self.0.as_ref().map_or("ENOENT".to_owned(), |place| place.0.printed())
     }
+    fn stand_in() -> std::io::Result<Self> {
+        OwnedFd::stand_in().map(Place).map(Some).map(Found)
+    }
+}
+
+fn open(path: &Path, kind: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC | kind).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    loop {
+        // Something was mounted or renamed, anywhere, while a `..` was being read. See openat2(2).
+        match openat2(AT_FDCWD, path, how) {
+            Err(Errno::EAGAIN) => {}
+            place => return place,
+        }
+    }
+}
+
+/// The directory in the root, on the way to a path, that this process may not search.
+fn closed_directory(path: &Path) -> Option<PathBuf> {
+    path.ancestors().skip(1).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir }).find_map(|dir| {
+        let there = open(dir, OFlag::O_DIRECTORY).ok()?;
+        let flags = AtFlags::AT_EACCESS;
+        let searched = faccessat(&there, ".", AccessFlags::X_OK, flags);
+        (searched == Err(Errno::EACCES)).then(|| Path::new("/").join(dir))
+    })
+}
+
+/// Child, in its root: goes to a directory in there.
+///
+/// Not by chdir(2) alone: this process still has descriptors of the host's, and a path like `/proc/self/fd/7` would be
+/// the way to them. That was CVE-2024-21626. Links of that kind fail here with EXDEV.
+///
+/// # Errors
+/// Those of openat2(2) and fchdir(2).
+pub fn stand_in(workdir: &Path) -> Result<()> {
+    let _workdir = explain::group(workdir.display());
+    explain::child(call!("chdir(\"/\")")).run(|| chdir("/"))?;
+    let place = find(relative(workdir), Make::Directory)?;
+    let place = place.ok_or(Errno::ENOENT).during(workdir.display())?;
+    explain::child(call!("fchdir({})", place.as_raw_fd())).run(|| fchdir(&place.0))
 }
 
 impl Place {
-    /// Its path for mount(2), which no link inside the root can bend.
+    /// Its path for mount(2), which no link inside the root can redirect.
     pub fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+        format!("/proc/self/fd/{}", self.as_raw_fd())
     }
 
-    /// Child: makes a folder in this folder. mkdir(2).
-    pub fn folder(&self, name: &OsStr) -> Result<()> {
-        explain::child(call!("mkdirat({}, {name:?}, 0755)", self.0.as_raw_fd()))
+    /// Child: makes what is wanted in this directory. Another container that starts on the same root may have been faster.
+    fn make(&self, name: &OsStr, make: Make) -> Result<()> {
+        let made = match make {
+            Make::Directory => self.directory(name),
+            Make::File => self.node(name, SFlag::S_IFREG, (0, 0)),
+        };
+        made.or_else(|error| if is(&error, Errno::EEXIST) { Ok(()) } else { Err(error) })
+    }
+
+    /// Child: makes a directory in this one. mkdir(2).
+    pub fn directory(&self, name: &OsStr) -> Result<()> {
+        explain::child(call!("mkdirat({}, {name:?}, 0755)", self.as_raw_fd()))
             .run(|| mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)))
     }
 
-    /// Child: makes an empty file (`S_IFREG`) or a device node (`S_IFCHR`) in this folder. mknod(2).
+    /// Child: makes an empty file (`S_IFREG`) or a device node (`S_IFCHR`) in this directory. mknod(2).
     pub fn node(&self, name: &OsStr, kind: SFlag, (major, minor): (u64, u64)) -> Result<()> {
-        let told = if kind == SFlag::S_IFREG { "S_IFREG" } else { "S_IFCHR" };
-        explain::child(call!("mknodat({}, {name:?}, {told}|0666, {major}:{minor})", self.0.as_raw_fd()))
+        let printed = if kind == SFlag::S_IFREG { "S_IFREG" } else { "S_IFCHR" };
+        explain::child(call!("mknodat({}, {name:?}, {printed}|0666, {major}:{minor})", self.as_raw_fd()))
             .run(|| mknodat(&self.0, name, kind, Mode::from_bits_truncate(0o666), makedev(major, minor)))
     }
 
-    /// Child: makes a symbolic link in this folder.
+    /// Child: makes a symbolic link in this directory.
     pub fn link(&self, to: &str, name: &str) -> Result<()> {
-        explain::child(call!("symlinkat({to:?}, {}, {name:?})", self.0.as_raw_fd()))
-            .run(|| symlinkat(to, &self.0, name))
+        explain::child(call!("symlinkat({to:?}, {}, {name:?})", self.as_raw_fd())).run(|| symlinkat(to, &self.0, name))
     }
 
-    /// Child: makes this folder the one that it stands in. fchdir(2).
-    pub fn stand_in(&self) -> Result<()> {
-        explain::child(call!("fchdir({})", self.0.as_raw_fd())).run(|| fchdir(&self.0))
+    fn read_link(&self, name: &OsStr) -> Option<PathBuf> {
+        readlinkat(&self.0, name).ok().map(PathBuf::from)
     }
 }
 
-impl Tree {
-    /// Child: mounts what is at this path of the host's once more. open_tree(2).
-    pub fn of(path: &str) -> Result<Self> {
-        let told = call!("open_tree(AT_FDCWD, {path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE)");
-        let path = CString::new(path).context("a NUL byte")?;
-        Ok(Tree(explain::child(told).run(|| sys::copy_mount(&path, true))?))
-    }
-
-    /// Child: makes it read-only, and all mounts below it.
-    pub fn set_read_only(&self) -> Result<()> {
-        read_only(&self.0, true)
-    }
-
-    /// Child: puts it to its place. move_mount(2).
-    pub fn move_to(&self, place: &Place) -> Result<()> {
-        let told = call!(
-            "move_mount({}, \"\", {}, \"\", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH)",
-            self.0.as_raw_fd(),
-            place.0.as_raw_fd()
-        );
-        explain::child(told).run(|| sys::move_mount(self.0.as_fd(), place.0.as_fd()))
+impl AsFd for Place {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
-fn read_only(mount: &OwnedFd, recursive: bool) -> Result<()> {
-    let flags = if recursive { "AT_EMPTY_PATH|AT_RECURSIVE" } else { "AT_EMPTY_PATH" };
-    explain::child(call!("mount_setattr({}, \"\", {flags}, {{attr_set=MOUNT_ATTR_RDONLY}})", mount.as_raw_fd()))
-        .run(|| sys::mount_read_only(mount.as_fd(), recursive))
+impl AsRawFd for Place {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
-/// To be looked up from the root's own descriptor, which an absolute path would ignore.
+/// `proc` for `/proc`, and `.` for `/`, as the child stands at the top.
 fn relative(path: &Path) -> &Path {
     let path = path.strip_prefix("/").unwrap_or(path);
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_looked_up_from_the_top_of_the_root() {
+        for (path, expected) in [("/", "."), ("/proc", "proc"), ("a/b", "a/b"), ("//a", "a")] {
+            assert_eq!(relative(Path::new(path)), Path::new(expected), "{path}");
+        }
+    }
 }

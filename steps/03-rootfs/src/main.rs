@@ -45,12 +45,12 @@ fn run(options: &Options) -> Result<u8> {
 
     // Host, and no child yet: what will outlive the child. New in this step: where no limit was asked for, a user who
     // may make no cgroups gets the rest.
+    cgroups::ask_for_scope("step03", &options.limits)?;
     let cgroup = Cgroup::new("step03", &options.limits)?;
-    cgroup.try_sweep()?; // what a step that was killed has left
     let status = cgroup.create_or_go_without(&mut formula).and_then(|()| contain(options, &dir, &cgroup, formula));
 
     // Host, and the child gone: also after a failure above.
-    cgroup.tell_counters();
+    cgroup.print_counters();
     explain::with_cleanup(status, cgroup.remove())
 }
 

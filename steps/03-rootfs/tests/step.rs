@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{create_dir_all, read_to_string, write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use shared::mountinfo;
-use testing::{Check, check, narrated, needs, program, step};
+use testing::{Check, World, check, narrated, needs, program, step};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
@@ -31,7 +32,8 @@ fn checks() -> Vec<Check> {
             let wanted = rootfs().metadata().expect("rootfs");
             assert_eq!((root.dev(), root.ino()), (wanted.dev(), wanted.ino()));
             live.end();
-        }),
+        })
+        .differs_in(World::SLOW),
         check("no_mount_of_the_host_is_left", [needs::user_namespaces()], || {
             let live = inside(&WAIT).until_ready();
             let process = Path::new("/proc").join(live.pid().to_string());
@@ -44,7 +46,8 @@ fn checks() -> Vec<Check> {
             let wanted = ["/", "/proc", "/sys", "/dev", "/dev/pts", "/dev/shm"].map(str::to_owned);
             assert_eq!(points, wanted.into_iter().chain(devices).collect());
             live.end();
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_file_of_the_host_cannot_be_read", [needs::user_namespaces()], || {
             let (dir, word) = secret();
             let file = dir.path().join("secret").display().to_string();
@@ -99,7 +102,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!((ran.code, ran.out.as_str()), (0, "1:3 666\n"), "{}", ran.err);
                 assert!(ran.err.contains("S_IFCHR"), "{}", ran.err);
             },
-        ),
+        )
+        .differs_in([World::SystemdRoot]),
         check("sys_is_read_only", [needs::user_namespaces()], || {
             // The first gets a new one, without the cgroup trees; the second the host's.
             for (options, wanted) in [(&["-q"][..], 1), (&["-q", "--namespaces", "user,mount,pid"], 2)] {
@@ -108,7 +112,8 @@ fn checks() -> Vec<Check> {
                 let ran = step("step03", options.iter().chain(&arguments)).ran();
                 assert_eq!((ran.code, ran.err.matches("ead-only").count()), (7, wanted), "{options:?} {ran:?}");
             }
-        }),
+        })
+        .differs_in(World::SLOW),
         check("the_environment_is_not_the_hosts", [needs::user_namespaces()], || {
             let word = testing::random_word();
             let ran = inside_with(&["--env", &format!("GIVEN={word}"), "--env", "TAKEN"], &["env"])
@@ -143,16 +148,10 @@ fn checks() -> Vec<Check> {
             let volume = format!("{}:/link/made", dir.path().display());
             let root = copy.path().display().to_string();
             let there = copy.path().join(outside.path().strip_prefix("/").expect("absolute"));
-            for is_there in [false, true] {
-                if is_there {
-                    std::fs::create_dir_all(&there).expect("mkdir");
-                }
-                let ran = step("step03", ["-q", "--rootfs", &root, "-v", &volume, "true"]).ran();
-                assert_eq!(std::fs::read_dir(outside.path()).expect("outside").count(), 0, "made on the host: {ran:?}");
-                let made = there.join("made").is_dir();
-                // There is no `true` in this root, which comes out at the very end.
-                assert_eq!((ran.code, made), if is_there { (127, true) } else { (125, false) }, "{ran:?}");
-            }
+            let ran = step("step03", ["-q", "--rootfs", &root, "-v", &volume, "true"]).ran();
+            assert_eq!(std::fs::read_dir(outside.path()).expect("outside").count(), 0, "made on the host: {ran:?}");
+            // There is no `true` in this root, which is found out at the very end.
+            assert_eq!((ran.code, there.join("made").is_dir()), (127, true), "{ran:?}");
             for name in ["proc", "dev", "sys"] {
                 let copy = small_root();
                 let _ = std::fs::remove_dir(copy.path().join(name));
@@ -208,7 +207,8 @@ fn checks() -> Vec<Check> {
                     ran.err
                 );
             },
-        ),
+        )
+        .differs_in([World::SystemdUser, World::DockerUser]),
         check(
             "a_limit_holds_in_the_root_too",
             [
@@ -219,7 +219,8 @@ fn checks() -> Vec<Check> {
                 let ran = inside_with(&["--pids-limit", "20"], &["/usr/local/bin/fork_bomb"]).ran();
                 assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             },
-        ),
+        )
+        .differs_in(World::SLOW),
         check("roots_that_are_none_are_refused", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let gone = dir.path().join("gone").display().to_string();
@@ -308,13 +309,157 @@ fn checks() -> Vec<Check> {
                 assert_eq!((ran.code, ran.out.as_str()), (0, "inside\n"), "{}", ran.err);
             },
         ),
+        check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
+            let ran = step("step03", ["--rootfs", &rootfs_str(), "true"]).ran();
+            let lines: usize = ran.err.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            assert!(lines <= 24, "{lines} lines:\n{}", ran.err);
+            let order = ["mount(", "chdir(", "/proc: ", "/sys: ", "/dev: ", "pivot_root(", "umount2("];
+            let found: Vec<_> = ran.err.lines().filter_map(|line| line.strip_prefix("child ")).collect();
+            let mut rest = found.iter();
+            for begin in order {
+                assert!(rest.any(|line| line.starts_with(begin)), "{begin} in {found:#?}");
+            }
+        }),
+        check(
+            "two_starts_on_one_root_make_its_directories_once",
+            [needs::user_namespaces(), needs::tool("strace")],
+            || {
+                // As if another step had made it between the look and the mkdir: strace answers the first look.
+                let mut strace = Command::new("strace");
+                strace.args(["-f", "-o", "/dev/null", "-e", "inject=openat2:error=ENOENT:when=1"]);
+                strace.arg(program("step03")).args(["-q", "--rootfs"]).arg(rootfs()).args(["echo", "hi"]);
+                let ran = testing::Run::new(strace).ran();
+                assert_eq!((ran.code, ran.out.as_str()), (0, "hi\n"), "{}", ran.err);
+            },
+        ),
+        check("a_link_that_leads_to_nothing_gets_its_target_inside", [needs::user_namespaces()], || {
+            let (dir, word) = secret();
+            let word = word.trim().to_owned();
+            let root = rootfs();
+            let names = ["to_dir", "to_file", "chain"].map(|name| format!("{name}-{word}"));
+            symlink(format!("/made-{word}/dir"), root.join(&names[0])).expect("link");
+            symlink(format!("made-{word}/file"), root.join(&names[1])).expect("link");
+            symlink(format!("tmp/../deep-{word}/down"), root.join(&names[2])).expect("link");
+            let source = dir.path().display();
+            let volumes = [
+                format!("{source}:/{}", names[0]),
+                format!("{source}/secret:/{}", names[1]),
+                format!("{source}:/{}", names[2]),
+            ];
+            let volumes: Vec<_> = volumes.iter().flat_map(|it| ["-v", it]).collect();
+            let script = format!("cat /made-{word}/dir/secret /made-{word}/file /deep-{word}/down/secret");
+            let ran = inside_with(&volumes, &["sh", "-c", &script]).ran();
+            assert_eq!(ran.out, format!("{word}\n").repeat(3), "{}", ran.err);
+            assert!(root.join(format!("made-{word}/file")).is_file() && root.join(format!("made-{word}/dir")).is_dir());
+            assert!(!Path::new(&format!("/made-{word}")).exists(), "made on the host");
+        }),
+        check("a_volume_is_mounted_before_those_that_lie_in_it", [needs::user_namespaces()], || {
+            let [(outer, first), (inner, second)] = [secret(), secret()];
+            let (outer, inner) = (outer.path().display(), inner.path().display());
+            let volumes = [format!("{inner}:/volume/inner"), format!("{outer}:/volume")];
+            let script = ["cat", "/volume/secret", "/volume/inner/secret"];
+            let ran = inside_with(&["-v", &volumes[0], "-v", &volumes[1]], &script).ran();
+            assert_eq!(ran.out, first + &second, "{}", ran.err);
+            let twice = [format!("{inner}:/volume"), format!("{outer}:/volume/.")];
+            let root = rootfs_str();
+            let refused = ["-q", "--rootfs", &root, "-v", &twice[0], "-v", &twice[1], "true"];
+            testing::refuses("step03", &refused, 125, "two volumes at /volume: ");
+        }),
+        check("a_file_in_the_way_is_named_as_the_root_has_it", [needs::user_namespaces()], || {
+            let (dir, _) = secret();
+            let copy = small_root();
+            let root = copy.path().display().to_string();
+            write(copy.path().join("file"), "").expect("file");
+            std::fs::create_dir(copy.path().join("dir")).expect("mkdir");
+            let source = dir.path().display();
+            for (volume, words) in [
+                (format!("{source}:/file"), ["openat2(AT_FDCWD, \"file\"", "ENOTDIR"]),
+                (format!("{source}:/file/below"), ["openat2(AT_FDCWD, \"file", "ENOTDIR"]),
+                (format!("{source}/secret:/dir"), ["/dir is a directory", "a file"]),
+            ] {
+                let ran = step("step03", ["-q", "--rootfs", &root, "-v", &volume, "true"]).ran();
+                let named = words.iter().all(|word| ran.err.contains(word)) && ran.err.contains(&root);
+                assert!(ran.code == 125 && named && !ran.err.contains("/proc/self/fd"), "{volume}: {}", ran.err);
+            }
+            std::fs::remove_dir(copy.path().join("proc")).expect("rmdir");
+            write(copy.path().join("proc"), "").expect("file");
+            testing::refuses("step03", &["-q", "--rootfs", &root, "true"], 125, "openat2(AT_FDCWD, \"proc\"");
+        }),
+        check(
+            "a_directory_that_is_closed_on_the_way_is_named",
+            [needs::user_namespaces(), needs::ordinary_user()],
+            || {
+                let dir = tempfile::tempdir().expect("tempdir");
+                let closed = dir.path().join("closed");
+                create_dir_all(closed.join("root")).expect("mkdir");
+                let mode = |mode| std::fs::set_permissions(&closed, PermissionsExt::from_mode(mode)).expect("chmod");
+                let [root, way] = [closed.join("root"), closed.clone()].map(|path| path.display().to_string());
+                let sentence = format!("this user may not search the directory {way} (mode 0600)");
+                mode(0o600);
+                let run = |arguments: &[&str]| step("step03", [&["-q"], arguments, &["true"]].concat()).ran();
+                let volume = format!("{root}:/volume");
+                let rans = [run(&["--rootfs", &root]), run(&["--rootfs", &rootfs_str(), "-v", &volume])];
+                mode(0o700);
+                for ran in rans {
+                    assert!(ran.code == 125 && ran.err.contains(&sentence), "{}", ran.err);
+                    assert!(ran.err.contains(&format!("chmod o+x {way}")), "{}", ran.err);
+                }
+            },
+        ),
+        check(
+            "in_a_chroot_it_is_the_steps_own_root_that_is_no_mount_point",
+            [needs::root(), initial_user_namespace(), needs::tool("chroot"), needs::tool("unshare")],
+            || {
+                let dir = tempfile::tempdir().expect("tempdir");
+                let root = dir.path().join("root");
+                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
+                let made = Command::new(script).arg(&root).arg(program("step03")).output().expect("host.sh");
+                assert!(made.status.success(), "{made:?}");
+                create_dir_all(root.join("inner")).expect("mkdir");
+                // In a mount namespace of its own, so that nothing of it is left on this machine.
+                let line = "mount -t proc proc proc && exec chroot . /usr/local/bin/step03 -q \
+                    --namespaces mount,pid,net,ipc,uts --rootfs /inner true";
+                let mut unshare = Command::new("unshare");
+                unshare.args(["-m", "sh", "-c", line]).current_dir(&root);
+                let ran = testing::Run::new(unshare).ran();
+                let remedy = "this step's own root is not a mount point, as after chroot(8)";
+                assert!(ran.code == 125 && ran.err.contains("EINVAL") && ran.err.contains(remedy), "{}", ran.err);
+            },
+        ),
+        check("what_a_killed_script_has_left_is_removed_by_the_next_one", [], || {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
+            let partial = || {
+                let entries = std::fs::read_dir(dir.path()).expect("dir").flatten();
+                let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+                names.filter(|name| name.contains(".partial.")).collect::<Vec<_>>()
+            };
+            let run = || Command::new(&script).arg(dir.path().join("root")).output().expect("host.sh");
+            let mut killed = Command::new(&script);
+            let mut killed = killed.arg(dir.path().join("root")).process_group(0).spawn().expect("host.sh");
+            testing::wait_until("the script is at work", || !partial().is_empty());
+            let group = nix::unistd::Pid::from_raw(killed.id() as i32);
+            nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).expect("kill");
+            killed.wait().expect("wait");
+            assert_eq!(partial().len(), 1, "a killed script cannot clean up");
+            // Its id is another process's by now: this one's.
+            let name = partial().concat();
+            let recycled = name.replace(&killed.id().to_string(), &std::process::id().to_string());
+            std::fs::rename(dir.path().join(&name), dir.path().join(&recycled)).expect("rename");
+            assert!(run().status.success());
+            assert_eq!(partial(), Vec::<String>::new());
+            // Also where there is nothing left to make.
+            create_dir_all(dir.path().join(&recycled).join(".made-by")).expect("mkdir");
+            assert!(run().status.success());
+            assert_eq!(partial(), Vec::<String>::new());
+        }),
     ]
 }
 
 /// Every call of the lesson that strace sees is told, and every told one is seen: by whom, in which order, and with
 /// which first word of its answer.
 fn the_story_is_what_strace_sees() {
-    const LESSON: [&str; 15] = [
+    const LESSON: [&str; 17] = [
         "clone",
         "clone3",
         "unshare",
@@ -327,6 +472,8 @@ fn the_story_is_what_strace_sees() {
         "mkdirat",
         "symlinkat",
         "mount_setattr",
+        "open_tree",
+        "move_mount",
         "openat2",
         "rmdir",
         "mkdir",
@@ -341,7 +488,7 @@ fn the_story_is_what_strace_sees() {
         strace.args(["-f", "-o"]).arg(&trace).arg(format!("-e{}", LESSON.join(","))).arg(program(name));
         strace.args(testing::VERBOSE);
         if name == "step03" {
-            strace.args(["--read-only", "--rootfs", &rootfs_str()]);
+            strace.args(["--read-only", "-v", "/dev/null:/traced:ro", "-w", "/tmp", "--rootfs", &rootfs_str()]);
         }
         strace.arg("/bin/true");
         let ran = testing::Run::new(strace).ran();

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use cgroups::Limits;
 use clap::{Parser, Subcommand};
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -178,6 +179,12 @@ pub fn main<R: Recipe>() -> ExitCode {
 }
 
 fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
+    match &command {
+        Command::Run { new, .. } | Command::Create { new } => cgroups::ask_for_scope(R::STEP, new.recipe.limits())?,
+        // An ordinary user may move a process only between groups that are both below the user's manager.
+        Command::Exec { .. } => cgroups::ask_for_scope(R::STEP, &Limits::default())?,
+        _ => {}
+    }
     match command {
         // These put this program's own process into a container, or beside one for long. `start` may (see there).
         Command::Run { .. } | Command::Create { .. } | Command::Exec { .. } => {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use cgroups::Cgroup;
+use cgroups::Limits;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shared::explain;
@@ -18,7 +18,7 @@ use crate::join::{self, Guest};
 use crate::log::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
-use crate::{Recipe, door, members, monitor, protect, tables, undo};
+use crate::{Recipe, door, members, monitor, protect, recovery, tables, undo};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
     let (store, container, life) = add(new)?;
@@ -56,6 +56,7 @@ pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
     // Before any of them is started, as it begins this command once more.
     let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
     if words.iter().any(is_stopped) {
+        cgroups::ask_for_scope(R::STEP, &Limits::default())?;
         protect::against_writers(R::STEP)?;
     }
     if !attach {
@@ -344,7 +345,7 @@ pub fn clean<R: Recipe>(all: bool) -> Result<u8> {
     }
     store.sweep()?;
     // Groups of steps 02 to 04 that nobody holds.
-    Cgroup::everywhere()?.sweep()?;
+    recovery::remove_groups()?;
     Ok(code)
 }
 

@@ -26,6 +26,7 @@ pub mod monitor;
 pub mod parts;
 pub mod program;
 pub mod protect;
+pub mod recovery;
 mod remedies;
 pub mod states;
 pub mod store;
@@ -41,6 +42,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use cgroups::Limits;
 use letter::Post;
 use namespaces::{Ready, View};
 use nix::unistd::Pid;
@@ -69,6 +71,8 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned {
     /// # Errors
     /// Options that contradict each other, or cannot be followed here. Nothing has been made then.
     fn settled(self) -> Result<Self>;
+    /// What the container may use up: what takes a cgroup, and on a machine with systemd a scope of its own.
+    fn limits(&self) -> &Limits;
     /// Which namespaces are the child's own. Those that it joins in their place, a part joins in `enter`.
     fn view(&self) -> &View;
     /// Host, at the beginning of each run: decides what will be made, where and under which names; makes nothing.

@@ -45,6 +45,10 @@ impl Recipe for Options {
         Ok(Options { view: self.view.with_cgroup().settled(), limits: self.limits, root: self.root.settled()? })
     }
 
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     fn view(&self) -> &View {
         &self.view
     }

@@ -150,7 +150,7 @@ pub fn kill_all(groups: &[Group]) -> Result<()> {
             .or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
-    dirs.iter().try_for_each(|dir| match cgroups::empty_all(dir) {
+    dirs.iter().try_for_each(|dir| match cgroups::end_all(dir) {
         Err(_) if !dir.exists() => Ok(()),
         emptied => emptied,
     })

@@ -68,7 +68,7 @@ impl Limited {
     }
 
     fn cgroup(&self) -> &Cgroup {
-        self.held.get_or_init(|| Cgroup::left(&self.groups))
+        self.held.get_or_init(|| Cgroup::at(&self.groups))
     }
 }
 
@@ -100,11 +100,11 @@ impl Part for Limited {
     fn admit_guest(&self, guest: Pid) -> Result<()> {
         // One that was refused, as no limit was asked for, is not there.
         let made: Vec<_> = self.groups.iter().filter(|group| group.exists()).cloned().collect();
-        Cgroup::left(&made).admit(guest)
+        Cgroup::at(&made).admit(guest)
     }
 
     fn cleanup(&self) -> Result<()> {
-        self.cgroup().tell_counters();
+        self.cgroup().print_counters();
         self.cgroup().remove()
     }
 }

@@ -84,9 +84,9 @@ fn is_mounted_read_only(program: &File) -> bool {
 /// A mount of this program's file alone, in no namespace.
 fn read_only_mount() -> Result<OwnedFd> {
     let mount = explain::host(call!("open_tree(AT_FDCWD, \"/proc/self/exe\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"))
-        .run(|| sys::copy_mount(c"/proc/self/exe", false))?;
+        .run(|| rootfs::sys::copy_mount(c"/proc/self/exe", false))?;
     explain::host(call!("mount_setattr({}, \"\", AT_EMPTY_PATH, {{attr_set=MOUNT_ATTR_RDONLY}})", mount.as_raw_fd()))
-        .run(|| sys::mount_read_only(mount.as_fd(), false))?;
+        .run(|| rootfs::sys::mount_read_only(mount.as_fd(), false))?;
     Ok(mount)
 }
 

@@ -20,7 +20,7 @@ pub fn end<R: Recipe>(state: &State) -> Result<()> {
         // A damaged plan, or that of an older version: the groups that are known again, at least.
         Err(_) => {
             let groups: Vec<PathBuf> = state.groups.iter().filter(|group| group.is_known()).map(Group::path).collect();
-            Cgroup::left(&groups).remove()
+            Cgroup::at(&groups).remove()
         }
     }
 }

@@ -16,10 +16,17 @@ impl Report {
             let _ = writeln!(text, "{what:<18}{says}");
         };
         line("kernel", format!("{}: {}", self.kernel, each(&self.calls, yes)));
+        if self.is_filtered && self.calls.iter().any(|(_, there)| !there) {
+            let says = "decides on this process's calls: a ✘ can be its answer (Docker's hides clone3)";
+            line("  seccomp filter", says.to_owned());
+        }
         line("user", self.user().to_owned());
         line("namespaces", each(&self.namespaces, |verdict| verdict.works.mark()));
-        for (name, verdict) in self.namespaces.iter().filter(|(_, verdict)| verdict.works == Works::NotHere) {
-            line(&format!("  {name}"), verdict.said());
+        let refused: Vec<_> = self.namespaces.iter().filter(|(_, verdict)| verdict.works == Works::NotHere).collect();
+        for (at, (name, verdict)) in refused.iter().enumerate() {
+            let before = refused[..at].iter().find(|(_, it)| it.remedy.is_some() && it.remedy == verdict.remedy);
+            let said = before.map_or_else(|| verdict.said(), |(name, _)| format!("{} as {name}", verdict.works.mark()));
+            line(&format!("  {name}"), said);
         }
         line("  ordinary users", self.ordinary.as_ref().map_or("cannot be tried from here".to_owned(), Verdict::said));
         line("cgroups", format!("{}: {}", self.groups.version, self.groups.controllers.join(" ")));

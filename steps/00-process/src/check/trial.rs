@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{self, ForkResult, Gid, Uid, alarm, getgid, getuid};
 use shared::failure::{CallFailed, errno_of};
+use shared::kernel_file;
 
 /// It works, or which call was refused, and why.
 pub type Tried = Result<(), CallFailed>;
@@ -46,6 +47,11 @@ pub fn is_there(number: libc::c_long) -> bool {
     // before it does a thing.
     let answer = unsafe { libc::syscall(number, -1, 0, 0, 0, 0) };
     Errno::result(answer) != Err(Errno::ENOSYS)
+}
+
+/// Whether a filter decides on this process's calls: it can answer ENOSYS for a call that the kernel knows. seccomp(2).
+pub fn is_filtered() -> bool {
+    kernel_file::read("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"))
 }
 
 /// Whether the kernel takes filters: one at no address is a bad address only to a kernel that reads it. seccomp(2).

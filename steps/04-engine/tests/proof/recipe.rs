@@ -100,6 +100,10 @@ impl Recipe for Options {
         Ok(self)
     }
 
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     fn view(&self) -> &View {
         &self.view
     }

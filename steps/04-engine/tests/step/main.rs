@@ -18,7 +18,7 @@ use engine::states::{Answer, STATES, Status, TABLE, Verb};
 use home::{Home, alive, rootfs};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use testing::{Check, check, narrated, needs, proc, proc_link, program, step, wait_until};
+use testing::{Check, World, check, narrated, needs, proc, proc_link, program, step, wait_until};
 
 const WAIT: [&str; 3] = ["sh", "-c", "echo ready; cat"];
 
@@ -63,7 +63,8 @@ fn checks() -> Vec<Check> {
                     assert_eq!(home.all(), "", "a container whose program cannot begin is none");
                 }
             }
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_foreground_container_is_kept_until_it_is_removed", [needs::user_namespaces()], || {
             let home = Home::new();
             assert_eq!(home.step(&["-q", "run", "--name", "once", "sh", "-c", "exit 3"]).ran().code, 3);
@@ -88,7 +89,8 @@ fn checks() -> Vec<Check> {
             }
             assert_eq!(proc_link(monitor, "cwd"), "/");
             assert_eq!(proc_link(init, "fd/0"), "/dev/null");
-        }),
+        })
+        .differs_in(World::SLOW),
         check("a_created_container_waits_before_exec", [needs::user_namespaces()], || {
             let home = Home::new();
             let id = home.ok(&["create", "sleep", "100"]);
@@ -131,7 +133,7 @@ fn checks() -> Vec<Check> {
             assert!(sizes.len() == 2 && sizes.iter().sum::<u64>() < (17 << 20), "{sizes:?}");
             assert!(home.ok(&["logs", &id]).ends_with("\nlast"));
         }),
-        check("exec_joins_everything_of_the_container", [needs::user_namespaces()], exec_joins),
+        check("exec_joins_everything_of_the_container", [needs::user_namespaces()], exec_joins).differs_in(World::SLOW),
         check("exec_takes_its_own_environment_and_folder", [needs::user_namespaces()], || {
             let home = Home::new();
             let id = home.ok(&["run", "-d", "-e", "OLD=old", "-w", "/usr", "sleep", "100"]);
@@ -144,7 +146,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!(home.step(&[&["-q", "exec", &id], command].concat()).ran().code, code);
             }
         }),
-        check("the_engine_cannot_be_written_over_from_inside", [needs::user_namespaces()], engine_is_not_overwritten),
+        check("the_engine_cannot_be_written_over_from_inside", [needs::user_namespaces()], engine_is_not_overwritten)
+            .differs_in([World::SystemdUser, World::DockerUser]),
         check("no_descriptor_of_the_host_leads_out", [needs::user_namespaces()], no_descriptor_leads_out),
         check("pause_stops_every_process_and_unpause_lets_them_go_on", [groups()], || {
             // Made first, it is taken away last: when nobody writes into it any more.
@@ -166,7 +169,8 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.status(&id), "paused");
             home.ok(&["unpause", &id]);
             wait_until("both write again", || moves() == [true; 2]);
-        }),
+        })
+        .differs_in(World::SLOW),
         check(
             "a_user_without_cgroups_is_told_that_pause_takes_one",
             [needs::user_namespaces(), may_not_make_groups()],
@@ -176,7 +180,8 @@ fn checks() -> Vec<Check> {
                 home.refuses(&["pause", &id], "takes a cgroup");
                 assert_eq!(home.status(&id), "running");
             },
-        ),
+        )
+        .differs_in([World::SystemdUser, World::DockerUser]),
         check("stop_asks_first_and_kills_then", [needs::user_namespaces()], || {
             let home = Home::new();
             let polite = "trap 'echo bye; exit 6' TERM; echo ready; while :; do sleep 0.05; done";
@@ -454,7 +459,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!(home.all(), "");
             }
             assert_eq!(home.step(&["--dry-run", "run", "true"]).ran().code, 0);
-        }),
+        })
+        .differs_in([World::DockerPlain]),
         check("bad_options_make_nothing", [], || {
             let home = Home::new();
             home.refuses(&["run", "--namespaces", "user,pid", "true"], "mount namespace");
@@ -486,10 +492,9 @@ fn checks() -> Vec<Check> {
             killed::at_every_pause(|_| {}, &["create", "--name", "it", "/bin/true"], killed::Who::Monitor);
         }),
         check("a_killed_engine_loses_nothing_while_it_starts_one_again", [needs::user_namespaces()], || {
-            let stopped = |home: &Home| {
-                home.step(&["-q", "run", "--name", "it", "/bin/true"]).ran();
-            };
             killed::at_every_pause(stopped, &["start", "it"], killed::Who::Engine);
+        }),
+        check("a_killed_monitor_loses_nothing_while_it_starts_one_again", [needs::user_namespaces()], || {
             killed::at_every_pause(stopped, &["start", "it"], killed::Who::Monitor);
         }),
         check("a_killed_engine_loses_nothing_while_it_ends_one", [needs::user_namespaces()], || {
@@ -517,7 +522,8 @@ fn checks() -> Vec<Check> {
         check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
         check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
         check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen),
-        check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded),
+        check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded)
+            .differs_in([World::SystemdRoot]),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
         check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
         check(
@@ -555,13 +561,14 @@ fn checks() -> Vec<Check> {
             "the_readme_shows_what_happens",
             [needs::root(), pure_v2(), default_root_is_ours()],
             the_readme_shows_what_happens,
-        ),
+        )
+        .differs_in([World::SystemdRoot]),
         check("a_later_step_stores_its_options_and_adds_its_own", [needs::user_namespaces()], proof::options),
         check("a_part_works_on_both_sides_and_confines_guests_too", [needs::user_namespaces()], proof::both_sides),
         check("what_outlives_a_run_goes_with_the_container", [needs::user_namespaces()], proof::outlives),
         check("a_namespace_is_joined_in_place_of_a_new_one", [groups(), needs::root()], proof::joined),
         check("any_process_undoes_a_part_from_its_plan", [needs::user_namespaces()], proof::killed),
-        check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred),
+        check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred).alone(),
     ]
 }
 
@@ -599,6 +606,11 @@ fn run_is_step_03() {
         let known = of_a_life.iter().any(|name| call.starts_with(&format!("host  {name}"))) || home::writes_down(&call);
         assert!(known, "step04 calls {call:?}, and step03 does not");
     }
+}
+
+/// Before a test: a container that has ended.
+fn stopped(home: &Home) {
+    home.step(&["-q", "run", "--name", "it", "/bin/true"]).ran();
 }
 
 /// Makes a container in that state, does the command, and looks what has become of it.

@@ -99,7 +99,7 @@ const MARK: &str = "@@@@";
 
 fn run_and_compare(block: &Block) {
     let home = tempfile::tempdir().expect("tempdir");
-    let commands: Vec<_> = block.lines.iter().filter_map(|line| line.strip_prefix("$ ")).collect();
+    let commands: Vec<_> = block.lines.iter().filter_map(|line| command(line)).collect();
     let script: String = commands.iter().map(|command| format!("echo {MARK}\n{command}\n")).collect();
     let mut shell = Command::new("bash");
     shell.args(["-c", &format!("exec 2>&1\n{script}")]);
@@ -111,7 +111,7 @@ fn run_and_compare(block: &Block) {
 
     let mut shown = Vec::new();
     for line in &block.lines {
-        match line.strip_prefix("$ ") {
+        match command(line) {
             Some(_) => shown.push(Vec::new()),
             None => shown.last_mut().expect("a command first").push(line.as_str()),
         }
@@ -123,7 +123,32 @@ fn run_and_compare(block: &Block) {
     }
 }
 
-/// In the project's folder, with its programs in PATH, as the text's first block has it.
+/// What stands behind a prompt: anyone's or root's.
+fn command(line: &str) -> Option<&str> {
+    line.strip_prefix("$ ").or_else(|| line.strip_prefix("root# "))
+}
+
+/// A reader sees from the prompt whom a block is for, and not only from a comment that is not rendered.
+pub fn prompts_say_who() {
+    for block in blocks().iter().filter(|block| block.language == "console") {
+        let is_roots = world(block).is_some_and(|world| world.starts_with("root"));
+        let prompt = if is_roots { "root# " } else { "$ " };
+        for line in block.lines.iter().filter(|line| command(line).is_some()) {
+            assert!(line.starts_with(prompt), "{line:?} stands in a block for {:?}", world(block));
+        }
+    }
+}
+
+/// The text is read beside two terminals, of 110 columns.
+pub fn lines_fit() {
+    for block in blocks().iter().filter(|block| block.language == "console") {
+        for line in block.lines.iter().filter(|line| command(line).is_none()) {
+            assert!(line.chars().count() <= 125, "{} columns: {line}", line.chars().count());
+        }
+    }
+}
+
+/// In the project's directory, with its programs in PATH, as the text's first block has it.
 pub fn with_the_programs(shell: &mut Command) {
     let built = program("step00").parent().expect("target/debug").to_owned();
     let path = std::env::var("PATH").unwrap_or_default();

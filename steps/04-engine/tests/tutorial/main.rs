@@ -24,22 +24,28 @@ fn checks() -> Vec<Check> {
         check("every_path_and_every_heading_that_is_linked_exists", [], blocks::links),
         check("what_anyone_can_run_shows_what_the_text_shows", [needs::user_namespaces(), project_is_ours()], || {
             blocks::console_blocks(&["anyone"]);
-        }),
+        })
+        .differs_in(World::SYSTEMD),
         check("what_root_runs_shows_what_the_text_shows", [needs::root(), groups(), project_is_ours()], || {
             blocks::console_blocks(&["root"]);
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("what_v1_shows_is_what_the_text_shows", [needs::root(), groups(), only(Version::V1)], || {
             blocks::console_blocks(&["root on v1"]);
         }),
         check("what_v2_shows_is_what_the_text_shows", [needs::root(), groups(), only(Version::V2)], || {
             blocks::console_blocks(&["root on v2"]);
-        }),
+        })
+        .differs_in([World::SystemdRoot]),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
+        check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
+        check("what_is_shown_fits_beside_a_second_terminal", [], blocks::lines_fit),
         check("the_remedies_are_those_of_the_code", [], || {
             let table = remedies::table();
             assert!(tutorial().contains(&table), "TUTORIAL.md has another table than this:\n{table}");
         }),
-        check("the_ladder_is_what_the_steps_light", [groups(), project_is_ours()], ladder::is_what_the_steps_light),
+        check("the_ladder_is_what_the_steps_light", [groups(), project_is_ours()], ladder::is_what_the_steps_light)
+            .differs_in(World::SYSTEMD),
         check("the_figures_are_those_that_were_measured", [], figures::are_those_that_were_measured),
         check(
             "the_pictures_are_of_today",
@@ -54,7 +60,8 @@ fn checks() -> Vec<Check> {
                 let text = tutorial();
                 assert!(text.contains(&found), "found this, and TUTORIAL.md has something else:\n{found}");
             },
-        ),
+        )
+        .alone(),
     ]
 }
 

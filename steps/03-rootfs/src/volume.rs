@@ -1,0 +1,100 @@
+//! Directories and files of the host that the child sees too: `-v SRC:DST[:ro]`.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::options::path_inside;
+
+/// A directory or file of the host that the child sees too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Absolute: the child mounts it from another working directory.
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+    pub(crate) read_only: bool,
+}
+
+/// A volume, as an option has it.
+pub fn parse(text: &str) -> Result<Volume, String> {
+    let parts: Vec<_> = text.split(':').collect();
+    let (source, target, read_only) = match parts.as_slice() {
+        [source, target] | [source, target, "rw"] => (source, target, false),
+        [source, target, "ro"] => (source, target, true),
+        _ => return Err("a volume is SRC:DST or SRC:DST:ro".to_owned()),
+    };
+    if source.is_empty() {
+        return Err("a volume's source is a directory or file of the host".to_owned());
+    }
+    let source = std::path::absolute(source).map_err(|error| format!("the working directory: {error}"))?;
+    let target = path_inside(target)?;
+    if target == Path::new("/") {
+        return Err("a volume at / would cover the root; give it as --rootfs".to_owned());
+    }
+    Ok(Volume { source, target, read_only })
+}
+
+/// A directory before what lies in it, whatever their order on the command line: mounted after its child, it would cover
+/// that.
+///
+/// # Errors
+/// Two volumes at one place: the second would cover the first.
+pub fn in_mount_order(volumes: &[Volume]) -> Result<Vec<&Volume>> {
+    let mut ordered: Vec<_> = volumes.iter().collect();
+    // Paths are compared part by part, and `/a` comes before `/a/b`.
+    ordered.sort_by_key(|volume| volume.target.as_path());
+    for pair in ordered.windows(2) {
+        if pair[0].target == pair[1].target {
+            let sources = [pair[0], pair[1]].map(|volume| volume.source.display());
+            bail!("two volumes at {}: {} would cover {}", pair[0].target.display(), sources[1], sources[0]);
+        }
+    }
+    Ok(ordered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(text: &str) -> Volume {
+        parse(text).expect(text)
+    }
+
+    #[test]
+    fn a_volume_is_two_paths_and_a_mode() {
+        let expected = Volume { source: "/a".into(), target: "/b".into(), read_only: false };
+        assert_eq!(volume("/a:/b"), expected);
+        assert_eq!(volume("/a:/b:rw"), expected);
+        assert!(volume("/a:/b:ro").read_only);
+        assert_eq!(volume("a:/b").source, std::env::current_dir().expect("cwd").join("a"));
+        for (text, word) in [
+            ("/a", "SRC:DST"),
+            ("/a:/b:rx", "SRC:DST"),
+            ("/a:/b:ro:ro", "SRC:DST"),
+            (":/b", "source"),
+            ("/a:b", "absolute"),
+            ("/a:/b/../c", "`..`"),
+            ("/a:/", "cover"),
+            ("/a://.", "cover"),
+        ] {
+            assert!(parse(text).is_err_and(|error| error.contains(word)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_mounted_before_what_lies_in_it() {
+        let volumes = ["/1:/a/b/c", "/2:/ab", "/3:/a", "/4:/a//b"].map(volume);
+        let order = in_mount_order(&volumes).expect("order");
+        let sources: Vec<_> = order.iter().map(|it| it.source.to_str().expect("UTF-8")).collect();
+        assert_eq!(sources, ["/3", "/4", "/1", "/2"]);
+    }
+
+    #[test]
+    fn two_volumes_at_one_place_are_refused() {
+        let volumes = ["/1:/a", "/2:/b", "/3:/a/."].map(volume);
+        let error = in_mount_order(&volumes).expect_err("twice").to_string();
+        assert_eq!(error, "two volumes at /a: /3 would cover /1");
+    }
+}
