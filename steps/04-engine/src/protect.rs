@@ -26,7 +26,6 @@ use nix::unistd::{execve, geteuid};
 use shared::call;
 use shared::explain;
 use shared::failure::{CallFailed, During};
-use shared::sys;
 
 /// Where vm.memfd_noexec is 1, a program in memory can only be executed if that was asked for. Not yet in nix.
 const MFD_EXEC: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_EXEC);
