@@ -368,7 +368,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.code, 0, "{}", ran.err);
         }),
         check("a_root_that_may_not_map_all_ids_learns_why", [needs::root(), needs::user_namespaces()], || {
-            let without = |capability| {
+            let without = |capability: libc::c_ulong| {
                 step("step01", ["cat", "/proc/self/uid_map"])
                     .with(|it| {
                         before_exec(it, move || {
