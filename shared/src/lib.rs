@@ -9,9 +9,8 @@
 //! - [`narration`]: what of that appears on the screen.
 //! - `pause`: `--pause`.
 //! - [`remedy`]: for the failures that everyone meets, what to do.
-//! - [`signals`]: Ctrl-C and its like, taken at moments when there is nothing half done.
-//! - [`sys`]: the few system calls that the crate `nix` does not have.
-//! - [`terminal`]: the foreground, given back.
+//! - [`signals`]: taken at moments when nothing is half done.
+//! - [`sys`]: system calls that the crate `nix` lacks and more than one step makes.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -40,5 +39,3 @@ pub mod remedy;
 pub mod signals;
 #[cfg(target_os = "linux")]
 pub mod sys;
-#[cfg(target_os = "linux")]
-pub mod terminal;

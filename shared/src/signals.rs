@@ -1,8 +1,8 @@
-//! Ctrl-C and its like, taken at moments when there is nothing half done.
+//! Signals, taken at moments when nothing is half done.
 //!
-//! A signal that ends a program between two calls leaves behind what the first one made. So a step blocks
-//! them all before its first call, and asks for them where it can clean up: before nearly every told call, while
-//! it waits for Enter, and while the child runs. SIGKILL cannot be blocked; what it leaves, the next run takes away.
+//! A signal that ends a program between two calls leaves behind what the first one made. So a step blocks every signal
+//! before its first call, and reads them where it can clean up: before nearly every printed call, while it waits for
+//! Enter, and while the child runs. SIGKILL cannot be blocked; what it leaves is removed by `step04 clean`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
@@ -10,40 +10,48 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
 use crate::failure::During;
-use crate::sys;
 
-/// Between two looks at something that others change, and that nobody can wait for.
+/// Between two looks at something that others change, and that cannot be waited for.
 pub const MOMENT: Duration = Duration::from_micros(200);
 
-/// What would end a step if it did not listen.
+/// What ends a program that does not listen.
 pub const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
-static HELD: OnceLock<Held> = OnceLock::new();
+/// Not taken. Job control stays the caller's: Ctrl-Z stops the step and its program together. And the kernel answers the
+/// step's own writes with the last two, which it ignores: then the write fails, and that is an error like any other.
+const LEFT: [Signal; 5] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGPIPE, Signal::SIGXFSZ];
+
+static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The number of a signal that came where nothing could be left undone; 0 where none did.
+/// A signal that arrived where nothing could be left undone; 0: none.
 static POSTPONED: AtomicI32 = AtomicI32::new(0);
 
-struct Held {
-    fd: SignalFd,
-    /// The caller's, for the program.
-    mask: SigSet,
-    /// What the caller does about SIGXFSZ.
-    xfsz: SigHandler,
+/// A signal that has arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Its number, as nix has no names for real-time signals. signal(7).
+    pub number: i32,
+    /// By a key at the terminal: then every process in its foreground, the child too, has had it already.
+    pub by_terminal: bool,
 }
 
-/// A signal that came.
-#[derive(Clone, Copy, Debug)]
-pub struct Came {
-    /// Which.
-    pub signal: Signal,
-    /// By a key at the terminal: then everything in its foreground, the child too, has had it already.
-    pub by_terminal: bool,
+impl Received {
+    /// Whether it is this one.
+    pub fn is(&self, signal: Signal) -> bool {
+        self.number == signal as i32
+    }
+
+    /// If it is one of [`ENDING`], which one.
+    pub fn ending(&self) -> Option<Signal> {
+        ENDING.into_iter().find(|signal| self.is(*signal))
+    }
 }
 
 /// A step that ends early because of a signal. Its exit code is 128 and the signal's number.
@@ -58,81 +66,112 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Host, first of all: from here on signals wait until they are asked for. See signalfd(2).
+/// Host, first of all: from here on signals wait until they are read. See signalfd(2).
+///
+/// # Errors
+/// Those of sigaction(2), sigprocmask(2) and signalfd(2), none of which is known to happen.
 pub fn hold() -> Result<()> {
-    // A caller that ignores SIGCHLD hands that on: then the kernel itself buries the child, and there is no signal and
-    // no exit code to wait for. See waitpid(2).
-    // SAFETY: SIG_DFL runs no code of ours, so nothing in a handler can be unsafe.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.during("cannot hold signals")?;
-    let mut held = SigSet::empty();
-    for ending in ENDING {
-        // nohup(1), and `&` in a script: what the caller ignores stays ignored. Blocked, it would come all the same: signal(7).
-        if !sys::is_ignored(ending).during("cannot hold signals")? {
-            held.add(ending);
-        }
-    }
+    hold_all().during("cannot hold signals")
+}
+
+fn hold_all() -> nix::Result<()> {
+    // If the caller ignores SIGCHLD, so do we, and the kernel reaps children by itself: there would be no exit code to
+    // wait for. See waitpid(2).
+    // SAFETY: SIG_DFL and SIG_IGN run no code of ours, so nothing in a handler can be unsafe.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     // A write beyond `ulimit -f` would end this process with everything half done. Ignored, it is an errno: EFBIG.
-    // SAFETY: SIG_IGN runs no code of ours.
-    let xfsz = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.during("cannot hold signals")?;
-    // A child that ends at once would otherwise be missed by a wait that begins too late.
-    held.add(Signal::SIGCHLD);
-    let mut mask = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), Some(&mut mask)).during("cannot hold signals")?;
-    let fd =
-        SignalFd::with_flags(&held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).during("cannot hold signals")?;
-    let _ = HELD.set(Held { fd, mask, xfsz });
+    // SAFETY: as above.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    let mut all = SigSet::all();
+    LEFT.into_iter().for_each(|signal| all.remove(signal));
+    // nohup(1), and `&` in a script: what the caller ignores stays ignored. Blocked, it would arrive all the same: signal(7).
+    for signal in Signal::iterator().filter(|signal| is_ignored(*signal as i32)) {
+        all.remove(signal);
+    }
+    // Before the child is born: the SIGCHLD of one that ends at once would otherwise be missed.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None)?;
+    let _ = SIGNALS.set(SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?);
     Ok(())
 }
 
-/// Child, right before exec: gives the program signals as everyone expects them.
+/// Monitor, and its caller left behind: what that one has ignored (nohup) is no wish for the program any more.
 ///
-/// A signal mask and ignored signals outlive execve(2): without this the program could not be
-/// interrupted, and `yes | head` inside would not end, as Rust's runtime ignores SIGPIPE.
-pub fn give_back() -> nix::Result<()> {
-    // SAFETY: SIG_DFL runs no code of ours, so nothing in a handler can be unsafe.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
-    let Some(held) = HELD.get() else { return Ok(()) };
-    // SAFETY: it was ignored or the default before this program began, and neither runs code of ours.
-    unsafe { signal(Signal::SIGXFSZ, held.xfsz) }?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&held.mask), None)
+/// # Errors
+/// Those of sigaction(2), none of which is known to happen.
+pub fn forget_ignored() -> nix::Result<()> {
+    // Blocked before they get their default action back, which would end this process.
+    let ending = SigSet::from_iter(ENDING);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ending), None)?;
+    for ending in ENDING {
+        // SAFETY: SIG_DFL runs no code of ours.
+        unsafe { signal(ending, SigHandler::SigDfl) }?;
+    }
+    Ok(())
 }
 
-/// Host, where there is nothing to clean up: ends as other programs do when nobody reads what they write (`ps | head`).
+/// Child, right before exec: the program gets signals as every program expects them, none ignored and none blocked.
+///
+/// Both outlive execve(2). Blocked as they are in a step, the program could not be interrupted; and with SIGPIPE ignored,
+/// as Rust's runtime has it, `yes | head` inside would not end. Only what [`ENDING`] names stays ignored where the caller
+/// ignores it, as that is how nohup(1) and `&` in a script are meant.
+///
+/// # Errors
+/// Those of sigprocmask(2), none of which is known to happen.
+pub fn reset() -> nix::Result<()> {
+    let is_meant = |number| ENDING.iter().any(|ending| *ending as i32 == number);
+    for number in (1..=libc::SIGRTMAX()).filter(|number| is_ignored(*number) && !is_meant(*number)) {
+        // By libc, as nix has no name for a real-time signal.
+        // SAFETY: SIG_DFL runs no code of ours.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Whether this process ignores a signal: asked without changing it, for which nix has no function. sigaction(2).
+fn is_ignored(number: i32) -> bool {
+    // SAFETY: a sigaction of zeros is a valid one.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action the call only writes to `now`, which outlives it.
+    let asked = unsafe { libc::sigaction(number, std::ptr::null(), &mut now) };
+    asked == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
+/// Host, where there is nothing to clean up: ends as other programs do when the reader of their output is gone (`ps | head`).
 pub fn end_with_pipe() -> Result<()> {
     // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop).during("cannot give SIGPIPE back")
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop).during("cannot reset SIGPIPE")
 }
 
-/// Waits until a signal has come (`None`: something can be read from one of `others`, or it was closed).
-pub fn wait(others: &[BorrowedFd]) -> Result<Option<Came>> {
+/// Waits for a signal (`None`: something can be read from one of `others`, or it was closed).
+pub fn wait(others: &[BorrowedFd]) -> Result<Option<Received>> {
     wait_for(others, None)
 }
 
-/// The same, for a while at most (`None`, too, when that has passed).
-pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<Came>> {
+/// The same, for a while at most (`None` when that has passed, too).
+pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<Received>> {
     crate::narration::flush();
-    let Some(Held { fd: signals, .. }) = HELD.get() else {
+    let Some(signals) = SIGNALS.get() else {
         return Ok(None);
     };
     loop {
-        if let Some(came) = take(signals)? {
-            return Ok(Some(came));
+        if let Some(received) = take(signals)? {
+            return Ok(Some(received));
         }
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
         match ppoll(&mut fds, time.map(TimeSpec::from_duration), None) {
             Ok(_) if fds[0].any() != Some(true) => return Ok(None),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).during("cannot wait for a signal"),
         }
     }
 }
 
-/// Waits until something can be read from `from`, or it was closed. A signal that comes before that is given to `signal`;
-/// one that comes later waits for whoever asks next, as what was waited for is done, and nobody need undo it.
-pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Came) -> Result<()>) -> Result<()> {
+/// Waits until something can be read from `from`, or it was closed. A signal that arrives before that is given to `signal`;
+/// a later one is left for the next wait: what this one waited for is done, and need not be undone.
+pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Received) -> Result<()>) -> Result<()> {
     crate::narration::flush();
-    let Some(Held { fd: signals, .. }) = HELD.get() else {
+    let Some(signals) = SIGNALS.get() else {
         return Ok(());
     };
     loop {
@@ -141,7 +180,7 @@ pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Came) -> Result<
         match ppoll(&mut fds, None, None) {
             Ok(_) if fds[1].any() == Some(true) => return Ok(()),
             Ok(_) => take(signals)?.map_or(Ok(()), &mut signal)?,
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).during("cannot wait for an answer"),
         }
     }
@@ -149,20 +188,17 @@ pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Came) -> Result<
 
 /// Waits for a while; an ending signal ends that.
 pub fn pause(time: Duration) -> Result<()> {
-    match wait_for(&[], Some(time))? {
-        Some(came) => interrupt(came),
-        None => Ok(()),
-    }
+    wait_for(&[], Some(time))?.map_or(Ok(()), interrupt)
 }
 
-/// Fails once with [`Interrupted`] if an ending signal has come; then never again, so that cleaning up goes on.
+/// Fails once with [`Interrupted`] if an ending signal has arrived; then never again, so that cleaning up goes on.
 pub fn check() -> Result<()> {
     if let Ok(signal) = Signal::try_from(POSTPONED.swap(0, Ordering::Relaxed)) {
         return Err(Interrupted(signal).into());
     }
-    if let Some(Held { fd: signals, .. }) = HELD.get() {
-        while let Some(came) = take(signals)? {
-            interrupt(came)?;
+    if let Some(signals) = SIGNALS.get() {
+        while let Some(received) = take(signals)? {
+            interrupt(received)?;
         }
     }
     Ok(())
@@ -173,25 +209,25 @@ pub fn postpone(interrupted: &Interrupted) {
     POSTPONED.store(interrupted.0 as i32, Ordering::Relaxed);
 }
 
-/// Whether such a signal has come: then all that is left to do is cleaning up.
+/// Whether an ending signal has arrived: then all that is left to do is cleaning up.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Fails with [`Interrupted`] if this is an ending signal, and the first.
-pub fn interrupt(came: Came) -> Result<()> {
-    if ENDING.contains(&came.signal) && !INTERRUPTED.swap(true, Ordering::Relaxed) {
-        return Err(Interrupted(came.signal).into());
+pub fn interrupt(received: Received) -> Result<()> {
+    match received.ending() {
+        Some(signal) if !INTERRUPTED.swap(true, Ordering::Relaxed) => Err(Interrupted(signal).into()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-fn take(signals: &SignalFd) -> Result<Option<Came>> {
+fn take(signals: &SignalFd) -> Result<Option<Received>> {
     let info = signals.read_signal().during("cannot read a signal")?;
-    Ok(info.and_then(|info| {
-        let signal = Signal::try_from(info.ssi_signo as i32).ok()?;
-        // A key's signal goes to all in the foreground; the one that tells of a closed terminal goes to the session's leader.
-        let by_key = info.ssi_code == libc::SI_KERNEL && signal != Signal::SIGHUP;
-        Some(Came { signal, by_terminal: by_key })
+    Ok(info.map(|info| {
+        let number = info.ssi_signo as i32;
+        // A key's signal goes to the whole foreground; that of a closed terminal goes to the session's leader alone.
+        let by_terminal = info.ssi_code == libc::SI_KERNEL && number != libc::SIGHUP;
+        Received { number, by_terminal }
     }))
 }

@@ -17,7 +17,7 @@ pub fn stop(host: Pid) -> Result<()> {
     explain::child(call!("prctl(PR_SET_PDEATHSIG, SIGKILL)")).at_once().run(|| set_pdeathsig(Signal::SIGKILL))?;
     // A host that died before that line sends nothing any more.
     ensure!(explain::dry_run() || getppid() == host, "the host is gone");
-    // Told before it is made: afterwards it would be told by a process that goes on.
+    // Printed before it is made: afterwards it would be printed by a process that goes on.
     explain::child(call!("kill(getpid(), SIGSTOP)")).printed_first().run(|| kill(getpid(), Signal::SIGSTOP))
 }
 
@@ -25,21 +25,21 @@ pub fn stop(host: Pid) -> Result<()> {
 pub fn wait_until_stopped(child: Pid) -> Result<()> {
     let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while waitid(Id::Pid(child), flags).during("cannot wait for the child")? == WaitStatus::StillAlive {
-        if let Some(came) = signals::wait(&[])? {
-            signals::interrupt(came)?;
+        if let Some(received) = signals::wait(&[])? {
+            signals::interrupt(received)?;
         }
     }
     Ok(())
 }
 
-/// Host: lets the child go on. Told before it is made, so that what the child then tells comes after it.
+/// Host: lets the child go on. Printed before it is made, so that what the child then prints comes after it.
 pub fn open(child: Pid) -> Result<()> {
     explain::host(call!("kill({child}, SIGCONT)")).printed_first().run(|| kill(child, Signal::SIGCONT))
 }
 
 /// Host, after a failure: ends the child, and waits until it is gone.
 pub fn end(child: Pid) {
-    // Once waited for, the pid may be a stranger's. Until then it is the child's, alive or not. See waitpid(2).
+    // Once it has been waited for, another process may get its pid. Until then it is the child's, alive or not. See waitpid(2).
     if waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {
         let _ = kill(child, Signal::SIGKILL);
         let _ = waitpid(child, None);

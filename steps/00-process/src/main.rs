@@ -50,7 +50,7 @@ enum Instead {
     },
     /// Tries out what this machine allows. Exit code 0 if steps 01 to 04 can run here
     Check {
-        /// Say it as one JSON object
+        /// Print it as one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -69,8 +69,9 @@ fn main() -> ExitCode {
 
 fn run(command: &[OsString]) -> Result<u8> {
     let host = Pid::this();
-    // Child: stops at the gate, and once let go on becomes the program.
+    // Child: stops at the gate, and once the gate is open becomes the program.
     let child = || {
+        process::start_clean()?;
         gate::stop(host)?;
         process::exec(command, &Environment::inherited())
     };
@@ -78,7 +79,8 @@ fn run(command: &[OsString]) -> Result<u8> {
     let pid = process::fork(child)?;
     explain::child_is(pid);
     let code = if explain::dry_run() {
-        // Told here, as nobody was born who could.
+        // Printed here, as no child was born that could.
+        process::start_clean()?;
         gate::stop(host)?;
         gate::open(pid)?;
         process::exec(command, &Environment::inherited())?;
@@ -122,7 +124,7 @@ fn look(pid: Pid, other: Option<Pid>) -> Result<u8> {
 
 fn check(json: bool) -> Result<u8> {
     if explain::dry_run() {
-        explain::note("each namespace, mount and cgroup that the steps need would be made, and taken away at once");
+        explain::note("each namespace, mount and cgroup that the steps need would be made, and removed at once");
         return Ok(0);
     }
     let report = Report::make()?;

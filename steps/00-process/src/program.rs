@@ -1,15 +1,15 @@
-//! From the words of a command to a program: found in PATH, with an environment, or a sentence that says why not.
+//! From the words of a command to a program: found in PATH, with an environment.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, OsStr, OsString};
-use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::ffi::{CString, OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use shared::failure::{self, Failure, NOT_EXECUTABLE, NOT_FOUND};
+use shared::failure::{Failure, NOT_FOUND};
+
+use crate::why_not;
 
 /// The variables that a program starts with.
 #[derive(Clone, Debug)]
@@ -57,64 +57,80 @@ pub fn default_command() -> Vec<OsString> {
 }
 
 /// A word of the command line, for the kernel.
-pub fn c_string(word: &OsStr) -> Result<CString> {
+fn c_string(word: &OsStr) -> Result<CString> {
     CString::new(word.as_bytes()).with_context(|| format!("{word:?} has a NUL byte in it"))
 }
 
-/// The file to execute: a name with a slash as it is, another one from the first folder of PATH that has it.
+/// The words of a command line.
+pub fn c_strings(words: &[OsString]) -> Result<Vec<CString>> {
+    words.iter().map(|word| c_string(word)).collect()
+}
+
+/// The file to execute: a name with a slash as it is, another one from the first directory of PATH that has it.
 pub fn find(name: &OsStr, environment: &Environment) -> Result<CString> {
     if name.as_bytes().contains(&b'/') {
         return c_string(name);
     }
-    let candidates = || std::env::split_paths(environment.path()).map(|folder| folder.join(name));
+    let directories = || std::env::split_paths(environment.path());
+    let candidates = || directories().map(|directory| directory.join(name));
     // One that may be executed is better than an earlier one that may not.
     match candidates().find(|path| is_executable(path)).or_else(|| candidates().find(|path| path.is_file())) {
         Some(path) if !name.is_empty() => c_string(path.as_os_str()),
-        _ => Err(Failure {
-            code: NOT_FOUND,
-            sentence: format!("{name:?}: command not found in PATH {:?}", environment.path()),
-            remedy: None,
+        _ => {
+            let mut sentence = format!("{name:?}: command not found in PATH {:?}", environment.path());
+            // It may be there, and we cannot know.
+            for path in candidates().filter(|path| path.metadata().is_err_and(is_denied)) {
+                sentence += &format!("; {}", why_not::denied(&path));
+            }
+            Err(Failure { code: NOT_FOUND, sentence, remedy: None }.into())
         }
-        .into()),
     }
 }
 
+fn is_denied(error: std::io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied
+}
+
 fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+    path.is_file() && why_not::may_execute(path)
 }
 
-/// The sentence for an execve(2) that came back.
-pub fn not_executable(path: &CStr, errno: Errno) -> Failure {
-    let file = Path::new(OsStr::from_bytes(path.to_bytes()));
-    let (code, why) = match errno {
-        Errno::ENOENT if file.exists() => (
-            NOT_EXECUTABLE,
-            interpreter(file)
-                .map_or("its interpreter is missing".to_owned(), |i| format!("its interpreter {i:?} is missing")),
-        ),
-        Errno::ENOENT | Errno::ENOTDIR => (NOT_FOUND, "there is no such file".to_owned()),
-        Errno::EACCES if file.is_dir() => (NOT_EXECUTABLE, "it is a directory".to_owned()),
-        Errno::EACCES => (NOT_EXECUTABLE, "it is not executable".to_owned()),
-        Errno::ENOEXEC => (
-            NOT_EXECUTABLE,
-            "it is no program of a format that this kernel knows, nor a script that begins with #!".to_owned(),
-        ),
-        _ => (NOT_EXECUTABLE, "the kernel refused".to_owned()),
-    };
-    Failure { code, sentence: format!("execve({path:?}, …): {}: {why}", failure::errno(errno)), remedy: None }
-}
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
 
-/// What a file asks to be run by: the word behind `#!`, or a dynamic program's loader. See execve(2).
-fn interpreter(file: &Path) -> Option<PathBuf> {
-    let mut head = Vec::new();
-    std::fs::File::open(file).ok()?.take(4096).read_to_end(&mut head).ok()?;
-    let name = if let Some(line) = head.strip_prefix(b"#!") {
-        line.split(|b| *b == b'\n').next()?.trim_ascii().split(|b| b.is_ascii_whitespace()).next()?.to_vec()
-    } else {
-        // The loader's path stands in the first page of an ELF file, as a string of its own.
-        head.split(|b| *b == 0)
-            .find(|text| text.starts_with(b"/") && text.is_ascii() && head.starts_with(b"\x7fELF"))?
-            .to_vec()
-    };
-    Some(OsString::from_vec(name).into())
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment::new(variables.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn of_two_variables_of_one_name_the_later_holds() {
+        let both = environment(&[("A", "1"), ("B", "2")]).with([("A".into(), "3".into())]);
+        assert_eq!(both.to_c_strings().expect("no NUL"), [c"A=3".into(), CString::from(c"B=2")]);
+    }
+
+    #[test]
+    fn a_name_with_a_slash_is_taken_as_it_is() {
+        assert_eq!(find("./x".as_ref(), &environment(&[])).expect("a path"), CString::from(c"./x"));
+    }
+
+    #[test]
+    fn a_name_without_one_is_searched_in_path() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (place, mode) in [("plain", 0o644), ("good", 0o755)] {
+            let file = dir.path().join(place).join("tool");
+            std::fs::create_dir(dir.path().join(place)).expect("a directory");
+            std::fs::write(&file, "").expect("a file");
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("a mode");
+        }
+        let path = |places: &str| places.replace('@', &dir.path().display().to_string());
+        let found = |places: &str| find("tool".as_ref(), &environment(&[("PATH", &path(places))]));
+        let tool = |place: &str| CString::new(format!("{}/{place}/tool", dir.path().display())).expect("no NUL");
+        assert_eq!(found("@/none:@/plain:@/good").expect("found"), tool("good"));
+        assert_eq!(found("@/none:@/plain").expect("found"), tool("plain"));
+        let failure = found("@/none").expect_err("not there").downcast::<Failure>().expect("a failure");
+        assert!(failure.code == NOT_FOUND && failure.sentence.ends_with("none\""), "{failure}");
+    }
 }

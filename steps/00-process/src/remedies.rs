@@ -3,7 +3,21 @@
 use shared::remedy::{Held, Known};
 
 /// Of fork, exec and wait.
-pub const KNOWN: Known = Known { calls: &["fork", "prctl", "kill", "close_range", "execve"], remedies: &[], hint };
+pub const KNOWN: Known = Known {
+    calls: &[
+        "fork",
+        "prctl",
+        "sched_setscheduler",
+        "sched_setaffinity",
+        "personality",
+        "echo",
+        "kill",
+        "close_range",
+        "execve",
+    ],
+    remedies: &[],
+    hint,
+};
 
 /// What is known of the calls of this step.
 pub fn known() -> Vec<&'static Known> {

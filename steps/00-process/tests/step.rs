@@ -161,6 +161,62 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.err.lines().filter(|line| line.starts_with("[Enter]")).count(), pauses);
         }),
         check("it_ends_with_the_step", [], || testing::end_at_every_pause("step00", &[])),
+        check("of_the_causes_of_eacces_the_true_one_is_named", [], || {
+            let dir = tempfile::tempdir().expect("a directory");
+            let set_mode = |path: &std::path::Path, mode| {
+                std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");
+            };
+            // The test's own directories, up to that of all temporary files.
+            let is_own = |path: &&std::path::Path| path.to_string_lossy().contains("/check-");
+            dir.path().ancestors().take_while(is_own).for_each(|path| set_mode(path, 0o755));
+            set_mode(dir.path(), 0o755);
+            let place = |name: &str| dir.path().join(name);
+            std::fs::copy(program("step00"), place("step00")).expect("a copy");
+            for (closed, mode) in [("closed", 0o600), ("open", 0o755)] {
+                std::fs::create_dir(place(closed)).expect("a directory");
+                std::fs::copy("/bin/true", place(closed).join("tool")).expect("a copy");
+                set_mode(&place(closed), mode);
+            }
+            std::fs::write(place("of_others"), "").expect("a file");
+            set_mode(&place("of_others"), 0o644 | 0o010);
+            std::os::unix::fs::symlink("closed/tool", place("link")).expect("a link");
+            std::fs::write(place("script"), format!("#!{}/closed/tool\n", dir.path().display())).expect("a file");
+            set_mode(&place("script"), 0o755);
+            // As root, by a user to whom the modes apply.
+            let run = |words: &[&str]| {
+                let mut command = std::process::Command::new(place("step00"));
+                command.arg("-q").args(words).env("PATH", place("closed")).current_dir(dir.path());
+                if nix::unistd::geteuid().is_root() {
+                    std::os::unix::process::CommandExt::uid(&mut command, 65534);
+                    std::os::unix::process::CommandExt::gid(&mut command, 65534);
+                }
+                testing::Run::new(command).ran()
+            };
+            for (path, code, why) in [
+                ("closed/tool", 126, "/closed may not be searched: mode 0600"),
+                ("link", 126, "/closed may not be searched: mode 0600"),
+                ("script", 126, "/closed/tool\": "),
+                ("open", 126, "it is a directory"),
+                ("of_others", 126, "mode 0654"),
+                ("/dev/null", 126, "it is no regular file"),
+            ] {
+                let ran = run(&[&dir.path().join(path).display().to_string()]);
+                assert!(ran.code == code && ran.err.contains(why), "{path}: {ran:?}");
+            }
+            let ran = run(&["tool"]);
+            assert!(ran.code == 127 && ran.err.contains("closed may not be searched"), "{ran:?}");
+            set_mode(&place("closed"), 0o755);
+        }),
+        check("a_mount_without_exec_is_named", [needs::root()], || {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().display().to_string();
+            let flags = nix::mount::MsFlags::MS_NOEXEC;
+            nix::mount::mount(Some("none"), dir.path(), Some("tmpfs"), flags, None::<&str>).expect("mount");
+            let tool = dir.path().join("tool");
+            std::fs::copy("/bin/true", &tool).expect("a copy");
+            testing::refuses("step00", &["-q", &tool.display().to_string()], 126, &format!("{path} is mounted noexec"));
+            nix::mount::umount(dir.path()).expect("umount");
+        }),
     ]
 }
 

@@ -1,47 +1,112 @@
 //! Step 01: what does the child see? See namespaces(7), clone(2), user_namespaces(7).
 //!
-//! The host side makes the child in namespaces of its own and holds it at a gate ([`clone`], [`Held`]) until
-//! its ids are mapped. The child's side gives those namespaces their content: its own mounts, name, processes
-//! and network.
+//! The functions stand in the order in which they run. The host makes the child in namespaces of its own ([`clone`]), and
+//! it is held at a [gate](Gate) until its ids are mapped ([`map_ids`]). Then the child gives those namespaces their content:
+//! its own mounts, name, network and processes.
 //!
-//! Left open: whoever is root inside is the caller outside, and may do to files what the caller may (step 05);
-//! nothing limits what the child uses up (step 02); it still stands in the host's files (step 03).
+//! Left open: root inside is root over the caller's files (step 05); nothing limits what the child uses up (step 02); it
+//! still stands in the host's files (step 03).
 
-mod held;
+mod clone3;
+mod gate;
+mod ids;
+mod life;
+mod mount;
+mod readback;
 mod remedies;
+mod sys;
 mod view;
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
-use clap::ValueEnum;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use nix::unistd::{Pid, getgid, getuid};
+use nix::unistd::{Pid, getgid, getgroups, getuid};
 use shared::call;
 use shared::explain;
-use shared::failure::During;
-use shared::formula::Fact;
-use shared::sys;
 
-pub use held::{Held, Ready, Running, clone, join};
+pub use gate::{Gate, die_with_host};
+pub use ids::Ids;
+pub use life::{Ready, Running, Waiting};
+pub use mount::mount;
+pub use readback::{facts, own_of};
 pub use remedies::known;
-pub use view::{Namespace, View};
+pub use view::{Namespace, View, flag_names};
 
-/// Host: lets the held child be root (id 0) in its own user namespace, and the caller outside.
+/// Host: makes a child in namespaces of its own, and holds it at the gate. Once released it runs `enter`, and once started
+/// `program`, which ends with exec.
 ///
-/// Before its ids are mapped every id of the child is 65534, and nothing that it makes would have an owner.
+/// # Errors
+/// EPERM where this machine forbids it, ENOSPC where there are too many namespaces. clone(2).
+pub fn clone<'a>(
+    view: &View,
+    mut enter: impl FnMut() -> Result<()> + 'a,
+    program: impl FnMut() -> Result<()> + 'a,
+) -> Result<Waiting<'a>> {
+    let has_groups = matches!(Ids::of_caller()?, Ids::Each { .. });
+    let enter = move || {
+        drop_groups(has_groups)?;
+        enter()
+    };
+    let mut gate = Gate::new(enter, program)?;
+    if view.has(Namespace::Time) {
+        let pid = clone3::clone3(view, &mut gate)?;
+        return gate.hold(pid);
+    }
+    let flags = view.clone_flags();
+    let names = flag_names(flags) + if flags.is_empty() { "SIGCHLD" } else { "|SIGCHLD" };
+    let pid = explain::host(call!("clone(child, stack, {names}, NULL)")).run(|| clone_child(&mut gate, flags))?;
+    gate.hold(pid)
+}
+
+/// `clone(fun, stack, flags, arg)`, as the C library has it: `fun` is what the child does, on a stack of its own. clone(2).
+///
+/// # Errors
+/// As [`clone`].
+pub fn clone_child(gate: &mut Gate, flags: CloneFlags) -> nix::Result<Pid> {
+    let mut stack = vec![0; 1 << 20];
+    let fun = || gate.child();
+    // SAFETY: a step has one thread; and without CLONE_VM the child runs on its own copy of `stack`.
+    unsafe { nix::sched::clone(Box::new(fun), &mut stack, flags, Some(libc::SIGCHLD)) }
+}
+
+/// Host: gives the held child its ids, so that it is root (id 0) in its own user namespace.
+///
+/// Before that every id of the child is 65534, and nothing that it makes would have an owner.
+///
+/// # Errors
+/// EPERM, where a security module forbids it. user_namespaces(7).
 pub fn map_ids(child: Pid, view: &View) -> Result<()> {
     if !view.has(Namespace::User) {
         return Ok(());
     }
     let proc = Path::new("/proc").join(child.to_string());
-    // Without "deny" an ordinary user may not write gid_map: setgroups(2) could drop a group that is
-    // there to forbid something. See user_namespaces(7).
-    explain::host_echo("deny", &proc.join("setgroups")).run()?;
-    explain::host_echo(format_args!("0 {} 1", getuid()), &proc.join("uid_map")).run()?;
-    explain::host_echo(format_args!("0 {} 1", getgid()), &proc.join("gid_map")).run()
+    match Ids::of_caller()? {
+        Ids::Each { uids, gids } => {
+            explain::host_echo(uids, &proc.join("uid_map")).run()?;
+            explain::host_echo(gids, &proc.join("gid_map")).run()
+        }
+        Ids::Own { why } => {
+            if let Some(why) = why {
+                explain::notice(format_args!("root inside has no rights over files of others: {why}"));
+            }
+            // Without "deny" an ordinary user may not write gid_map: setgroups(2) could drop a group that is
+            // there to forbid something. See user_namespaces(7).
+            explain::host_echo("deny", &proc.join("setgroups")).run()?;
+            explain::host_echo(format_args!("0 {} 1", getuid()), &proc.join("uid_map")).run()?;
+            explain::host_echo(format_args!("0 {} 1", getgid()), &proc.join("gid_map")).run()
+        }
+    }
+}
+
+/// Child, its ids mapped: leaves the caller's supplementary groups, which are rights over files. See setgroups(2).
+fn drop_groups(may: bool) -> Result<()> {
+    // With a single id it may not: setgroups is "deny" then.
+    if !may || getgroups().is_ok_and(|groups| groups.is_empty()) {
+        return Ok(());
+    }
+    explain::child(call!("setgroups(0, [])")).run(|| nix::unistd::setgroups(&[]))
 }
 
 /// Child: keeps from the host whatever it mounts from here on.
@@ -66,16 +131,6 @@ pub fn set_hostname(view: &View, default: &str) -> Result<()> {
     explain::child(call!("sethostname({name:?})")).run(|| nix::unistd::sethostname(name))
 }
 
-/// Child: a `/proc` that shows the processes of its own pid namespace.
-///
-/// `/proc` shows the pid namespace of whoever mounted it: without this one, `ps` inside lists the host's. See proc(5).
-pub fn mount_proc(view: &View) -> Result<()> {
-    if !view.has(Namespace::Pid) || !view.has(Namespace::Mount) {
-        return Ok(());
-    }
-    mount("proc", "/proc", Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)
-}
-
 /// Child: sets the loopback interface up; a new network namespace has nothing else, and has it down. See network_namespaces(7).
 pub fn set_loopback_up(view: &View) -> Result<()> {
     if !view.has(Namespace::Net) {
@@ -95,47 +150,12 @@ pub fn unshare_cgroup(view: &View) -> Result<()> {
     explain::child(call!("unshare(CLONE_NEWCGROUP)")).run(|| nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP))
 }
 
-/// Host: what the kernel says of the child's namespaces. Those that were asked for must be its own.
-pub fn facts(child: Pid, view: &View) -> Result<Vec<Fact>> {
-    if explain::dry_run() {
-        return Ok(Vec::new());
+/// Child: a `/proc` that shows the processes of its own pid namespace.
+///
+/// `/proc` shows the pid namespace of the process that mounted it: without this one, `ps` inside lists the host's. See proc(5).
+pub fn mount_proc(view: &View) -> Result<()> {
+    if !view.has(Namespace::Pid) || !view.has(Namespace::Mount) {
+        return Ok(());
     }
-    let fact = |namespace: &Namespace| {
-        let (host, child) = (link("self", *namespace)?, link(&child.to_string(), *namespace)?);
-        let brief = namespace.file().to_owned();
-        Ok(Fact { what: format!("{} namespace", namespace.file()), holds: host != child, host, child, brief })
-    };
-    view.namespaces().iter().map(fact).collect()
-}
-
-/// Host: the namespaces of a process that are not ours.
-pub fn own_of(process: Pid) -> Result<Vec<Namespace>> {
-    let mut own = Vec::new();
-    for namespace in Namespace::value_variants() {
-        if link("self", *namespace)? != link(&process.to_string(), *namespace)? {
-            own.push(*namespace);
-        }
-    }
-    Ok(own)
-}
-
-/// `pid:[4026531836]`; empty where the kernel has no such namespaces.
-fn link(process: &str, namespace: Namespace) -> Result<String> {
-    let path = format!("/proc/{process}/ns/{}", namespace.file());
-    match std::fs::read_link(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound && Path::new("/proc").join(process).exists() => {
-            Ok(String::new())
-        }
-        link => Ok(link.during(format_args!("cannot read {path}"))?.to_string_lossy().into_owned()),
-    }
-}
-
-/// mount(2), printed as a call of the step that uses it. A type or data of `None` is a null pointer to the kernel.
-#[track_caller]
-pub fn mount(source: &str, target: &str, kind: Option<&str>, flags: MsFlags, data: Option<&str>) -> Result<()> {
-    let or_null = |text: Option<&str>| text.map_or("NULL".to_owned(), |text| format!("{text:?}"));
-    let names = flags.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join("|");
-    let names = if names.is_empty() { "0".to_owned() } else { names };
-    explain::child(call!("mount({source:?}, {target:?}, {}, {names}, {})", or_null(kind), or_null(data)))
-        .run(|| nix::mount::mount(Some(source), target, kind, flags, data))
+    mount("proc", "/proc", Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)
 }

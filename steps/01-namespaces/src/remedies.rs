@@ -5,8 +5,11 @@ use shared::remedy::{Held, Known, Remedy, in_docker, sysctl};
 use shared::sys;
 
 /// Of clone and of what gives the new namespaces their content.
-pub const KNOWN: Known =
-    Known { calls: &["clone", "clone3", "mount", "sethostname", "ioctl", "unshare", "echo"], remedies: REMEDIES, hint };
+pub const KNOWN: Known = Known {
+    calls: &["clone", "clone3", "setgroups", "mount", "sethostname", "ioctl", "unshare", "echo"],
+    remedies: REMEDIES,
+    hint,
+};
 
 /// What is known of the calls of this step and of those before it.
 pub fn known() -> Vec<&'static Known> {
@@ -58,6 +61,12 @@ const REMEDIES: &[Remedy] = &[
                 && (call.starts_with("mount(") || call.starts_with("sethostname(") || call.contains("_map"))
         },
         say: "Ubuntu's AppArmor removes all rights inside user namespaces of ordinary users: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run the step with sudo",
+    },
+    Remedy {
+        call: "echo ",
+        errno: &[EPERM],
+        applies: |call| call.contains("id_map"),
+        say: "root may map its id 0 only with CAP_SETFCAP: give it that (docker run --cap-add SETFCAP …), or leave `user` out of --namespaces",
     },
     Remedy {
         call: "mount(\"proc\"",

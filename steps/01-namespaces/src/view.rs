@@ -80,7 +80,7 @@ impl View {
 
     /// Options that contradict each other, in one sentence.
     pub fn validate(&self) -> anyhow::Result<()> {
-        // The pid that clone(2) hands back would be another process's there, and the id map be written for that one.
+        // The pid that clone(2) returns would be another process's there, and the id map be written for that one.
         let own = std::fs::read_link("/proc/self").unwrap_or_default();
         anyhow::ensure!(
             own.as_os_str() == nix::unistd::getpid().to_string().as_str(),
@@ -110,7 +110,7 @@ impl Namespace {
     }
 
     /// Its flag for clone(2), unshare(2) and setns(2).
-    pub(crate) fn flag(self) -> CloneFlags {
+    pub fn flag(self) -> CloneFlags {
         match self {
             Pid => CloneFlags::CLONE_NEWPID,
             Mount => CloneFlags::CLONE_NEWNS,
@@ -124,6 +124,12 @@ impl Namespace {
     }
 }
 
+/// `CLONE_NEWNS|CLONE_NEWUSER`. nix has no name for the time namespace's flag.
+pub fn flag_names(flags: CloneFlags) -> String {
+    let time = (flags.bits() & libc::CLONE_NEWTIME != 0).then_some("CLONE_NEWTIME");
+    flags.iter_names().map(|(name, _)| name).chain(time).collect::<Vec<_>>().join("|")
+}
+
 /// A name as hosts have it: letters, digits, `-` and `.`, at most 64 bytes. hostname(7).
 fn hostname(name: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
@@ -134,4 +140,47 @@ fn hostname(name: &str) -> Result<String, String> {
         return Err("a host name is made of letters, digits, `-` and `.`, and begins with a letter or digit".to_owned());
     }
     Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(words: &[&str]) -> View {
+        #[derive(clap::Parser)]
+        struct Options {
+            #[command(flatten)]
+            view: View,
+        }
+        let Options { view } = clap::Parser::parse_from([&["step01"], words].concat());
+        view
+    }
+
+    #[test]
+    fn by_default_there_are_six_and_from_step_02_on_seven() {
+        assert_eq!(view(&[]).namespaces(), [Pid, Mount, User, Net, Ipc, Uts]);
+        assert_eq!(view(&[]).with_cgroup().namespaces(), [Pid, Mount, User, Net, Ipc, Uts, Cgroup]);
+        assert_eq!(view(&["--namespaces", "net,time"]).with_cgroup().namespaces(), [Net, Time]);
+    }
+
+    #[test]
+    fn clone_gets_no_flag_that_it_does_not_know() {
+        let flags = view(&["--namespaces", "user,cgroup,time"]).clone_flags();
+        assert_eq!(flag_names(flags), "CLONE_NEWUSER");
+    }
+
+    #[test]
+    fn each_kind_has_its_flag_and_its_file() {
+        let names = ["PID", "NS", "USER", "NET", "IPC", "UTS", "CGROUP", "TIME"];
+        for (kind, name) in Namespace::value_variants().iter().zip(names) {
+            assert_eq!(flag_names(kind.flag()), format!("CLONE_NEW{name}"));
+            assert_eq!(kind.file(), if *kind == Mount { "mnt".to_owned() } else { name.to_lowercase() });
+        }
+    }
+
+    #[test]
+    fn a_host_name_is_letters_digits_dots_and_dashes() {
+        assert!(["a", "web-1.example", &"x".repeat(64)].iter().all(|name| hostname(name).is_ok()));
+        assert!(["", "-x", ".x", "a b", "a\n", "ä", &"x".repeat(65)].iter().all(|name| hostname(name).is_err()));
+    }
 }

@@ -51,11 +51,18 @@ fn checks() -> Vec<Check> {
         .differs_in([World::SystemdRoot]),
         check("the_child_is_root_inside_and_the_caller_outside", [needs::user_namespaces()], || {
             let mut live = step("step01", ["sh", "-c", "echo ready; id -u; id -g; cat"]).until_ready();
-            let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
-            let map = |file| proc(live.pid(), file).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-            assert_eq!(map("uid_map"), ["0", &uid.to_string(), "1"]);
-            assert_eq!(map("gid_map"), ["0", &gid.to_string(), "1"]);
-            assert_eq!(map("setgroups"), ["deny"]);
+            let words = |pid, file| proc(pid, file).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let (me, child) = (nix::unistd::getpid(), live.pid());
+            // Root has more ids than one to give, unless it is root of one alone.
+            let has_more =
+                nix::unistd::getuid().is_root() && ["uid_map", "gid_map"].iter().all(|it| words(me, it)[2] != "1");
+            for (file, id) in [("uid_map", nix::unistd::getuid().as_raw()), ("gid_map", nix::unistd::getgid().as_raw())]
+            {
+                let own = ["0".to_owned(), id.to_string(), "1".to_owned()];
+                let each: Vec<_> = words(me, file).chunks(3).flat_map(|it| [&it[0], &it[0], &it[2]]).cloned().collect();
+                assert_eq!(words(child, file), if has_more { each } else { own.to_vec() }, "{file}");
+            }
+            assert_eq!(words(child, "setgroups"), [if has_more { "allow" } else { "deny" }]);
             assert_eq!((live.line(), live.line()), ("0\n".to_owned(), "0\n".to_owned()));
             live.end();
         }),
@@ -164,12 +171,29 @@ fn checks() -> Vec<Check> {
                 let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("mask");
                 u64::from_str_radix(line.trim(), 16).expect("hexadecimal")
             };
-            // As the caller has them, but for SIGPIPE, which Rust's runtime ignores in these tests too.
-            let (me, sigpipe) = (nix::unistd::getpid(), 1 << (libc::SIGPIPE - 1));
-            assert_eq!(mask(pid, "SigBlk:"), mask(me, "SigBlk:"));
+            assert_eq!(mask(pid, "SigBlk:"), 0);
             // Of the signals that everybody knows, 1 to 31; the C library keeps the next two for itself.
-            let known = (1 << 31) - 1;
-            assert_eq!(mask(pid, "SigIgn:") & known, mask(me, "SigIgn:") & known & !sigpipe);
+            assert_eq!(mask(pid, "SigIgn:") & ((1 << 31) - 1), 0);
+            live.end();
+            // A caller that ignores and blocks some; what nohup(1) ignores stays so.
+            let mut live = testing::Run::new(Command::new(program("step01")))
+                .with(|it| {
+                    it.args(["-q", "sh", "-c", "echo ready; exec cat"]);
+                    before_exec(it, || {
+                        // SAFETY: SIG_IGN runs no code of ours.
+                        let ignore =
+                            |signal| unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
+                        ignore(Signal::SIGUSR1)?;
+                        ignore(Signal::SIGHUP)?;
+                        nix::sys::signal::SigSet::from(Signal::SIGTERM).thread_block()
+                    });
+                })
+                .until_ready();
+            let pid = testing::child_of(live.step()).expect("a child");
+            testing::wait_until("cat runs", || proc(pid, "comm") == "cat\n");
+            assert_eq!(mask(pid, "SigBlk:"), 0);
+            assert_eq!(mask(pid, "SigIgn:") & ((1 << 31) - 1), 1 << (libc::SIGHUP - 1));
+            live.stdin = None;
             live.end();
         }),
         check("a_caller_that_ignores_the_end_of_children_gets_the_exit_code", [needs::user_namespaces()], || {
@@ -331,6 +355,131 @@ fn checks() -> Vec<Check> {
         check("it_ends_with_the_step_at_every_pause", [needs::user_namespaces()], || {
             testing::end_at_every_pause("step01", &[]);
         }),
+        check("root_inside_may_use_another_users_closed_directory", [needs::root(), needs::user_namespaces()], || {
+            let dir = tempfile::tempdir().expect("a directory");
+            let home = dir.path().join("home");
+            std::fs::create_dir(&home).expect("a directory");
+            let tool = home.join("tool");
+            std::fs::copy("/bin/true", &tool).expect("a copy");
+            let nobody = Some(65534);
+            std::os::unix::fs::chown(&home, nobody, nobody).expect("chown");
+            std::fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+            let ran = step("step01", [&tool]).ran();
+            assert_eq!(ran.code, 0, "{}", ran.err);
+        }),
+        check("a_root_that_may_not_map_all_ids_learns_why", [needs::root(), needs::user_namespaces()], || {
+            let without = |capability: libc::c_ulong| {
+                step("step01", ["cat", "/proc/self/uid_map"])
+                    .with(|it| {
+                        before_exec(it, move || {
+                            // SAFETY: takes numbers, and touches no memory of ours.
+                            let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+                            nix::errno::Errno::result(dropped).map(drop)
+                        });
+                    })
+                    .ran()
+            };
+            let ran = without(7);
+            assert_eq!(ran.out.split_whitespace().collect::<Vec<_>>(), ["0", "0", "1"], "{}", ran.err);
+            assert!(ran.code == 0 && ran.err.contains("this root has no CAP_SETUID"), "{}", ran.err);
+            // Without this one, the kernel takes no map with id 0 in it.
+            let ran = without(31);
+            assert!(ran.code == 125 && ran.err.contains("leave `user` out"), "{}", ran.err);
+        }),
+        check("the_callers_supplementary_groups_stay_outside", [needs::root(), needs::user_namespaces()], || {
+            for namespaces in ["user,pid,mount", "pid,mount"] {
+                let ran = step("step01", ["-q", "--namespaces", namespaces, "id", "-G"])
+                    .with(|it| before_exec(it, || nix::unistd::setgroups(&[54321.into()])))
+                    .ran();
+                assert_eq!((ran.out.as_str(), ran.code), ("0\n", 0), "{}", ran.err);
+            }
+        }),
+        check("what_the_caller_has_made_of_itself_stays_outside", [needs::user_namespaces()], || {
+            let (me, is_root) = (nix::unistd::getpid(), nix::unistd::geteuid().is_root());
+            let own = |pid| {
+                let status = proc(pid, "status");
+                let cpus =
+                    status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).expect("a list").to_owned();
+                let stat = proc(pid, "stat");
+                let fields = stat.rsplit_once(')').expect("a name").1.split_whitespace().skip(38);
+                (cpus, fields.take(1).collect::<String>(), proc(pid, "personality"), proc(pid, "timerslack_ns"))
+            };
+            let before = own(me);
+            let live = narrated("step01", WAIT)
+                .with(|it| {
+                    before_exec(it, move || {
+                        let mut first = nix::sched::CpuSet::new();
+                        let all = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+                        first.set((0..1024).find(|cpu| all.is_set(*cpu) == Ok(true)).unwrap_or(0))?;
+                        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &first)?;
+                        nix::sys::prctl::set_timerslack(1)?;
+                        nix::sys::personality::set(nix::sys::personality::Persona::ADDR_NO_RANDOMIZE)?;
+                        // SAFETY: a sched_param of this form outlives the call. Only root may, and not everywhere.
+                        let _ = is_root
+                            && unsafe {
+                                libc::sched_setscheduler(0, libc::SCHED_RR, &libc::sched_param { sched_priority: 1 })
+                            } == 0;
+                        Ok(())
+                    })
+                })
+                .until_ready();
+            assert_eq!(own(live.pid()), before);
+            live.end();
+        }),
+        check(
+            "the_kernel_may_kill_the_program_for_want_of_memory",
+            [needs::user_namespaces(), needs_to_be_spared()],
+            || {
+                let live = narrated("step01", WAIT)
+                    .with(|it| {
+                        before_exec(it, || {
+                            std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(|_| nix::Error::EACCES)
+                        })
+                    })
+                    .until_ready();
+                assert_eq!(proc(live.pid(), "oom_score_adj"), "0\n");
+                assert_eq!(proc(live.step(), "oom_score_adj"), "-1000\n", "the step itself is spared still");
+                live.end();
+            },
+        ),
+        check("every_signal_that_can_be_caught_is_passed_on", [needs::user_namespaces()], || {
+            // Job control stays the caller's, SIGCHLD is the step's own, and these two answer its own writes. The C library
+            // keeps 32 and 33 for itself.
+            use libc::{SIGCHLD, SIGKILL, SIGPIPE, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGXFSZ};
+            let kept = [SIGCHLD, SIGKILL, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGPIPE, SIGXFSZ, SIGTERM, 32, 33];
+            let passed: Vec<i32> = (1..=64).filter(|signal| !kept.contains(signal)).collect();
+            let traps: String = passed.iter().map(|signal| format!("trap 'echo {signal}' {signal}; ")).collect();
+            let script = format!("{traps} trap 'exit 9' TERM; echo ready; while :; do sleep 0.02; done");
+            let mut live = narrated("step01", ["bash", "-c", &script]).until_ready();
+            for signal in passed {
+                // SAFETY: takes two numbers.
+                assert_eq!(unsafe { libc::kill(live.step().as_raw(), signal) }, 0);
+                assert_eq!(live.line(), format!("{signal}\n"));
+            }
+            live.signal(Signal::SIGTERM);
+            assert_eq!(live.ended().code, 9);
+        }),
+        check("a_program_that_does_not_listen_is_ended_by_four_signals_alone", [needs::user_namespaces()], || {
+            for name in ["step00", "step01"] {
+                let mut live = step(name, ["-q", "sh", "-c", "echo ready; exec cat"]).until_ready();
+                let pid = testing::child_of(live.step()).expect("a child");
+                testing::wait_until("cat runs", || proc(pid, "comm") == "cat\n");
+                for signal in [libc::SIGUSR1, libc::SIGALRM, libc::SIGWINCH, libc::SIGCONT, 34, 64] {
+                    // SAFETY: takes two numbers.
+                    assert_eq!(unsafe { libc::kill(live.step().as_raw(), signal) }, 0);
+                }
+                live.stdin.as_mut().expect("piped").write_all(b"still here\n").expect("a line for cat");
+                assert_eq!((name, live.line().as_str()), (name, "still here\n"));
+                assert_eq!(live.end().code, 0);
+            }
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+                let live = step("step01", ["-q", "sh", "-c", "echo ready; exec cat"]).until_ready();
+                let pid = testing::child_of(live.step()).expect("a child");
+                testing::wait_until("cat runs", || proc(pid, "comm") == "cat\n");
+                live.signal(signal);
+                assert_eq!(live.ended().code, 128 + signal as i32);
+            }
+        }),
     ]
 }
 
@@ -345,4 +494,19 @@ fn own_namespaces(options: &[&str]) -> BTreeSet<&'static str> {
     let own = KINDS.iter().map(|(_, file)| *file).filter(differs).collect();
     live.end();
     own
+}
+
+/// In the process that becomes the step, right before it does.
+fn before_exec(command: &mut Command, act: impl Fn() -> nix::Result<()> + Send + Sync + 'static) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: the closures here make system calls and allocate nothing that another thread could have locked.
+    unsafe { command.pre_exec(move || Ok(act()?)) };
+}
+
+/// Whether this process may ask the kernel never to kill it.
+fn needs_to_be_spared() -> Option<String> {
+    let status = proc(nix::unistd::getpid(), "status");
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a mask");
+    let mask = u64::from_str_radix(mask.trim(), 16).expect("hexadecimal");
+    (mask & (1 << 24) == 0).then(|| "needs CAP_SYS_RESOURCE".to_owned())
 }

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED};
-use shared::signals::{self, Came};
+use shared::signals::{self, Received};
 
 use crate::cli::{Format, New};
 use crate::container::{Container, Life, State, read_end};
@@ -84,11 +84,11 @@ fn start_attached<R: Recipe>(store: &Store, container: &Container) -> Result<u8>
     signals::end_with_pipe()?;
     let end = reader.follow(container, exit, false, &mut |received| {
         // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
-        if received.signal == Signal::SIGCHLD || init.open()?.is_none() {
+        if received.is(Signal::SIGCHLD) || init.open()?.is_none() {
             return Ok(());
         }
         // The container has no terminal: what a key has sent, no other process sends there.
-        process::pass_on(Pid::from_raw(init.pid), Came { by_terminal: false, ..received })
+        process::pass_on(Pid::from_raw(init.pid), Received { by_terminal: false, ..received })
     })?;
     Ok(end.ok_or_else(|| lost(container))?.code)
 }

@@ -118,7 +118,7 @@ pub fn start(container: &Container) -> Result<()> {
 pub fn wait_for_answer(
     from: &mut UnixStream,
     silence: &str,
-    signal: impl FnMut(signals::Came) -> Result<()>,
+    signal: impl FnMut(signals::Received) -> Result<()>,
 ) -> Result<()> {
     signals::wait_for_answer(from.as_fd(), signal)?;
     let mut answer = vec![0];

@@ -2,7 +2,7 @@
 //! new namespaces: a child held at the gate, put into the cgroup, released, started.
 //!
 //! Two ways in which others were broken out of here, and why they fail: CVE-2019-5736 (the engine's own program was
-//! written over by `/proc/PID/exe`: see [`protect`](crate::protect), and `PR_SET_DUMPABLE` in step 01), CVE-2024-21626 (a
+//! written over by `/proc/PID/exe`: see [`protect`](crate::protect), and `PR_SET_DUMPABLE` in [`setns`]), CVE-2024-21626 (a
 //! descriptor of the host's that was still open became the working directory: see `rootfs::stand_in`).
 
 use std::cell::RefCell;
@@ -18,7 +18,7 @@ use shared::failure::{Failure, STEP_FAILED};
 use crate::container::Container;
 use crate::identity::Process;
 use crate::letter::{ChildEnd, Post};
-use crate::{Part, Program, Recipe, each, monitor};
+use crate::{Part, Program, Recipe, each, monitor, setns};
 
 /// How long to wait for a container that seems to be just ending.
 const SOON: Duration = Duration::from_millis(200);
@@ -89,7 +89,7 @@ fn bring_in<'a>(
     // From here on the descriptor means this process, whatever becomes of its pid.
     let process = init.open()?.context("it has just ended")?;
     let own = namespaces::own_of(Pid::from_raw(init.pid))?;
-    let held = namespaces::join(&process, &own, enter, program)?;
+    let held = setns::join(&process, &own, enter, program)?;
     each(parts, |part| part.admit_guest(held.pid()))?;
     let ready = held.release()?;
     each(parts, |part| part.entered(ready.pid(), post.receive()?))?;

@@ -28,6 +28,7 @@ pub mod program;
 pub mod protect;
 pub mod recovery;
 mod remedies;
+pub mod setns;
 pub mod states;
 pub mod store;
 mod sys;

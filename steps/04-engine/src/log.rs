@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use shared::call;
 use shared::explain;
 use shared::failure::During;
-use shared::signals::{self, Came};
+use shared::signals::{self, Received};
 
 use crate::container::{Container, End, now, read_end};
 use crate::{Letter, Part, directory};
@@ -234,7 +234,7 @@ pub struct Reader {
     rest: Vec<u8>,
 }
 
-type OnSignal<'s> = &'s mut dyn FnMut(Came) -> Result<()>;
+type OnSignal<'s> = &'s mut dyn FnMut(Received) -> Result<()>;
 type OnLine<'l> = &'l mut dyn FnMut(Line) -> std::io::Result<()>;
 
 impl Reader {

@@ -29,7 +29,7 @@ use shared::call;
 use shared::explain;
 use shared::failure::{During, Failure};
 use shared::formula::{Fact, Formula, Term};
-use shared::signals::{self, ENDING};
+use shared::signals;
 
 use crate::container::{Container, Life, State, now};
 use crate::door::{self, Door};
@@ -84,8 +84,8 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
         // The monitor decides what a signal means, as it is the one with something to clean up. A key's has reached it
         // already, unless it has let go of the terminal.
         let had_it = received.by_terminal && getsid(Some(monitor)) == getsid(None);
-        if ENDING.contains(&received.signal) && !had_it {
-            let _ = kill(monitor, received.signal);
+        if let Some(signal) = received.ending().filter(|_| !had_it) {
+            let _ = kill(monitor, signal);
         }
         Ok(())
     });
@@ -265,6 +265,7 @@ fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
 /// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its directory.
 fn let_go() -> Result<()> {
     explain::host(call!("setsid()")).run(setsid)?;
+    signals::forget_ignored().during("cannot reset the signals")?;
     explain::host(call!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")")).printed_first().run(|| {
         explain::hush();
         let null = File::options().read(true).write(true).open("/dev/null")?;

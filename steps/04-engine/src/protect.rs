@@ -26,7 +26,6 @@ use nix::unistd::{execve, geteuid};
 use shared::call;
 use shared::explain;
 use shared::failure::{CallFailed, During};
-use shared::{signals, sys};
 
 /// Where vm.memfd_noexec is 1, a program in memory can only be executed if that was asked for. Not yet in nix.
 const MFD_EXEC: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_EXEC);
@@ -52,16 +51,14 @@ pub fn against_writers(step: &str) -> Result<()> {
         Some(mount) => mount?,
     };
     let number = program.as_raw_fd();
-    explain::host(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| sys::close_range_on_exec(3))?;
+    explain::host(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| process::sys::close_range_on_exec(3))?;
     let arguments = std::env::args_os().map(c_string).collect::<Result<Vec<_>>>()?;
     let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let environment = variables.map(c_string).collect::<Result<Vec<_>>>()?;
     let path = c_string(format!("/proc/self/fd/{number}").into())?;
-    explain::host(call!("execve(\"/proc/self/fd/{number}\", …)")).printed_first().run(|| {
-        // The next one takes hold of them by itself.
-        signals::give_back()?;
-        execve(&path, &arguments, &environment).map(drop)
-    })
+    explain::host(call!("execve(\"/proc/self/fd/{number}\", …)"))
+        .printed_first()
+        .run(|| execve(&path, &arguments, &environment).map(drop))
 }
 
 /// What has come from execve(2) goes back into it: no word has a NUL byte.

@@ -4,10 +4,10 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::unistd::{getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// Host, and the child gone: takes the terminal's foreground back, if whoever has it is gone.
+/// Host, and the child gone: takes the terminal's foreground back, if the process group that has it is gone.
 ///
 /// A shell inside puts itself into the foreground. At its end it cannot give that back: this process's group has no
-/// number in its pid namespace. Whoever reads from the terminal then is stopped, by SIGTTIN. See tcsetpgrp(3).
+/// number in its pid namespace. The next process that reads from the terminal would be stopped, by SIGTTIN. See tcsetpgrp(3).
 pub fn take_back() {
     let stdin = std::io::stdin();
     let is_nobodys = |group| group != getpgrp() && killpg(group, None) == Err(Errno::ESRCH);
