@@ -69,8 +69,8 @@ fn run_again(step: &str) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    // A signal mask outlives execve(2): the step would take it for its caller's, and hand it down to the program.
-    signals::give_back().during("cannot give signals back")?;
+    // A signal mask outlives execve(2): with every signal blocked, Ctrl-C would not end systemd-run.
+    signals::reset().during("cannot reset the signals")?;
     execv(&path, &words).map(drop).during(format_args!("execve({path:?}, …)"))
 }
 

@@ -11,13 +11,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use namespaces::Running;
 use nix::unistd::Pid;
 use shared::failure::{Failure, STEP_FAILED};
 
 use crate::container::Container;
-use crate::identity::Process;
 use crate::letter::{ChildEnd, Post};
+use crate::setns::Stage;
 use crate::{Part, Program, Recipe, each, monitor, setns};
 
 /// How long to wait for a container that seems to be just ending.
@@ -56,14 +55,25 @@ pub fn exec<R: Recipe>(container: &Container, guest: &Guest, options: &R::Guest)
     // Child, once started.
     let become_program = || program.borrow_mut().execute().context("in the container");
 
+    // Host, and the child held: ties it to what the container has, before it runs anything; and receives what it has sent.
+    let host = |stage, guest| match stage {
+        Stage::Held => each(&parts, |part| part.admit_guest(guest)),
+        Stage::Ready => each(&parts, |part| part.entered(guest, post.receive()?)),
+        Stage::Started => Ok(()),
+    };
+    // From here on the descriptor means this process, whatever becomes of its pid.
+    let joined = init.open()?.with_context(gone).and_then(|process| {
+        let own = namespaces::own_of(Pid::from_raw(init.pid))?;
+        setns::join(&process, &own, enter, become_program, host)
+    });
     let has_ended = || Ok::<_, anyhow::Error>(init.open()?.is_none() || monitor::wait(container, Some(SOON))?);
-    match bring_in(&init, &parts, &post, enter, become_program) {
+    match joined {
         // Whatever the kernel says of namespaces whose processes are just ending.
         Err(error) if Failure::of(&error).code == STEP_FAILED && has_ended()? => bail!(gone()),
         Err(error) => Err(error),
-        Ok(running) => {
+        Ok(joined) => {
             let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
-            running.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
+            joined.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
         }
     }
 }
@@ -76,22 +86,4 @@ fn enter(parts: &[&dyn Part], guest: &Guest, program: &RefCell<Program>, post: &
     rootfs::set_umask(0o022)?; // as the container's own program has it
     rootfs::stand_in(guest.workdir.as_deref().unwrap_or(&program.workdir))?;
     each(parts, |part| post.send(|letter| part.enter_guest(letter)))
-}
-
-/// Host: joins, and while the child is held, ties it to what the container has, before it runs anything.
-fn bring_in<'a>(
-    init: &Process,
-    parts: &[&dyn Part],
-    post: &Post,
-    enter: impl FnMut() -> Result<()> + 'a,
-    program: impl FnMut() -> Result<()> + 'a,
-) -> Result<Running<'a>> {
-    // From here on the descriptor means this process, whatever becomes of its pid.
-    let process = init.open()?.context("it has just ended")?;
-    let own = namespaces::own_of(Pid::from_raw(init.pid))?;
-    let held = setns::join(&process, &own, enter, program)?;
-    each(parts, |part| part.admit_guest(held.pid()))?;
-    let ready = held.release()?;
-    each(parts, |part| part.entered(ready.pid(), post.receive()?))?;
-    ready.start()
 }

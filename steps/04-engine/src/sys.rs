@@ -25,3 +25,9 @@ pub fn receive(socket: BorrowedFd, most: usize) -> nix::Result<(Vec<u8>, Vec<Own
     text.truncate(length);
     Ok((text, descriptors))
 }
+
+/// _exit(2): ends this process, a copy of another one, without that one's clean-up.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: it runs no code of this process.
+    unsafe { libc::_exit(code.into()) }
+}

@@ -1,0 +1,327 @@
+//! What each chapter asks for.
+
+use std::fs::{self, File, metadata, read_to_string};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getsid, mkfifo};
+
+use super::*;
+
+/// The five, in their order.
+pub const ALL: [(&str, Chapter); 5] = [
+    ("chapter00", process),
+    ("chapter01", namespaces),
+    ("chapter02", cgroups),
+    ("chapter03", rootfs),
+    ("chapter04", engine),
+];
+
+pub const CODE: &str = "mine does not end with the exit code of its program";
+
+/// Chapter 00: the host waits for its child, and ends as the child has ended.
+pub fn process(mine: &Path) -> Verdict {
+    let held = Held::start(mine, &[], ":")?;
+    held.end()?;
+    let killed = Command::new(mine).args(["sh", "-c", "kill -TERM $$"]).stderr(Stdio::null()).status().expect("mine");
+    let seen = format!("SIGTERM is 15, and mine has ended with {}", code(killed));
+    require(killed.code() == Some(143), "a program that a signal has ended must give 128 and the signal", seen)
+}
+
+/// Chapter 01: a view of its own.
+pub fn namespaces(mine: &Path) -> Verdict {
+    enter_shared_world()?;
+    let held = Held::start(mine, &[], "cat /proc/sys/kernel/hostname; id -u")?;
+    let pid = held.pid;
+    for (kind, flag) in [
+        ("user", "CLONE_NEWUSER"),
+        ("pid", "CLONE_NEWPID"),
+        ("mnt", "CLONE_NEWNS"),
+        ("uts", "CLONE_NEWUTS"),
+        ("ipc", "CLONE_NEWIPC"),
+        ("net", "CLONE_NEWNET"),
+    ] {
+        let sentence = format!("the program is in the host's {kind} namespace: clone needs {flag}");
+        require(namespace(pid, kind) != namespace("self", kind), &sentence, namespace(pid, kind).display())?;
+    }
+
+    for file in ["uid_map", "gid_map"] {
+        let map = read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let words: Vec<_> = map.split_whitespace().collect();
+        let id = if file == "uid_map" { getuid().as_raw() } else { getgid().as_raw() };
+        let sentence = format!("{file} must say that root inside is the caller outside");
+        require(words == ["0", &id.to_string(), "1"], &sentence, format!("/proc/{pid}/{file}: {map:?}"))?;
+    }
+    gate::holds_the_child(mine)?;
+
+    let hostname = nix::unistd::gethostname().expect("gethostname");
+    let its = held.lines.first().cloned().unwrap_or_default();
+    require(*hostname != *its, "the program has the host's name: sethostname in the child", its)?;
+    require(held.lines.get(1).is_some_and(|id| id == "0"), "the program is not root inside", held.lines.join("\n"))?;
+    mounts_are_private(pid)?;
+    proc_is_its_own(pid)?;
+    held.end().map(drop)
+}
+
+fn mounts_are_private(pid: Pid) -> Verdict {
+    let is_tied = |mount: &&Vec<String>| {
+        let tags = mount.iter().skip(6).take_while(|word| *word != "-");
+        tags.into_iter().any(|tag| tag.starts_with("shared:") || tag.starts_with("master:"))
+    };
+    match mounts(pid).iter().find(is_tied) {
+        None => Ok(()),
+        Some(mount) => missing("the host's later mounts reach the program: make its mounts private", mount.join(" ")),
+    }
+}
+
+fn proc_is_its_own(pid: Pid) -> Verdict {
+    let first = fs::read_link(format!("/proc/{pid}/root/proc/1/ns/pid")).unwrap_or_default();
+    let sentence = "process 1 in the program's /proc is not the program: mount a new proc";
+    require(first == namespace(pid, "pid"), sentence, format!("its /proc/1/ns/pid: {:?}", first.display()))
+}
+
+/// Whether groups can be made here.
+fn why_no_groups(trees: &[(&str, PathBuf)]) -> Option<String> {
+    let Some((_, tree)) = trees.first() else {
+        return Some("no tree of cgroups is mounted below /sys/fs/cgroup".to_owned());
+    };
+    let trial = tree.join(format!("mine-test-{}-{:x}", getpid(), random()));
+    if let Err(error) = fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial)) {
+        return Some(format!("this user may not make a group in {}: {error}", tree.display()));
+    }
+    let has_pids = match tree.join("cgroup.controllers") {
+        controllers if tree.ends_with("cgroup") => read_to_string(controllers).is_ok_and(|it| it.contains("pids")),
+        _ => trees.iter().any(|(name, _)| *name == "pids"),
+    };
+    (!has_pids).then(|| "no tree of cgroups here has the controller pids".to_owned())
+}
+
+/// Chapter 02: a group in every tree, a limit, and nothing left.
+pub fn cgroups(mine: &Path) -> Verdict {
+    enter_shared_world()?;
+    let trees = trees();
+    let held = Held::start(mine, &[], "cat /proc/self/cgroup")?;
+    let pid = held.pid;
+    if let Some(reason) = why_no_groups(&trees) {
+        let said = held.end()?;
+        require(!said.is_empty(), "without a right to cgroups mine must go on, and say that there are no limits", "")?;
+        return Err(Reason::CannotCheck(reason));
+    }
+
+    for (subsystem, tree) in &trees {
+        let seen = format!("its group in {} is the host's own\n{}", tree.display(), held.said());
+        let is_own = group_of(pid, subsystem) != group_of("self", subsystem);
+        require(is_own, "the program is not in a group of its own in every tree", seen)?;
+    }
+    let made = own_groups(pid);
+    let now = read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let first = held.lines.join("\n");
+    require(now.trim() == first, "the program has run before its pid was in the groups", first)?;
+
+    let limit = made.iter().find_map(|group| read_to_string(group.join("pids.max")).ok());
+    let has_limit = limit.as_ref().is_some_and(|limit| limit.trim().parse::<u32>().is_ok());
+    let sentence = "the group has no limit on processes: write a number to pids.max";
+    require(has_limit, sentence, format!("pids.max: {limit:?}\n{}", held.said()))?;
+    held.end()?;
+    nothing_is_left(&made)
+}
+
+fn nothing_is_left(groups: &[PathBuf]) -> Verdict {
+    let left = groups.iter().find(|group| group.exists());
+    let seen = left.map(|group| group.display().to_string()).unwrap_or_default();
+    // For whoever runs the test again.
+    groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+    require(left.is_none(), "a group is left behind: rmdir, after waitpid", seen)
+}
+
+/// Chapter 03: a root of its own, and no way back.
+pub fn rootfs(mine: &Path) -> Verdict {
+    enter_shared_world()?;
+    let scratch = Scratch::new();
+    let root = scratch.root()?;
+    let before = mounts("self");
+    let held = match Held::start(mine, &[&root], ":") {
+        Err(Reason::Missing(_, seen)) => return missing("`mine ROOT COMMAND` has not run the command", seen),
+        other => other?,
+    };
+    stands_in(held.pid, &root)?;
+    mounts_are_private(held.pid)?;
+    proc_is_its_own(held.pid)?;
+    require(mounts("self") == before, "a mount of the container has appeared on the host", "")?;
+    held.end().map(drop)
+}
+
+fn stands_in(pid: Pid, root: &Path) -> Verdict {
+    let identity = |path: &Path| metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    let wanted = identity(root);
+    let is_root = |what: &str| identity(Path::new(&format!("/proc/{pid}/{what}"))) == wanted;
+    require(is_root("root/"), "the program still has the host's root", root.display())?;
+    let at_root: Vec<_> = mounts(pid).iter().filter(|mount| mount[4] == "/").map(|mount| mount.join(" ")).collect();
+    let sentence = "the root is no mount: bind it onto itself, and pivot_root (chroot is not enough)";
+    require(!at_root.is_empty(), sentence, "")?;
+    require(at_root.len() == 1, "the old root is still mounted: umount2 with MNT_DETACH", at_root.join("\n"))?;
+    // chroot leaves the top of the mount namespace where it was, and that is where setns(2) leads.
+    let top = top_of(pid);
+    require(top == wanted, "the host's root is still at the top of the mounts: pivot_root, not chroot", "")?;
+    require(is_root("cwd/"), "the program stands in a directory outside of its root: chdir", "")
+}
+
+/// The top of the mount namespace of a process: device and inode.
+fn top_of(pid: Pid) -> Option<(u64, u64)> {
+    let kinds = if getuid().is_root() { &["mnt"][..] } else { &["user", "mnt"] };
+    let namespaces: Vec<_> = kinds.iter().map(|kind| File::open(format!("/proc/{pid}/ns/{kind}"))).collect();
+    let (mut reader, mut writer) = std::os::unix::net::UnixStream::pair().ok()?;
+    // SAFETY: this process has one thread.
+    match unsafe { fork() }.ok()? {
+        ForkResult::Child => {
+            let joined = namespaces.iter().all(|it| it.as_ref().is_ok_and(|it| setns(it, CloneFlags::empty()).is_ok()));
+            if let (true, Ok(top)) = (joined, metadata("/")) {
+                let _ = writer.write_all(format!("{} {}", top.dev(), top.ino()).as_bytes());
+            }
+            std::process::exit(0)
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut answer = String::new();
+            reader.read_to_string(&mut answer).ok()?;
+            let _ = waitpid(child, None);
+            let (dev, ino) = answer.split_once(' ')?;
+            Some((dev.parse().ok()?, ino.parse().ok()?))
+        }
+    }
+}
+
+/// A container in the background, whose program waits until something is written to a FIFO in its root.
+struct Background {
+    file: PathBuf,
+    fifo: PathBuf,
+    root: PathBuf,
+    errors: PathBuf,
+    pid: Pid,
+}
+
+impl Background {
+    fn start(mine: &Path, scratch: &Scratch, root: &Path, code: i32) -> Result<Self, Reason> {
+        let name = format!("{:x}", random());
+        let (file, fifo) = (scratch.0.join(format!("{name}.file")), root.join(&name));
+        let (root, errors) = (root.to_owned(), scratch.0.join("errors"));
+        mkfifo(&fifo, Mode::from_bits_truncate(0o600)).expect("mkfifo");
+        let mut this = Background { file, fifo, root, errors, pid: Pid::from_raw(0) };
+        let mut started = this.run(mine, &format!("echo hello; read line </{name}; exit {code}"));
+
+        let mut ended = None;
+        let gone = soon(|| {
+            ended = started.try_wait().expect("wait");
+            ended.is_some()
+        });
+        require(gone, "mine does not come back: it must go to the background", "")?;
+        let seen = format!("it has ended with exit code {}\n{}", super::code(ended.expect("ended")), this.said());
+        require(this.file.exists(), "`mine FILE ROOT COMMAND` has not made FILE", seen)?;
+        let sentence = "FILE does not say `running PID`";
+        let found = soon(|| this.pid().is_some_and(|pid| this.is_it(pid)));
+        require(found, sentence, format!("FILE says:\n{}", this.text()))?;
+        this.pid = this.pid().expect("found");
+        Ok(this)
+    }
+
+    fn run(&self, mine: &Path, script: &str) -> Child {
+        let mut command = Command::new(mine);
+        command.args([&self.file, &self.root]).args(["sh", "-c", script]);
+        // Files, as a program in the background may keep what it has open.
+        let errors = File::options().create(true).append(true).open(&self.errors).expect("errors");
+        command.stdin(Stdio::null()).stdout(errors.try_clone().expect("dup")).stderr(errors);
+        command.spawn().expect("mine")
+    }
+
+    fn said(&self) -> String {
+        read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    fn text(&self) -> String {
+        read_to_string(&self.file).unwrap_or_default()
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let text = self.text();
+        let mut lines = text.lines();
+        Some(Pid::from_raw(lines.find_map(|line| line.strip_prefix("running "))?.trim().parse().ok()?))
+    }
+
+    /// The program of this container, and nothing else that has this number: it stands in the root.
+    fn is_it(&self, pid: Pid) -> bool {
+        let inode = |path: &Path| metadata(path).map(|it| (it.dev(), it.ino())).ok();
+        is_running(pid) && inode(Path::new(&format!("/proc/{pid}/root/"))) == inode(&self.root)
+    }
+
+    fn release(&self) -> bool {
+        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.fifo);
+        soon(|| open().and_then(|mut fifo| fifo.write_all(b"go on\n")).is_ok())
+    }
+
+    fn says_at_its_end(&self, wanted: &str) -> Verdict {
+        let is_said = soon(|| self.text().lines().last() == Some(wanted));
+        let seen = format!("FILE says:\n{}", self.text());
+        require(is_said, "the last line of FILE does not say how the program has ended (`exited CODE`)", seen)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let pid = if self.pid.as_raw() > 0 { Some(self.pid) } else { self.pid() };
+        let Some(pid) = pid.filter(|pid| self.is_it(*pid)) else { return };
+        let monitor = stat(pid, 4).and_then(|it| it.parse().ok()).map(Pid::from_raw);
+        end(&[Some(pid), monitor.filter(|it| *it != getpid())].into_iter().flatten().collect::<Vec<_>>());
+    }
+}
+
+/// Chapter 04: in the background, with a file that says how it ended.
+pub fn engine(mine: &Path) -> Verdict {
+    enter_shared_world()?;
+    let scratch = Scratch::new();
+    let root = scratch.root()?;
+    let code = random_code();
+    let first = Background::start(mine, &scratch, &root, code)?;
+    stands_in(first.pid, &root)?;
+    let sessions = (getsid(Some(first.pid)).ok(), getsid(None).ok());
+    let sentence = "the container is still in the session of the terminal, and would end with it: daemon, or setsid";
+    require(sessions.0 != sessions.1, sentence, format!("{sessions:?}"))?;
+    let monitor = stat(first.pid, 4).and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
+    let monitor = monitor.filter(|monitor| *monitor != getpid() && is_running(*monitor));
+    let Some(monitor) = monitor else { return missing("nobody waits for the program: its parent has ended", "") };
+    let groups = own_groups(first.pid);
+
+    let has_output = soon(|| first.text().lines().any(|line| line == "hello"));
+    require(has_output, "FILE does not have the program's output", first.text())?;
+    let before = first.text();
+    let again = first.run(mine, "exit 0").wait().expect("wait");
+    let seen = format!("the second one has ended with {}\nFILE says:\n{}", super::code(again), first.text());
+    require(!again.success(), "a second container with the same FILE must be refused", seen.clone())?;
+    require(first.text() == before, "a second container has changed the FILE of the first one", seen)?;
+
+    require(first.release(), "the program has not read its FIFO", "")?;
+    first.says_at_its_end(&format!("exited {code}"))?;
+    // An orphan by now, and so a child of this process.
+    let gone = soon(|| matches!(waitpid(monitor, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::Exited(..)) | Err(_)));
+    require(gone, "the monitor of the container has not ended with it", "")?;
+    nothing_is_left(&groups)?;
+
+    let second = Background::start(mine, &scratch, &root, code)?;
+    kill(second.pid, Signal::SIGKILL).expect("kill");
+    second.says_at_its_end("exited 137")?;
+
+    let third = Background::start(mine, &scratch, &root, code)?;
+    let monitor = stat(third.pid, 4).and_then(|pid| pid.parse().ok()).map(Pid::from_raw).expect("a monitor");
+    let groups = own_groups(third.pid);
+    kill(monitor, Signal::SIGKILL).expect("kill");
+    let ended = soon(|| !third.is_it(third.pid));
+    // Nobody has removed them; the next chapters have an answer to that.
+    end_children();
+    groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+    require(ended, "its monitor was killed, and the program lives on: PR_SET_PDEATHSIG in the child", "")
+}

@@ -1,0 +1,350 @@
+//! What the tests of the chapters share: they run a container and look at it from the host.
+//!
+//! A test has three answers: the container does what the chapter asks for; something is missing, said in a sentence; or
+//! this machine cannot check it, for a reason. Only the first one is green.
+
+#![allow(dead_code)]
+
+pub mod chapters;
+mod gate;
+
+use std::fs::{self, File, read_link, read_to_string};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, getgid, getpid, getuid};
+
+/// Longer than anything here takes; what takes longer hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why a test is not green.
+#[derive(Debug)]
+pub enum Reason {
+    /// What is missing, in one sentence, and what was seen.
+    Missing(String, String),
+    /// Why this machine cannot check it.
+    CannotCheck(String),
+}
+
+pub type Verdict = Result<(), Reason>;
+
+/// What a chapter asks of the program at this path.
+pub type Chapter = fn(&Path) -> Verdict;
+
+pub fn missing<T>(sentence: impl Into<String>, seen: impl ToString) -> Result<T, Reason> {
+    Err(Reason::Missing(sentence.into(), seen.to_string()))
+}
+
+pub fn require(is_so: bool, sentence: &str, seen: impl ToString) -> Verdict {
+    if is_so { Ok(()) } else { missing(sentence, seen) }
+}
+
+/// The `main` of a chapter's test. `MINE=PATH` names another program than the learner's.
+pub fn main(name: &str, chapter: Chapter, mine: &str) -> ExitCode {
+    let mine = std::env::var_os("MINE").map_or_else(|| PathBuf::from(mine), PathBuf::from);
+    let verdict = match mine.canonicalize() {
+        Ok(mine) => checked(chapter, &mine),
+        Err(error) => Err(Reason::CannotCheck(format!("MINE={}: {error}", mine.display()))),
+    };
+    match verdict {
+        Ok(()) => {
+            println!("{name}: done. Your container does what this chapter asks for.");
+            ExitCode::SUCCESS
+        }
+        Err(Reason::Missing(sentence, seen)) => {
+            println!("{name}: not yet: {sentence}.");
+            seen.lines().for_each(|line| println!("    {line}"));
+            ExitCode::FAILURE
+        }
+        Err(Reason::CannotCheck(reason)) => {
+            println!("{name}: cannot be checked here: {reason}.");
+            ExitCode::from(77)
+        }
+    }
+}
+
+/// Whatever the answer is, no process of the test is left.
+pub fn checked(chapter: Chapter, mine: &Path) -> Verdict {
+    // What a container leaves running becomes a child of this process, where it is found and ended.
+    nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
+    let verdict = chapter(mine);
+    end_children();
+    verdict
+}
+
+fn end_children() {
+    loop {
+        let children = children(getpid());
+        if children.is_empty() {
+            break;
+        }
+        for child in children {
+            let _ = kill(child, Signal::SIGKILL);
+            let _ = waitpid(child, None);
+        }
+    }
+}
+
+pub fn children(parent: Pid) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = processes.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)));
+    pids.filter(|pid| stat(*pid, 4).is_some_and(|it| it == parent.to_string())).collect()
+}
+
+/// A field of proc_pid_stat(5), counted from 1, as in the manual; from the third on, after the name.
+pub fn stat(pid: Pid, field: usize) -> Option<String> {
+    let line = read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = line.rsplit_once(')')?;
+    after_name.split_whitespace().nth(field - 3).map(str::to_owned)
+}
+
+pub fn is_running(pid: Pid) -> bool {
+    stat(pid, 3).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// Where this machine has its trees, and the group that a process has there, `""` for version 2.
+pub fn trees() -> Vec<(&'static str, PathBuf)> {
+    let subsystems = ["", "cpu", "cpuset", "blkio", "memory", "devices", "freezer", "pids"];
+    let places = subsystems.map(|it| (it, Path::new("/sys/fs/cgroup").join(it)));
+    places.into_iter().filter(|(_, place)| place.join("cgroup.procs").exists()).collect()
+}
+
+/// In proc_pid_cgroup(5), the path of its group in the tree of this subsystem.
+pub fn group_of(pid: impl std::fmt::Display, subsystem: &str) -> String {
+    let text = read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| {
+        let mut words = line.splitn(3, ':').skip(1);
+        Some((words.next()?, words.next()?))
+    });
+    let found = lines.find(|(names, _)| names.split(',').any(|name| name == subsystem));
+    found.map(|(_, path)| path.trim_end_matches('/').to_owned()).unwrap_or_default()
+}
+
+/// The groups that a process is in and this test is not.
+pub fn own_groups(pid: Pid) -> Vec<PathBuf> {
+    let trees = trees().into_iter().map(|(name, tree)| (tree, group_of(pid, name), group_of("self", name)));
+    let own = trees.filter(|(_, group, host)| !group.is_empty() && group != host);
+    own.map(|(tree, group, _)| tree.join(group.trim_start_matches('/'))).collect()
+}
+
+/// After a failure, so that the next run begins as this one did.
+fn end(processes: &[Pid]) {
+    let groups: Vec<_> = processes.iter().flat_map(|pid| own_groups(*pid)).collect();
+    for pid in processes {
+        let _ = kill(*pid, Signal::SIGKILL);
+    }
+    soon(|| {
+        end_children();
+        !processes.iter().any(|pid| is_running(*pid))
+    });
+    groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+}
+
+/// A world of its own for this test, in which `/` is shared as on most machines: what a container lets out of its mount
+/// namespace is seen here, and comes no further.
+pub fn enter_shared_world() -> Verdict {
+    static ENTERED: std::sync::OnceLock<Result<(), String>> = std::sync::OnceLock::new();
+    ENTERED.get_or_init(make_shared_world).clone().map_err(Reason::CannotCheck)
+}
+
+fn make_shared_world() -> Result<(), String> {
+    // What every container here needs, asked of a program that is known to work.
+    let words = ["--user", "--map-root-user", "--pid", "--fork", "--net", "--ipc", "--uts", "--mount-proc", "true"];
+    match Command::new("unshare").args(words).output() {
+        Ok(run) if run.status.success() => {}
+        Ok(run) => {
+            let said = String::from_utf8_lossy(&run.stderr);
+            let reason = said.lines().next().unwrap_or_default();
+            return Err(format!("this machine does not let this user make namespaces ({reason})"));
+        }
+        Err(error) => return Err(format!("`unshare`, of the package util-linux: {error}")),
+    }
+    let (user, group) = (getuid(), getgid());
+    let mut flags = CloneFlags::CLONE_NEWNS;
+    if !user.is_root() {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    unshare(flags).map_err(|errno| format!("unshare: {errno}"))?;
+    if !user.is_root() {
+        let maps = [("setgroups", "deny".to_owned()), ("uid_map", format!("{user} {user} 1"))];
+        for (file, line) in maps.into_iter().chain([("gid_map", format!("{group} {group} 1"))]) {
+            fs::write(format!("/proc/self/{file}"), line).map_err(|error| format!("{file}: {error}"))?;
+        }
+    }
+    // Private first: else the next line would share these mounts with the host.
+    for kind in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | kind, None::<&str>)
+            .map_err(|errno| format!("mount: {errno}"))?;
+    }
+    Ok(())
+}
+
+/// A directory that is removed with its value.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("mine-test-{}-{:x}", getpid(), random()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Scratch(path.canonicalize().expect("canonicalize"))
+    }
+
+    /// A small root file system in it, of this machine's own shell and tools.
+    pub fn root(&self) -> Result<PathBuf, Reason> {
+        let root = self.0.join("root");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
+        let made = Command::new(script).arg(&root).output().expect("host.sh");
+        if made.status.success() {
+            return Ok(root);
+        }
+        Err(Reason::CannotCheck(format!("rootfs-scripts/host.sh: {}", String::from_utf8_lossy(&made.stderr).trim())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// So that no answer can be written into a program.
+pub fn random() -> u32 {
+    let mut bytes = [0; 4];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).expect("/dev/urandom");
+    u32::from_ne_bytes(bytes)
+}
+
+/// An exit code that means nothing to anybody else.
+pub fn random_code() -> i32 {
+    (random() % 80) as i32 + 20
+}
+
+/// Tries until it is so.
+pub fn soon(mut is_so: impl FnMut() -> bool) -> bool {
+    let since = Instant::now();
+    while !is_so() {
+        if since.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+pub fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().expect("ended"))
+}
+
+/// A container whose program has said its first lines and waits for one more line from us.
+pub struct Held {
+    mine: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    errors: PathBuf,
+    scratch: Scratch,
+    /// The program, as the host sees it.
+    pub pid: Pid,
+    /// What it has printed so far.
+    pub lines: Vec<String>,
+    code: i32,
+}
+
+impl Held {
+    /// `mine WORDS… sh -c SCRIPT`, where the script goes on to wait for us and to end with a random exit code.
+    pub fn start(mine: &Path, words: &[&Path], script: &str) -> Result<Self, Reason> {
+        let scratch = Scratch::new();
+        let errors = scratch.0.join("errors");
+        let code = random_code();
+        let script = format!("{script}\necho ready\nread line\nexit {code}");
+        let mut command = Command::new(mine);
+        command.args(words).args(["sh", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut mine = command.stderr(File::create(&errors).expect("errors")).spawn().expect("mine");
+        let stdin = mine.stdin.take().expect("piped");
+        let stdout = BufReader::new(mine.stdout.take().expect("piped"));
+        let pid = Pid::from_raw(0);
+        let mut held = Held { mine, stdin, stdout, errors, scratch, pid, lines: Vec::new(), code };
+        held.read_until_ready()?;
+        let host = Pid::from_raw(held.mine.id() as i32);
+        match children(host)[..] {
+            [child] => held.pid = child,
+            [] => return missing("the program is not a child of mine: mine has become the program itself", ""),
+            ref many => return missing("mine has more than one child", format!("{many:?}")),
+        }
+        Ok(held)
+    }
+
+    fn read_until_ready(&mut self) -> Verdict {
+        loop {
+            let mut fds = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+            let patience = PollTimeout::try_from(PATIENCE).expect("short");
+            if self.stdout.buffer().is_empty() && poll(&mut fds, patience).expect("poll") == 0 {
+                let sentence = "the program has printed nothing yet: does the host open the gate?";
+                return missing(sentence.trim_end_matches('?'), self.said());
+            }
+            let mut line = String::new();
+            if self.stdout.read_line(&mut line).expect("read") == 0 {
+                let status = self.mine.wait().expect("wait");
+                let seen = format!("mine has ended with exit code {}:\n{}", code(status), self.said());
+                return missing("the program has not run", seen);
+            }
+            match line.trim_end() {
+                "ready" => return Ok(()),
+                line => self.lines.push(line.to_owned()),
+            }
+        }
+    }
+
+    /// What mine has written to standard error.
+    pub fn said(&self) -> String {
+        read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Lets the program end, and mine with it; afterwards its exit code must be the program's.
+    pub fn end(mut self) -> Result<String, Reason> {
+        writeln!(self.stdin, "go on").expect("write");
+        let mut status = None;
+        if !soon(|| {
+            status = self.mine.try_wait().expect("wait");
+            status.is_some()
+        }) {
+            return missing("the program has ended, and mine has not", self.said());
+        }
+        let ended = code(status.expect("ended"));
+        if ended != self.code {
+            let seen = format!("{}, and mine with {ended}\n{}", self.code, self.said());
+            return missing(chapters::CODE, format!("the program has ended with {seen}"));
+        }
+        Ok(self.said())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Ok(None) = self.mine.try_wait() {
+            let host = Pid::from_raw(self.mine.id() as i32);
+            let mut processes = children(host);
+            processes.push(host);
+            end(&processes);
+        }
+    }
+}
+
+/// The identity of a namespace, `pid:[4026531836]`.
+pub fn namespace(pid: impl std::fmt::Display, kind: &str) -> PathBuf {
+    read_link(format!("/proc/{pid}/ns/{kind}")).unwrap_or_default()
+}
+
+/// The lines of /proc/PID/mountinfo as words.
+pub fn mounts(pid: impl std::fmt::Display) -> Vec<Vec<String>> {
+    let text = read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    text.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+}
