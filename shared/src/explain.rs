@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 use crate::failure::{CallFailed, Failure, STEP_FAILED, errno_of};
 use crate::narration::{self, Speaker, Step};
 use crate::remedy::{self, Known};
-use crate::{pause, signals};
+use crate::{pause, signals, sys};
 
 pub use crate::narration::{child_is, flush, group, hush, line, newborn, note, notice, printable, speak_as_monitor};
 
@@ -66,16 +66,25 @@ enum When {
     Never,
 }
 
-struct Running {
+struct Frame {
     narration: Narration,
     step: Step,
 }
 
-static RUNNING: OnceLock<Running> = OnceLock::new();
+static FRAME: OnceLock<Frame> = OnceLock::new();
 
 /// The command line as clap has parsed it, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
-pub fn parse<O: clap::Parser>() -> Result<O, ExitCode> {
-    O::try_parse().map_err(|error| {
+pub fn parse<O: clap::Parser + Send>() -> Result<O, ExitCode> {
+    // With many commands clap needs more than the caller's `ulimit -s` may leave. A thread has a stack of its own; it has
+    // ended when a step clones, which takes a process with one thread.
+    let parsed = match sys::has_small_stack() {
+        false => O::try_parse(),
+        true => std::thread::scope(|scope| match scope.spawn(O::try_parse).join() {
+            Ok(parsed) => parsed,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }),
+    };
+    parsed.map_err(|error| {
         if !error.use_stderr() {
             let _ = error.print();
             return ExitCode::SUCCESS;
@@ -101,7 +110,7 @@ pub fn run(narration: &Narration, known: Vec<&'static Known>, body: impl FnOnce(
         When::Auto | When::Never => colored::control::set_override(false),
     }
     let step = Step::of(Location::caller());
-    let _ = RUNNING.set(Running { narration: narration.clone(), step });
+    let _ = FRAME.set(Frame { narration: narration.clone(), step });
     remedy::know(known);
     if dry_run() {
         notice("dry run: none of this is done");
@@ -356,9 +365,9 @@ pub(crate) fn pauses() -> Option<&'static [String]> {
 
 /// The step that this program is.
 pub(crate) fn this_step() -> Step {
-    RUNNING.get().map_or(Step::UNKNOWN, |running| running.step)
+    FRAME.get().map_or(Step::UNKNOWN, |frame| frame.step)
 }
 
 fn options() -> Option<&'static Narration> {
-    RUNNING.get().map(|running| &running.narration)
+    FRAME.get().map(|frame| &frame.narration)
 }

@@ -64,7 +64,7 @@ impl Step {
     }
 }
 
-static SCREEN: Mutex<Screen> = Mutex::new(Screen { waiting: Waiting::Nothing, group: None });
+static SCREEN: Mutex<Screen> = Mutex::new(Screen { waiting: Unprinted::Nothing, group: None });
 /// The child's pid as the host knows it. In a pid namespace of its own the child cannot ask for it.
 static CHILD: AtomicI32 = AtomicI32::new(0);
 static IS_MONITOR: AtomicBool = AtomicBool::new(false);
@@ -72,13 +72,13 @@ static IS_MONITOR: AtomicBool = AtomicBool::new(false);
 static HUSHED: AtomicBool = AtomicBool::new(false);
 
 struct Screen {
-    waiting: Waiting,
+    waiting: Unprinted,
     /// The name of the open group.
     group: Option<String>,
 }
 
 /// What this process has done and not yet printed.
-enum Waiting {
+enum Unprinted {
     Nothing,
     /// Calls of this step, of one kind, that may still become one line.
     Own(Vec<Family>),
@@ -239,7 +239,7 @@ fn shape(call: &Call, screen: &Screen) -> Shape {
 pub fn stands_alone(call: &Call) -> bool {
     with_screen(|screen| match (shape(call, screen), &screen.waiting) {
         (Shape::Whole, _) => true,
-        (Shape::Own, Waiting::Own(families)) => !families.iter().any(|family| family.takes(call, None)),
+        (Shape::Own, Unprinted::Own(families)) => !families.iter().any(|family| family.takes(call, None)),
         (Shape::Own, _) => true,
         (Shape::Small | Shape::Earlier, _) => false,
     })
@@ -268,17 +268,17 @@ pub fn print(call: &Call, result: Option<&str>) {
         Shape::Own => screen.add_own(call, result.unwrap_or_default()),
         Shape::Small => {
             let name = screen.group.clone().unwrap_or_default();
-            if !matches!(&screen.waiting, Waiting::Small(waiting, it) if *waiting == name && it.speaker == call.speaker)
+            if !matches!(&screen.waiting, Unprinted::Small(waiting, it) if *waiting == name && it.speaker == call.speaker)
             {
                 screen.flush();
-                screen.waiting = Waiting::Small(name, Stretch::new(call.speaker));
+                screen.waiting = Unprinted::Small(name, Stretch::new(call.speaker));
             }
             screen.add(call);
         }
         Shape::Earlier => {
-            if !matches!(&screen.waiting, Waiting::Earlier(it) if it.speaker == call.speaker) {
+            if !matches!(&screen.waiting, Unprinted::Earlier(it) if it.speaker == call.speaker) {
                 screen.flush();
-                screen.waiting = Waiting::Earlier(Stretch::new(call.speaker));
+                screen.waiting = Unprinted::Earlier(Stretch::new(call.speaker));
             }
             screen.add(call);
         }
@@ -300,7 +300,7 @@ pub fn print_failed(call: &Call, errno: Errno) {
 impl Screen {
     fn add_own(&mut self, call: &Call, result: &str) {
         let new = || Family { speaker: call.speaker, result: result.to_owned(), texts: vec![call.text.clone()] };
-        if let Waiting::Own(families) = &mut self.waiting {
+        if let Unprinted::Own(families) = &mut self.waiting {
             if let Some(family) = families.iter_mut().find(|family| family.takes(call, Some(result))) {
                 family.texts.push(call.text.clone());
                 return;
@@ -312,31 +312,31 @@ impl Screen {
             }
         }
         self.flush();
-        self.waiting = Waiting::Own(vec![new()]);
+        self.waiting = Unprinted::Own(vec![new()]);
     }
 
     fn add(&mut self, call: &Call) {
-        if let Waiting::Small(_, stretch) | Waiting::Earlier(stretch) = &mut self.waiting {
+        if let Unprinted::Small(_, stretch) | Unprinted::Earlier(stretch) = &mut self.waiting {
             stretch.add(call.step, &call.text);
         }
     }
 
     fn flush(&mut self) {
-        match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
-            Waiting::Nothing => {}
-            Waiting::Own(families) => {
+        match std::mem::replace(&mut self.waiting, Unprinted::Nothing) {
+            Unprinted::Nothing => {}
+            Unprinted::Own(families) => {
                 for family in families {
                     let result = (!family.result.is_empty()).then_some(family.result.as_str());
                     let width = WIDTH - 6 - result.map_or(0, |result| result.len() + 3);
                     write_line(&line_of(family.speaker, &family.text(width), result));
                 }
             }
-            Waiting::Earlier(stretch) => {
+            Unprinted::Earlier(stretch) => {
                 let whose = stretch.whose();
                 let text = format!("{whose}: {}", stretch.summary(WIDTH - 8 - whose.len()));
                 write_line(&format!("{} {}", stretch.speaker, printable(&text).dimmed()));
             }
-            Waiting::Small(name, stretch) => {
+            Unprinted::Small(name, stretch) => {
                 let room = WIDTH.saturating_sub(8 + name.chars().count());
                 write_line(&format!("{} {}: {}", stretch.speaker, printable(&name), stretch.summary(room)));
             }
@@ -363,7 +363,7 @@ pub fn flush() {
 
 /// Child, first of all: what its parent has not printed yet is its parent's to print.
 pub fn newborn() {
-    with_screen(|screen| screen.waiting = Waiting::Nothing);
+    with_screen(|screen| screen.waiting = Unprinted::Nothing);
 }
 
 /// Prints something that is no call, if it is this step's: what was found, or read back.
@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn what_differs_in_more_than_a_word_does_not() {
-        let differ = |a: &str, b: &str| common(&[a.to_owned(), b.to_owned()]) == None;
+        let differ = |a: &str, b: &str| common(&[a.to_owned(), b.to_owned()]).is_none();
         assert!(differ("echo 7 > /c/cpu/s/tasks", "echo 7 > /c/memory/user/s/tasks"));
         assert!(differ("echo 1 > /c/period", "echo 2 > /c/quota"));
         assert!(differ("mount(\"proc\", \"/a/proc\")", "mount(\"sysfs\", \"/a/sys\")"));

@@ -29,3 +29,10 @@ pub fn pidfd_send_signal(process: BorrowedFd, signal: Signal) -> nix::Result<()>
 pub fn in_first_user_namespace() -> bool {
     std::fs::metadata("/proc/self/ns/user").is_ok_and(|it| it.ino() == 0xEFFF_FFFD)
 }
+
+/// Whether this process's stack may not grow to one MiB. getrlimit(2).
+pub fn has_small_stack() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call only writes to `limit`, which outlives it.
+    unsafe { libc::getrlimit(libc::RLIMIT_STACK, &mut limit) == 0 && limit.rlim_cur < 1 << 20 }
+}

@@ -69,11 +69,13 @@ pub enum World {
     DockerRoot,
     /// The same, as an ordinary user.
     DockerUser,
+    /// Beside a Docker daemon, where `docker` reaches it.
+    DockerHost,
 }
 
 impl World {
     /// Every world, by the name that `CHECK_WORLD` has for it.
-    const ALL: [(&str, World); 10] = [
+    const ALL: [(&str, World); 11] = [
         ("root-here", World::RootHere),
         ("ordinary-user", World::OrdinaryUser),
         ("shared-root", World::SharedRoot),
@@ -84,6 +86,7 @@ impl World {
         ("docker-plain", World::DockerPlain),
         ("docker-root", World::DockerRoot),
         ("docker-user", World::DockerUser),
+        ("docker-host", World::DockerHost),
     ];
     /// A distribution with systemd.
     pub const SYSTEMD: [World; 2] = [World::SystemdRoot, World::SystemdUser];
@@ -100,7 +103,7 @@ impl World {
 
     /// Emulated, or costly to set up: here only the tests run that differ here.
     fn is_slow(self) -> bool {
-        World::SLOW.contains(&self) || self == World::DockerPlain
+        World::SLOW.contains(&self) || matches!(self, World::DockerPlain | World::DockerHost)
     }
 }
 

@@ -224,13 +224,17 @@ pub fn remove_groups_of(pid: Pid) -> Vec<String> {
     told
 }
 
+const LONGER_THAN_ANY_TEST: Duration = Duration::from_secs(3600);
+
 /// A run that was ended by Ctrl-C has removed nothing. What still runs in its groups keeps them.
 pub fn remove_those_of_interrupted_runs() {
     for Group { dir, .. } in own_groups() {
         for entry in read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let pid = name.strip_prefix("check-").filter(|pid| pid.parse::<u32>().is_ok());
-            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let is_a_tests = name.strip_prefix("check-").is_some_and(|pid| pid.parse::<u32>().is_ok());
+            // Not by the pid: in another pid namespace, as in a container, it says nothing.
+            let age = entry.metadata().and_then(|it| it.created().or(it.modified())).map(|time| time.elapsed());
+            if is_a_tests && age.is_ok_and(|age| age.is_ok_and(|age| age > LONGER_THAN_ANY_TEST)) {
                 remove_group(&entry.path(), None);
             }
         }

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_and_what_has_no_mode_for_it_are_told_apart() {
+    fn no_file_and_no_mode_for_it_have_two_sentences() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("plain");
         std::fs::write(&file, "").expect("a file");

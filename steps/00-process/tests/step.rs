@@ -217,6 +217,14 @@ fn checks() -> Vec<Check> {
             testing::refuses("step00", &["-q", &tool.display().to_string()], 126, &format!("{path} is mounted noexec"));
             nix::mount::umount(dir.path()).expect("umount");
         }),
+        check("a_small_stack_is_enough", [], || {
+            for name in ["step00", "step01", "step02", "step03", "step04"] {
+                let mut shell = std::process::Command::new("sh");
+                shell.args(["-c", "ulimit -s 300; exec \"$0\" --help"]).arg(program(name));
+                let ran = testing::Run::new(shell).ran();
+                assert_eq!(ran.code, 0, "{name}: {}", ran.err);
+            }
+        }),
     ]
 }
 

@@ -11,9 +11,11 @@ use process::Environment;
 use shared::explain::{self, Narration};
 use shared::formula::{Formula, Term};
 
+const STEP: &str = "step01";
+
 /// Runs a command in namespaces of its own
 #[derive(clap::Parser, Debug)]
-#[command(name = "step01", version)]
+#[command(name = STEP, version)]
 struct Options {
     #[command(flatten)]
     narration: Narration,
@@ -33,16 +35,19 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<u8> {
     options.view.validate()?;
-    contain(options)
+    let mut formula = Formula::default();
+
+    contain(options, &mut formula)
 }
 
-fn contain(options: &Options) -> Result<u8> {
+fn contain(options: &Options, formula: &mut Formula) -> Result<u8> {
     let view = &options.view;
+    let hostname = view.hostname.as_deref().unwrap_or(STEP);
 
     // Child, once released: its own view.
     let enter = || {
         namespaces::keep_mounts_private(view)?; // before any mount
-        namespaces::set_hostname(view, "step01")?;
+        namespaces::set_hostname(view, hostname)?;
         namespaces::set_loopback_up(view)?;
         namespaces::unshare_cgroup(view)?;
         namespaces::mount_proc(view)
@@ -56,7 +61,6 @@ fn contain(options: &Options) -> Result<u8> {
     let ready = held.release()?;
 
     // Host, and the child ready: a term is true if the kernel confirms it.
-    let mut formula = Formula::default();
     formula.light(Term::Namespace, &namespaces::facts(ready.pid(), view)?)?;
     formula.print();
 

@@ -43,7 +43,7 @@ pub use empty::end_all;
 pub use hierarchy::{Hierarchy, Version, detect, may_make_groups};
 pub use limits::Limits;
 pub use remedies::known;
-pub use scope::ask_for_scope;
+pub use scope::{ask_for_scope, is_owned_by_systemd};
 pub use units::{CpuList, Rate};
 
 /// The child's cgroup: on v1 a group in each hierarchy, on v2 one, on a hybrid machine both.
@@ -75,8 +75,13 @@ impl Cgroup {
             !self.groups.is_empty(),
             "no cgroup hierarchy can be reached here: none is mounted, or only a part of it that this process is not in"
         );
-        self.groups().iter().try_for_each(Group::make)?;
-        self.groups().iter().try_for_each(|group| group.limit(&self.limits))
+        for group in self.groups() {
+            group.make()?;
+        }
+        for group in self.groups() {
+            group.limit(&self.limits)?;
+        }
+        Ok(())
     }
 
     /// Host: puts a held child in, so that it has run nothing outside the limits.
@@ -84,7 +89,9 @@ impl Cgroup {
     /// # Errors
     /// ENOENT where the group is gone; ESRCH where the child is.
     pub fn admit(&self, child: Pid) -> Result<()> {
-        self.groups().iter().try_for_each(|group| group.admit(child))?;
+        for group in self.groups() {
+            group.admit(child)?;
+        }
         self.limits.cpuset_cpus.as_ref().map_or(Ok(()), |list| use_all_of(list, child))
     }
 

@@ -1,6 +1,6 @@
 //! Step 02: what may the child use up?
 //!
-//! The formula so far: cgroup + namespaces. New against step 01: the cgroup.
+//! The formula so far: cgroup + namespaces.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -12,16 +12,18 @@ use process::Environment;
 use shared::explain::{self, Narration};
 use shared::formula::{Formula, Term};
 
+const STEP: &str = "step02";
+
 /// Runs a command in namespaces and a cgroup of its own
 #[derive(clap::Parser, Debug)]
-#[command(name = "step02", version)]
+#[command(name = STEP, version)]
 struct Options {
     #[command(flatten)]
     narration: Narration,
     #[command(flatten)]
     view: View,
     #[command(flatten)]
-    limits: Limits, // new in this step
+    limits: Limits,
     /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
     #[arg(trailing_var_arg = true)]
     command: Vec<OsString>,
@@ -36,24 +38,27 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<u8> {
     options.view.validate()?;
+    let mut formula = Formula::default();
+    cgroups::ask_for_scope(STEP, &options.limits)?;
 
     // Host, and no child yet: what will outlive the child.
-    cgroups::ask_for_scope("step02", &options.limits)?; // new in this step: where systemd owns the tree
-    let cgroup = Cgroup::new("step02", &options.limits)?; // new in this step
-    let status = cgroup.create().and_then(|()| contain(options, &cgroup));
+    let cgroup = Cgroup::new(STEP, &options.limits)?;
+    let status = cgroup.create();
+    let status = status.and_then(|()| contain(options, &cgroup, &mut formula));
 
     // Host, and the child gone: also after a failure above.
     cgroup.print_counters();
     explain::with_cleanup(status, cgroup.remove())
 }
 
-fn contain(options: &Options, cgroup: &Cgroup) -> Result<u8> {
+fn contain(options: &Options, cgroup: &Cgroup, formula: &mut Formula) -> Result<u8> {
     let view = &options.view.clone().with_cgroup();
+    let hostname = view.hostname.as_deref().unwrap_or(STEP);
 
     // Child, once released: its own view.
     let enter = || {
         namespaces::keep_mounts_private(view)?; // before any mount
-        namespaces::set_hostname(view, "step02")?;
+        namespaces::set_hostname(view, hostname)?;
         namespaces::set_loopback_up(view)?;
         namespaces::unshare_cgroup(view)?;
         namespaces::mount_proc(view)
@@ -64,12 +69,11 @@ fn contain(options: &Options, cgroup: &Cgroup) -> Result<u8> {
     // Host, and the child held: root inside, and inside its limits before it mounts or runs anything.
     let held = namespaces::clone(view, enter, program)?;
     namespaces::map_ids(held.pid(), view)?;
-    cgroup.admit(held.pid())?; // new in this step
+    cgroup.admit(held.pid())?;
     let ready = held.release()?;
 
     // Host, and the child ready: a term is true if the kernel confirms it.
-    let mut formula = Formula::default();
-    formula.light(Term::Cgroup, &cgroup.facts(ready.pid())?)?; // new in this step
+    formula.light(Term::Cgroup, &cgroup.facts(ready.pid())?)?;
     formula.light(Term::Namespace, &namespaces::facts(ready.pid(), view)?)?;
     formula.print();
 

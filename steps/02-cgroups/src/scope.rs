@@ -41,7 +41,7 @@ pub fn ask_for_scope(step: &str, limits: &Limits) -> Result<()> {
     }
 }
 
-/// Whether [`ask_for_scope`] finds a systemd to ask; for tests, which look for the group in another place then.
+/// Whether [`ask_for_scope`] finds a systemd that it can ask.
 pub fn is_owned_by_systemd() -> bool {
     own_group_of_systemd().is_some_and(|own| is_delegated(&own).is_ok())
 }

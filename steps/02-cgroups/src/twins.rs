@@ -57,3 +57,107 @@ pub fn counter(path: &Path, key: &str) -> Option<u64> {
     let line = text.lines().find(|line| key.is_empty() || line.split(' ').next() == Some(key))?;
     line.split(' ').next_back()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{CpuList, Rate};
+
+    fn limits() -> Limits {
+        let rate = |bytes| Some(Rate { device: "8:0".to_owned(), bytes });
+        Limits {
+            memory: Some(64 << 20),
+            cpus: Some(0.5),
+            cpu_shares: Some(1024),
+            pids_limit: Some(20),
+            cpuset_cpus: Some(CpuList("0-1".to_owned())),
+            device_write_bps: rate(1000),
+            device_read_bps: rate(2000),
+        }
+    }
+
+    fn lines(version: Version, limits: &Limits) -> Vec<String> {
+        let line = |it: &Setting| format!("{}: echo {} > {}", it.controller, it.value, it.file);
+        version.twin().settings(limits).iter().map(line).collect()
+    }
+
+    #[test]
+    fn each_limit_is_a_file_on_v1() {
+        let lines = lines(Version::V1, &limits());
+        let (limits, devices) = lines.split_at(9);
+        assert_eq!(
+            limits,
+            [
+                "memory: echo 67108864 > memory.limit_in_bytes",
+                "memory: echo 67108864 > memory.memsw.limit_in_bytes",
+                "cpu: echo 100000 > cpu.cfs_period_us",
+                "cpu: echo 50000 > cpu.cfs_quota_us",
+                "cpu: echo 1024 > cpu.shares",
+                "pids: echo 20 > pids.max",
+                "cpuset: echo 0-1 > cpuset.cpus",
+                "blkio: echo 8:0 1000 > blkio.throttle.write_bps_device",
+                "blkio: echo 8:0 2000 > blkio.throttle.read_bps_device",
+            ]
+        );
+        assert_eq!((devices.len(), devices[0].as_str()), (12, "devices: echo a > devices.deny"));
+        assert_eq!(devices[3], "devices: echo c 1:3 rwm > devices.allow");
+    }
+
+    #[test]
+    fn each_limit_is_a_file_on_v2() {
+        assert_eq!(
+            lines(Version::V2, &limits()),
+            [
+                "memory: echo 67108864 > memory.max",
+                "memory: echo 0 > memory.swap.max",
+                "cpu: echo 50000 100000 > cpu.max",
+                "cpu: echo 100 > cpu.weight",
+                "pids: echo 20 > pids.max",
+                "cpuset: echo 0-1 > cpuset.cpus",
+                "io: echo 8:0 wbps=1000 > io.max",
+                "io: echo 8:0 rbps=2000 > io.max",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_limited_that_is_not_asked_for() {
+        assert_eq!(lines(Version::V2, &Limits::default()), Vec::<String>::new());
+        let on_v1 = lines(Version::V1, &Limits::default());
+        assert!(on_v1.iter().all(|line| line.starts_with("devices: ")), "{on_v1:?}");
+    }
+
+    #[test]
+    fn a_pid_is_written_to_the_file_that_the_version_has_for_it() {
+        assert_eq!([Version::V1, Version::V2].map(|it| it.twin().procs()), ["tasks", "cgroup.procs"]);
+    }
+
+    #[test]
+    fn what_was_refused_is_in_files_of_the_group() {
+        let counters = |version: Version, files: &[(&str, &str)]| {
+            let dir = tempfile::tempdir().expect("tempdir");
+            files.iter().for_each(|(name, text)| std::fs::write(dir.path().join(name), text).expect("write"));
+            version.twin().counters(dir.path())
+        };
+        let wanted = [
+            "memory: 4 KiB at the peak, 1 killed for want of it",
+            "cpu: held back in 3 periods, for 50 ms",
+            "pids: forks refused: 2",
+        ];
+        let on_v1: &[_] = &[
+            ("memory.max_usage_in_bytes", "4096\n"),
+            ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"),
+            ("cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_time 50000000\n"),
+            ("pids.events", "max 2\n"),
+        ];
+        let on_v2: &[_] = &[
+            ("memory.peak", "4096\n"),
+            ("memory.events", "low 0\nmax 7\noom 1\noom_kill 1\n"),
+            ("cpu.stat", "usage_usec 9\nnr_periods 9\nnr_throttled 3\nthrottled_usec 50000\n"),
+            ("pids.events", "max 2\n"),
+        ];
+        assert_eq!(counters(Version::V1, on_v1), wanted);
+        assert_eq!(counters(Version::V2, on_v2), wanted);
+        assert_eq!(counters(Version::V2, &[]), Vec::<String>::new());
+    }
+}

@@ -172,7 +172,10 @@ fn checks() -> Vec<Check> {
         check("what_the_program_leaves_running_ends_too", [may_make_groups(), needs::root()], || {
             let ran = narrated("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
             assert_eq!(ran.code, 4, "{}", ran.err);
-            assert!(ran.err.contains("SIGKILL to what still runs"), "{}", ran.err);
+            let rmdirs: Vec<_> = ran.err.lines().filter(|line| line.starts_with("host  rmdir ")).collect();
+            let is_in_use = |line: &&str| line.ends_with(" = EBUSY");
+            let is_removed = |line: &&str| line.ends_with(" = 0");
+            assert!(rmdirs.iter().any(is_in_use) && rmdirs.last().is_some_and(is_removed), "{}", ran.err);
         }),
         check("the_formula_is_lit_by_what_was_read_back", [may_make_groups(), needs::user_namespaces()], || {
             let ran = step("step02", ["true"]).ran();
@@ -228,13 +231,17 @@ fn checks() -> Vec<Check> {
                 assert_eq!(ran.code, 0, "{}", ran.err);
             }
         }),
-        check("on_v2_a_step_that_is_alone_in_its_group_steps_aside", [controller_of(Version::V2, "memory")], || {
-            alone_in_a_group("");
-        })
+        check(
+            "on_v2_a_step_that_is_alone_in_its_group_steps_aside",
+            [controller_of(Version::V2, "memory"), not_of_systemd()],
+            || {
+                alone_in_a_group("");
+            },
+        )
         .differs_in([World::SystemdRoot]),
         check(
             "on_v2_an_ordinary_user_has_limits_in_a_group_that_was_delegated",
-            [controller_of(Version::V2, "memory"), needs::root(), others_may_run_it()],
+            [controller_of(Version::V2, "memory"), not_of_systemd(), needs::root(), others_may_run_it()],
             || alone_in_a_group("setpriv --reuid=65534 --regid=65534 --clear-groups"),
         )
         .differs_in([World::SystemdRoot]),
@@ -323,6 +330,73 @@ fn checks() -> Vec<Check> {
         check("with_limits_too_it_ends_at_every_pause", [controller("pids"), needs::user_namespaces()], || {
             testing::end_at_every_pause("step02", &["--pids-limit", "20"]);
         }),
+        check(
+            "the_program_gets_every_cpu_of_its_list_whatever_its_caller_had",
+            [controller("cpuset"), two_cpus(), needs::tool("taskset")],
+            || {
+                let [first, last] = two_cpus_of_ours().expect("two");
+                let mut command = Command::new("taskset");
+                command.args(["--cpu-list", &last]).arg(program("step02"));
+                command.args(["-q", "--cpuset-cpus", &format!("{first},{last}"), "cat", "/proc/self/status"]);
+                let ran = testing::Run::new(command).ran();
+                let line = ran.out.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list");
+                let list = cgroups::CpuList::numbers(line);
+                assert_eq!(list, cgroups::CpuList::numbers(&format!("{first},{last}")), "{}", ran.err);
+            },
+        ),
+        check("the_default_run_fits_on_one_screen", [may_make_groups(), needs::user_namespaces()], || {
+            let ran = step("step02", ["true"]).ran();
+            let rows: usize = ran.err.lines().map(|line| line.chars().count().max(1).div_ceil(110)).sum();
+            assert!(ran.code == 0 && rows <= 24, "{rows} rows: {}", ran.err);
+            for call in ["mkdir ", "echo ", "rmdir "] {
+                assert!(ran.err.contains(&format!("host  {call}")), "{call} is new here: {}", ran.err);
+            }
+        }),
+        check("what_is_confirmed_is_one_line", [controller("memory"), controller("pids")], || {
+            let ran = step("step02", ["--memory", "64M", "--pids-limit", "20", "true"]).ran();
+            let line = ran.err.lines().find(|line| line.starts_with("  ✔ cgroup ")).expect("a line");
+            assert!(line.contains(" 64M, ") && line.contains("pids.max 20"), "{line}");
+        }),
+        check("limits_outlive_a_daemon_reload", [systemd_gives_scopes(), controller_of_scope("memory")], || {
+            let options = ["--memory", "64M", "--pids-limit", "20"];
+            let live = step("step02", options.iter().chain(&WAIT)).until_ready();
+            let (_, group) = group_of(live.pid(), "memory", "memory");
+            let read = |file: &str| read_to_string(group.join(file)).expect(file).trim().to_owned();
+            let limits = || (read("memory.max"), read("pids.max"));
+            let wanted = ("67108864".to_owned(), "20".to_owned());
+            assert_eq!(limits(), wanted);
+            let mut systemctl = Command::new("systemctl");
+            systemctl.args(needs::root().map(|_| "--user")).arg("daemon-reload");
+            assert!(systemctl.status().expect("systemctl").success());
+            // It answers when it has read everything anew; the groups are gone over right after that.
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            assert_eq!(limits(), wanted, "{}", group.display());
+            assert_eq!(live.end().code, 0);
+        })
+        .differs_in(World::SYSTEMD),
+        check("a_scope_of_its_own_changes_nothing_for_the_program", [systemd_gives_scopes()], || {
+            let word = testing::random_word();
+            let script = "read -r line; echo \"$line $1\"; env; grep SigBlk /proc/self/status; exit 7";
+            let run = |command: &mut Command| {
+                let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("spawn");
+                child.stdin.take().expect("piped").write_all(word.as_bytes()).expect("write");
+                let output = child.wait_with_output().expect("wait");
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                // The shell sets `_`; the id is systemd's name for the scope, and every unit's process has one.
+                let is_same = |line: &&str| !line.starts_with("_=") && !line.starts_with("INVOCATION_ID=");
+                (output.status.code(), text.lines().filter(is_same).map(str::to_owned).collect::<Vec<_>>())
+            };
+            // A dollar sign, because systemd-run(1) may replace what looks like a variable.
+            let words = ["sh", "-c", script, "sh", "$HOME ${HOME} $$"];
+            let plain = run(Command::new(words[0]).args(&words[1..]));
+            let contained = run(Command::new(program("step02")).arg("-q").args(words));
+            assert_eq!(contained, plain);
+        })
+        .differs_in(World::SYSTEMD),
+        check("where_systemd_delegates_no_cpuset_a_sentence_says_so", [no_cpuset_is_delegated()], || {
+            testing::refuses("step02", &["-q", "--cpuset-cpus", "0", "true"], 125, "systemd delegates no more");
+        })
+        .differs_in(World::SYSTEMD),
     ]
 }
 
@@ -379,6 +453,9 @@ fn controller(name: &str) -> Option<String> {
 }
 
 fn controller_of(version: Version, name: &str) -> Option<String> {
+    if version == Version::V2 && systemd_gives_scopes().is_none() {
+        return controller_of_scope(if name == "blkio" { "io" } else { name });
+    }
     let name = if version == Version::V2 && name == "blkio" { "io" } else { name };
     let here = hierarchies();
     let has = |it: &Hierarchy| it.version == version && it.controllers.iter().any(|there| there == name);
@@ -446,4 +523,46 @@ fn others_may_run_it() -> Option<String> {
     try_it.args(["--reuid=65534", "--regid=65534", "--clear-groups", "test", "-x"]).arg(program("step02"));
     let may = try_it.status().is_ok_and(|status| status.success());
     (!may).then(|| "needs setpriv, and a folder that other users may enter".to_owned())
+}
+
+/// Two CPUs that this process may use.
+fn two_cpus_of_ours() -> Option<[String; 2]> {
+    let status = proc(nix::unistd::Pid::this(), "status");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let numbers = cgroups::CpuList::numbers(list)?;
+    let (first, last) = (numbers.first()?, numbers.last()?);
+    (first != last).then(|| [first.to_string(), last.to_string()])
+}
+
+fn two_cpus() -> Option<String> {
+    two_cpus_of_ours().is_none().then(|| "needs two CPUs".to_owned())
+}
+
+/// A machine where systemd owns the tree of v2, and gives this user a scope.
+fn systemd_gives_scopes() -> Option<String> {
+    (!cgroups::is_owned_by_systemd())
+        .then(|| "needs cgroup v2 alone, and a systemd that can be asked for a scope".to_owned())
+}
+
+/// There, a step would not stay in the group that a test has made for it.
+fn not_of_systemd() -> Option<String> {
+    cgroups::is_owned_by_systemd().then(|| "needs a tree that systemd does not own".to_owned())
+}
+
+/// What a scope of systemd's has: for root all of the tree's, for an ordinary user what the user's manager has.
+fn controller_of_scope(name: &str) -> Option<String> {
+    let Some(tree) = hierarchies().into_iter().find(|it| it.version == Version::V2) else {
+        return Some("needs cgroup v2".to_owned());
+    };
+    let uid = nix::unistd::getuid();
+    let manager = format!("user.slice/user-{uid}.slice/user@{uid}.service");
+    let dir = if uid.is_root() { tree.mount } else { tree.mount.join(manager) };
+    let words = read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
+    let has = words.split_whitespace().any(|word| word == name);
+    (!has).then(|| format!("needs a systemd that delegates the {name} controller"))
+}
+
+fn no_cpuset_is_delegated() -> Option<String> {
+    let has = controller_of_scope("cpuset").is_none();
+    systemd_gives_scopes().or_else(|| has.then(|| "needs a systemd that delegates no cpuset".to_owned()))
 }

@@ -30,6 +30,7 @@ pub mod sys;
 mod volume;
 mod why;
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -89,6 +90,14 @@ fn fill_and_pivot(root: &Root, dir: &Path, view: &View) -> Result<()> {
 
     // Now `.` is `/`. Only inside can a link in the workdir be followed as the program would.
     if root.workdir == Path::new("/") { Ok(()) } else { stand_in(&root.workdir) }
+}
+
+/// Child, in its root: becomes the program, found and run inside, with an environment that has nothing of the host's.
+///
+/// # Errors
+/// Those of [`process::exec`], and the root.
+pub fn exec(root: &Root, dir: &Path, command: &[OsString], hostname: &str) -> Result<()> {
+    process::exec(command, &root.environment(hostname)).with_context(|| format!("in the root {}", dir.display()))
 }
 
 /// Child: `/proc`, of its own pid namespace where it has one, else the host's.

@@ -1,21 +1,23 @@
 //! Step 03: where does the child stand?
 //!
-//! The formula so far: cgroup + namespaces + rootfs. New against step 02: the rootfs.
+//! The formula so far: cgroup + namespaces + rootfs.
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use cgroups::{Cgroup, Limits};
 use namespaces::View;
 use rootfs::Root;
 use shared::explain::{self, Narration};
 use shared::formula::{Formula, Term};
 
+const STEP: &str = "step03";
+
 /// Runs a command in namespaces, a cgroup and a root of its own
 #[derive(clap::Parser, Debug)]
-#[command(name = "step03", version)]
+#[command(name = STEP, version)]
 struct Options {
     #[command(flatten)]
     narration: Narration,
@@ -24,7 +26,7 @@ struct Options {
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
-    root: Root, // new in this step
+    root: Root,
     /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
     #[arg(trailing_var_arg = true)]
     command: Vec<OsString>,
@@ -39,24 +41,24 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<u8> {
     options.view.validate()?;
-    rootfs::validate(&options.view)?; // new in this step
-    let dir = options.root.prepare()?; // new in this step
     let mut formula = Formula::default();
+    cgroups::ask_for_scope(STEP, &options.limits)?;
+    rootfs::validate(&options.view)?;
+    let dir = options.root.prepare()?;
 
-    // Host, and no child yet: what will outlive the child. New in this step: where no limit was asked for, a user who
-    // may make no cgroups gets the rest.
-    cgroups::ask_for_scope("step03", &options.limits)?;
-    let cgroup = Cgroup::new("step03", &options.limits)?;
-    let status = cgroup.create_or_go_without(&mut formula).and_then(|()| contain(options, &dir, &cgroup, formula));
+    // Host, and no child yet: what will outlive the child.
+    let cgroup = Cgroup::new(STEP, &options.limits)?;
+    let status = cgroup.create_or_go_without(&mut formula);
+    let status = status.and_then(|()| contain(options, &dir, &cgroup, &mut formula));
 
     // Host, and the child gone: also after a failure above.
     cgroup.print_counters();
     explain::with_cleanup(status, cgroup.remove())
 }
 
-fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, mut formula: Formula) -> Result<u8> {
+fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, formula: &mut Formula) -> Result<u8> {
     let view = &options.view.clone().with_cgroup();
-    let hostname = view.hostname.as_deref().unwrap_or("step03"); // new in this step: the environment has it too
+    let hostname = view.hostname.as_deref().unwrap_or(STEP);
 
     // Child, once released: its own view.
     let enter = || {
@@ -64,13 +66,10 @@ fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, mut formula: Formula)
         namespaces::set_hostname(view, hostname)?;
         namespaces::set_loopback_up(view)?;
         namespaces::unshare_cgroup(view)?;
-        rootfs::enter(&options.root, dir, view) // new in this step: `/proc` too is made in there
+        rootfs::enter(&options.root, dir, view)
     };
-    // Child, once started: its last act, found and run inside.
-    let program = || {
-        process::exec(&options.command, &options.root.environment(hostname))
-            .with_context(|| format!("in the root {}", dir.display()))
-    };
+    // Child, once started: its last act.
+    let program = || rootfs::exec(&options.root, dir, &options.command, hostname);
 
     // Host, and the child held: root inside, and inside its limits before it mounts or runs anything.
     let held = namespaces::clone(view, enter, program)?;
@@ -81,7 +80,7 @@ fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, mut formula: Formula)
     // Host, and the child ready: a term is true if the kernel confirms it.
     formula.light(Term::Cgroup, &cgroup.facts(ready.pid())?)?;
     formula.light(Term::Namespace, &namespaces::facts(ready.pid(), view)?)?;
-    formula.light(Term::Rootfs, &rootfs::facts(ready.pid(), dir)?)?; // new in this step
+    formula.light(Term::Rootfs, &rootfs::facts(ready.pid(), dir)?)?;
     formula.print();
 
     ready.start()?.wait()

@@ -81,17 +81,40 @@ pub fn checked(chapter: Chapter, mine: &Path) -> Verdict {
     verdict
 }
 
+/// Ends what has become a child of this process, what that has started, and the groups that both were in.
 fn end_children() {
     loop {
         let children = children(getpid());
         if children.is_empty() {
             break;
         }
+        let groups: Vec<_> = children.iter().flat_map(|child| family(*child)).flat_map(groups_to_remove).collect();
         for child in children {
             let _ = kill(child, Signal::SIGKILL);
             let _ = waitpid(child, None);
         }
+        // Only after its children have ended, too, which the next round waits for.
+        let orphans = self::children(getpid());
+        for orphan in orphans {
+            let _ = kill(orphan, Signal::SIGKILL);
+            let _ = waitpid(orphan, None);
+        }
+        groups.iter().for_each(|group| drop(fs::remove_dir(group)));
     }
+}
+
+/// A process and all its descendants.
+fn family(pid: Pid) -> Vec<Pid> {
+    let mut all = vec![pid];
+    all.extend(children(pid).into_iter().flat_map(family));
+    all
+}
+
+/// The groups of a container that is ended after a failure: those it is in, and those that bear its name.
+fn groups_to_remove(pid: Pid) -> Vec<PathBuf> {
+    let mut groups = own_groups(pid);
+    groups.extend(trees().iter().map(|(_, tree)| tree.join(format!("mine-{pid}"))));
+    groups
 }
 
 pub fn children(parent: Pid) -> Vec<Pid> {
@@ -138,7 +161,7 @@ pub fn own_groups(pid: Pid) -> Vec<PathBuf> {
 
 /// After a failure, so that the next run begins as this one did.
 fn end(processes: &[Pid]) {
-    let groups: Vec<_> = processes.iter().flat_map(|pid| own_groups(*pid)).collect();
+    let groups: Vec<_> = processes.iter().flat_map(|pid| groups_to_remove(*pid)).collect();
     for pid in processes {
         let _ = kill(*pid, Signal::SIGKILL);
     }
@@ -287,8 +310,8 @@ impl Held {
             let mut fds = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
             let patience = PollTimeout::try_from(PATIENCE).expect("short");
             if self.stdout.buffer().is_empty() && poll(&mut fds, patience).expect("poll") == 0 {
-                let sentence = "the program has printed nothing yet: does the host open the gate?";
-                return missing(sentence.trim_end_matches('?'), self.said());
+                let sentence = "the program has printed nothing yet: the host must open the gate";
+                return missing(sentence, self.said());
             }
             let mut line = String::new();
             if self.stdout.read_line(&mut line).expect("read") == 0 {
