@@ -55,16 +55,16 @@ use shared::remedy::Known;
 /// A step from 04 on: its options, and what a container is made of. `main` is `engine::cli::main::<Options>()`.
 ///
 /// The options are written down when a container is created; each command that follows reads them back.
-pub trait Recipe: clap::Args + Serialize + DeserializeOwned {
+pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
     /// The name of its command: `step04`.
     const STEP: &'static str;
     /// What the parts will make. It is written down before they make it; and any process of the same step that reads it
     /// can undo them. So it names things as they are named from anywhere: absolute paths, numbers, names.
     type Plan: Serialize + DeserializeOwned;
     /// The commands that this step adds; [`cli::NoCommand`] where there is none.
-    type Command: clap::Subcommand;
+    type Command: clap::Subcommand + Send + 'static;
     /// The options that this step adds to `exec`; [`cli::NoOption`] where there is none.
-    type Guest: clap::Args;
+    type Guest: clap::Args + Send + 'static;
 
     /// Host, the caller's process, once: the same options, in words that mean the same wherever they are read again:
     /// absolute paths, defaults filled in.

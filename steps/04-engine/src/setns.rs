@@ -153,11 +153,12 @@ fn helper(process: &OwnedFd, namespaces: &[Namespace], gate: Gate, mut line: Uni
         line.write_all(&[&[stage as u8], &pid.as_raw().to_ne_bytes()[..]].concat())?;
         if stage == Stage::Started { Ok(()) } else { wait_for_host(&mut line, pid) }
     };
-    let child = match bring_in(process, namespaces, gate, &mut at) {
-        Ok(running) => running.pid(),
+    let running = match bring_in(process, namespaces, gate, &mut at) {
+        Ok(running) => running,
         // A host that is gone needs no answer.
         Err(error) => return Ok(line.write_all(&Failure::of(&error).to_bytes()).unwrap_or(())),
     };
+    let child = running.pid();
     loop {
         if let Some(code) = process::sys::exit_code(child).during("cannot wait for the child")? {
             sys::exit(code);
@@ -192,6 +193,8 @@ fn bring_in<'a>(
     let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
     let number = process.as_raw_fd();
     let may_drop_groups = may_drop_groups(number) && getgroups().is_ok_and(|groups| !groups.is_empty());
+    // Before anything of the container's can be in the way, as its /proc is what it likes.
+    process::start_clean()?;
     // From setns on, processes in there can see the helper and the child, and could reach the host's files by
     // /proc/PID/exe and /proc/PID/fd. Until exec nobody but the host's root may look into them: CVE-2019-5736.
     explain::child(call!("prctl(PR_SET_DUMPABLE, 0)")).run(|| set_dumpable(false))?;
