@@ -32,6 +32,15 @@ pub fn is_locked(path: &Path) -> bool {
     }
 }
 
+/// The lock on a file or directory, which nobody has for long: waits in flock(2).
+///
+/// # Errors
+/// Where it cannot be opened.
+pub fn lock(path: &Path) -> nix::Result<Flock<File>> {
+    let file = File::open(path).map_err(errno_of)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+}
+
 /// The lock on a file or folder, as soon as nobody else has it.
 ///
 /// # Errors

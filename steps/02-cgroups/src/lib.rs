@@ -34,7 +34,7 @@ use nix::fcntl::Flock;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use shared::failure::is;
-use shared::lock::try_lock;
+use shared::lock::lock;
 use shared::{call, explain};
 
 use twins::{Setting, Twin};
@@ -111,10 +111,14 @@ impl Cgroup {
 impl Group {
     /// The kernel fills a new directory with the files of its controllers.
     fn make(&self) -> Result<()> {
-        explain::host(call!("mkdir {}", self.dir.display())).run(|| std::fs::create_dir(&self.dir))?;
-        // Without the lock, `step04 clean` would take the group for one that a killed step has left.
-        let _ = self.ours.set(try_lock(&self.dir).ok());
-        Ok(())
+        explain::host(call!("mkdir {}", self.dir.display())).run(|| {
+            // Without its lock, `step04 clean` takes a group for one that a killed step has left: so none is there without,
+            // also not for a moment. What `clean` removes, it looks at under the same lock.
+            let _making = lock(&self.parent.join("cgroup.procs"));
+            std::fs::create_dir(&self.dir)?;
+            let _ = self.ours.set(lock(&self.dir).ok());
+            Ok::<_, std::io::Error>(())
+        })
     }
 
     fn limit(&self, limits: &Limits) -> Result<()> {

@@ -3,78 +3,77 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use cgroups::Cgroup;
-use engine::container::{Container, Life, State, read_end};
-use engine::identity::Process;
-use engine::join::{self, Guest};
-use engine::log::{Reader, Show};
-use engine::parts::parts;
-use engine::states::{Status, Verb};
-use engine::store::Store;
-use engine::{members, monitor, protect, recovery};
+use anyhow::{Context, Result, anyhow, bail};
+use cgroups::Limits;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED};
 use shared::signals::{self, Received};
 
-use crate::{Format, New, tables};
+use crate::cli::{Format, New};
+use crate::container::{Container, Life, State, read_end};
+use crate::identity::Process;
+use crate::join::{self, Guest};
+use crate::log::{Reader, Show};
+use crate::states::{Status, Verb};
+use crate::store::Store;
+use crate::{Recipe, door, members, monitor, protect, recovery, tables, undo};
 
-pub fn run(new: New) -> Result<u8> {
+pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
     let (store, container, life) = add(new)?;
-    monitor::run(&store, &container, life, parts)
+    monitor::run::<R>(&store, &container, life)
 }
 
-pub fn run_detached(new: New) -> Result<u8> {
+pub fn run_detached<R: Recipe>(new: New<R>) -> Result<u8> {
     let (store, container, life) = add(new)?;
-    monitor::create(&store, &container, life, true, parts)?;
+    monitor::create::<R>(&store, &container, life, true)?;
     if let Err(error) = start_it(&container) {
         // A container whose program cannot begin is none. With --rm, its monitor may have removed it.
-        let _ = remove(&store, &container, Verb::RmForce);
+        let _ = remove::<R>(&store, &container, Verb::RmForce);
         return Err(error);
     }
     say(&container.config.id);
     Ok(0)
 }
 
-pub fn create(new: New) -> Result<u8> {
+pub fn create<R: Recipe>(new: New<R>) -> Result<u8> {
     let (store, container, life) = add(new)?;
-    monitor::create(&store, &container, life, true, parts)?;
+    monitor::create::<R>(&store, &container, life, true)?;
     say(&container.config.id);
     Ok(0)
 }
 
-fn add(new: New) -> Result<(Store, Container, Life)> {
-    let recipe = new.recipe.checked()?;
-    let store = Store::open()?;
-    let (container, life) = store.add(new.name, new.rm, recipe)?;
+fn add<R: Recipe>(New { name, rm, recipe, command }: New<R>) -> Result<(Store, Container, Life)> {
+    let recipe = recipe.settled()?;
+    let store = Store::open::<R>()?;
+    let (container, life) = store.add(name, rm, command, &recipe)?;
     Ok((store, container, life))
 }
 
-pub fn start(words: &[String], attach: bool) -> Result<u8> {
-    let store = Store::open()?;
+pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
+    let store = Store::open::<R>()?;
     // Before any of them is started, as it begins this command once more.
     let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
     if words.iter().any(is_stopped) {
-        cgroups::ask_for_scope("step04", &cgroups::Limits::default())?;
-        protect::against_writers()?;
+        cgroups::ask_for_scope(R::STEP, &Limits::default())?;
+        protect::against_writers(R::STEP)?;
     }
     if !attach {
-        return each(&store, words, |container| match make_again(&store, container)? {
+        return each(&store, words, |container| match make_again::<R>(&store, container)? {
             Status::Running => Ok(()),
             _ => start_it(container),
         });
     }
     let [word] = words else { bail!("--attach takes one container") };
-    with(&store, word, |container| start_attached(&store, container))
+    with(&store, word, |container| start_attached::<R>(&store, container))
 }
 
-fn start_attached(store: &Store, container: &Container) -> Result<u8> {
+fn start_attached<R: Recipe>(store: &Store, container: &Container) -> Result<u8> {
     // What it writes from now on, and not what it has written when it ran before.
     let mut reader = Reader::from_end(container)?;
-    let status = make_again(store, container)?;
-    // Before it starts: with --rm, its folder can be gone a moment later.
+    let status = make_again::<R>(store, container)?;
+    // Before it starts: with --rm, its directory can be gone a moment later.
     let exit = container.open_end()?;
     let init = container.state()?.init;
     if status != Status::Running {
@@ -83,26 +82,26 @@ fn start_attached(store: &Store, container: &Container) -> Result<u8> {
     let Some(init) = init.filter(|_| !explain::dry_run()) else { return Ok(0) };
     // From here on this command only shows: it may end with the pipe that it writes to.
     signals::end_with_pipe()?;
-    let end = reader.follow(container, exit, false, |received| {
+    let end = reader.follow(container, exit, false, &mut |received| {
         // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
         if received.is(Signal::SIGCHLD) || init.open()?.is_none() {
             return Ok(());
         }
-        // The container has no terminal: what a key has sent, nobody else sends there.
+        // The container has no terminal: what a key has sent, no other process sends there.
         process::pass_on(Pid::from_raw(init.pid), Received { by_terminal: false, ..received })
     })?;
     Ok(end.ok_or_else(|| lost(container))?.code)
 }
 
 /// A stopped container becomes a created one. The state before that.
-fn make_again(store: &Store, container: &Container) -> Result<Status> {
+fn make_again<R: Recipe>(store: &Store, container: &Container) -> Result<Status> {
     loop {
         let status = container.allows(Verb::Start)?;
         if status != Status::Stopped {
             return Ok(status);
         }
         // It gets a new monitor, made from this process.
-        protect::against_writers()?;
+        protect::against_writers(R::STEP)?;
         // Its monitor may still be on its way out, or another engine may be as far as this one: then look again.
         let Some(life) = container.take()? else {
             signals::pause(signals::MOMENT)?;
@@ -111,15 +110,17 @@ fn make_again(store: &Store, container: &Container) -> Result<Status> {
         if container.end()?.is_none() && !explain::dry_run() {
             continue;
         }
-        container.save(&State { monitor: Some(Process::of(Pid::this())?), ..State::default() })?;
+        // The plan stays, until the monitor has made another: what has outlived the last run is in it.
+        let plan = container.state()?.plan;
+        container.save(&State { monitor: Some(Process::of(Pid::this())?), plan, ..State::default() })?;
         container.forget_end()?;
-        monitor::create(store, container, life, false, parts)?;
+        monitor::create::<R>(store, container, life, false)?;
         return Ok(status);
     }
 }
 
 fn start_it(container: &Container) -> Result<()> {
-    match monitor::start(container) {
+    match door::start(container) {
         Err(error) if error.is::<signals::Interrupted>() => Err(error),
         // Another engine may have come first.
         Err(_) if matches!(container.status(), Ok(Status::Running)) => Ok(()),
@@ -127,14 +128,15 @@ fn start_it(container: &Container) -> Result<()> {
     }
 }
 
-pub fn ps(all: bool, format: Format) -> Result<u8> {
-    let (containers, broken) = Store::open()?.all()?;
+pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
     let mut code = 0;
-    for error in broken {
-        code = explain::report(&error);
+    let (whole, damaged): (Vec<_>, Vec<_>) =
+        Store::open::<R>()?.all()?.into_iter().partition(|container| container.damage.is_none());
+    for why in damaged.into_iter().filter_map(|container| container.damage) {
+        code = explain::report(&anyhow!("{why} (`{} clean` removes it)", R::STEP));
     }
     let mut rows = Vec::new();
-    for container in containers {
+    for container in whole {
         match container.status() {
             Ok(status) if all || matches!(status, Status::Running | Status::Paused) => rows.push((container, status)),
             Ok(_) => {}
@@ -153,42 +155,42 @@ pub fn ps(all: bool, format: Format) -> Result<u8> {
     Ok(code)
 }
 
-pub fn logs(word: &str, show: Show) -> Result<u8> {
-    let container = Store::open()?.find(word)?;
+pub fn logs<R: Recipe>(word: &str, show: Show) -> Result<u8> {
+    let container = Store::open::<R>()?.find(word)?;
     let mut reader = Reader::from_start(&container);
     if !reader.has_log() {
         explain::note("it has no log: it ran in the foreground, and what it wrote went to the caller's terminal");
     }
     match show.follow {
-        true => drop(reader.follow(&container, container.open_end()?, show.timestamps, signals::interrupt)?),
-        false => reader.show(show.timestamps)?,
+        true => drop(reader.follow(&container, container.open_end()?, show.timestamps, &mut signals::interrupt)?),
+        false => reader.show(show.timestamps, &mut signals::interrupt)?,
     }
     Ok(0)
 }
 
-pub fn exec(word: &str, guest: &Guest) -> Result<u8> {
-    with(&Store::open()?, word, |container| {
+pub fn exec<R: Recipe>(word: &str, guest: &Guest, options: &R::Guest) -> Result<u8> {
+    with(&Store::open::<R>()?, word, |container| {
         container.allows(Verb::Exec)?;
-        join::exec(container, guest)
+        join::exec::<R>(container, guest, options)
     })
 }
 
-pub fn pause(words: &[String]) -> Result<u8> {
-    each(&Store::open()?, words, |container| match container.allows(Verb::Pause)? {
+pub fn pause<R: Recipe>(words: &[String]) -> Result<u8> {
+    each(&Store::open::<R>()?, words, |container| match container.allows(Verb::Pause)? {
         Status::Paused => Ok(()),
-        _ => members::freeze(&container.state()?.cgroups),
+        _ => members::freeze(&container.state()?.groups),
     })
 }
 
-pub fn unpause(words: &[String]) -> Result<u8> {
-    each(&Store::open()?, words, |container| {
+pub fn unpause<R: Recipe>(words: &[String]) -> Result<u8> {
+    each(&Store::open::<R>()?, words, |container| {
         container.allows(Verb::Unpause)?;
-        members::thaw(&container.state()?.cgroups)
+        members::thaw(&container.state()?.groups)
     })
 }
 
-pub fn kill(words: &[String], signal: Signal) -> Result<u8> {
-    each(&Store::open()?, words, |container| {
+pub fn kill<R: Recipe>(words: &[String], signal: Signal) -> Result<u8> {
+    each(&Store::open::<R>()?, words, |container| {
         let status = container.allows(Verb::Kill)?;
         if status == Status::Created {
             return end(container); // there is no program yet that could make anything of a signal
@@ -196,12 +198,12 @@ pub fn kill(words: &[String], signal: Signal) -> Result<u8> {
         let state = container.state()?;
         state.init.context("it has no process")?.signal(signal)?;
         // A frozen process dies of it only when it goes on.
-        if status == Status::Paused && signal == Signal::SIGKILL { members::thaw(&state.cgroups) } else { Ok(()) }
+        if status == Status::Paused && signal == Signal::SIGKILL { members::thaw(&state.groups) } else { Ok(()) }
     })
 }
 
-pub fn stop(words: &[String], seconds: u32) -> Result<u8> {
-    each(&Store::open()?, words, |container| {
+pub fn stop<R: Recipe>(words: &[String], seconds: u32) -> Result<u8> {
+    each(&Store::open::<R>()?, words, |container| {
         let status = container.allows(Verb::Stop)?;
         if status == Status::Stopped {
             return Ok(());
@@ -211,7 +213,7 @@ pub fn stop(words: &[String], seconds: u32) -> Result<u8> {
         // Before exec nobody is there to listen.
         if status != Status::Created {
             init.signal(Signal::SIGTERM)?;
-            members::thaw(&state.cgroups)?;
+            members::thaw(&state.groups)?;
             monitor::wait(container, Some(Duration::from_secs(seconds.into())))?;
         }
         end(container)
@@ -224,7 +226,7 @@ fn end(container: &Container) -> Result<()> {
         return Ok(());
     }
     let state = container.state()?;
-    members::kill_all(&state.cgroups)?;
+    members::kill_all(&state.groups)?;
     // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
     state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
     // In the foreground that is a command, which a terminal can have stopped: then it cleans nothing up.
@@ -235,8 +237,8 @@ fn end(container: &Container) -> Result<()> {
     bail!("container {} has been killed, and its monitor does not come to an end", container.name())
 }
 
-pub fn wait(words: &[String]) -> Result<u8> {
-    let store = Store::open()?;
+pub fn wait<R: Recipe>(words: &[String]) -> Result<u8> {
+    let store = Store::open::<R>()?;
     let mut code = 0;
     for word in words {
         let waited = with(&store, word, |container| {
@@ -265,8 +267,8 @@ pub fn wait(words: &[String]) -> Result<u8> {
     Ok(code)
 }
 
-pub fn inspect(words: &[String]) -> Result<u8> {
-    let store = Store::open()?;
+pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
+    let store = Store::open::<R>()?;
     let mut all = Vec::new();
     let mut code = 0;
     for word in words {
@@ -279,37 +281,46 @@ pub fn inspect(words: &[String]) -> Result<u8> {
     Ok(code)
 }
 
-pub fn rm(words: &[String], verb: Verb) -> Result<u8> {
-    let store = Store::open()?;
-    each(&store, words, |container| remove(&store, container, verb))
+pub fn rm<R: Recipe>(words: &[String], verb: Verb) -> Result<u8> {
+    let store = Store::open::<R>()?;
+    match verb {
+        // A damaged one, too.
+        Verb::RmForce => each_damaged(&store, words, |container| remove::<R>(&store, container, verb)),
+        _ => each(&store, words, |container| remove::<R>(&store, container, verb)),
+    }
 }
 
-/// Takes a container away, if the table lets this verb do so.
-fn remove(store: &Store, container: &Container, verb: Verb) -> Result<()> {
-    match remove_once_free(store, container, verb) {
+/// Removes a container, if the table lets this verb do so.
+fn remove<R: Recipe>(store: &Store, container: &Container, verb: Verb) -> Result<()> {
+    match remove_once_free::<R>(store, container, verb) {
         Err(_) if container.config.rm && !container.exists() => Ok(()), // its monitor has removed it
         removed => removed,
     }
 }
 
 /// Looks again at each turn, as others may be at work on it.
-fn remove_once_free(store: &Store, container: &Container, verb: Verb) -> Result<()> {
+fn remove_once_free<R: Recipe>(store: &Store, container: &Container, verb: Verb) -> Result<()> {
     let since = Instant::now();
     loop {
-        let status = container.allows(verb)?;
+        // A damaged one has no state to look at; forced, it goes all the same.
+        let status = match container.allows(verb) {
+            Err(_) if verb == Verb::RmForce && container.exists() && container.state().is_err() => None,
+            status => Some(status?),
+        };
         let state = container.state().unwrap_or_default();
         match status {
             // Before it has a process there is only its maker to end; a child dies with it.
-            Status::Creating => state.monitor.map_or(Ok(()), |monitor| monitor.signal(Signal::SIGKILL))?,
-            Status::Created | Status::Running | Status::Paused => end(container)?,
-            Status::Stopped | Status::Dead => {}
+            Some(Status::Creating) => state.monitor.map_or(Ok(()), |monitor| monitor.signal(Signal::SIGKILL))?,
+            Some(Status::Created | Status::Running | Status::Paused) => end(container)?,
+            Some(Status::Stopped | Status::Dead) | None => {}
         }
         if let Some(life) = container.take()? {
             // With its monitor gone, its first process is, too, unless that has got rid of PR_SET_PDEATHSIG.
             if container.end()?.is_none() {
                 state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
             }
-            Cgroup::at(&state.cgroups).remove()?;
+            undo::end::<R>(&state)?;
+            undo::remove::<R>(&state)?;
             return store.remove(container, &life);
         }
         if since.elapsed() > monitor::PATIENCE {
@@ -319,18 +330,12 @@ fn remove_once_free(store: &Store, container: &Container, verb: Verb) -> Result<
     }
 }
 
-pub fn clean(all: bool) -> Result<u8> {
-    let store = Store::open()?;
+pub fn clean<R: Recipe>(all: bool) -> Result<u8> {
+    let store = Store::open::<R>()?;
     let mut code = 0;
-    for container in store.all()?.0 {
+    for container in store.all()? {
         signals::check()?;
-        let removed = container.status().and_then(|status| {
-            if status == Status::Dead || (all && matches!(status, Status::Created | Status::Stopped)) {
-                explain::note(format_args!("container {} is {status}", container.name()));
-                remove(&store, &container, Verb::Rm)?;
-            }
-            Ok(())
-        });
+        let removed = if container.is_ours().is_ok() { clean_one::<R>(&store, &container, all) } else { Ok(()) };
         match removed {
             // Removed by another engine, or started.
             Err(_) if !container.exists() || matches!(container.status(), Ok(Status::Running)) => {}
@@ -344,12 +349,39 @@ pub fn clean(all: bool) -> Result<u8> {
     Ok(code)
 }
 
+fn clean_one<R: Recipe>(store: &Store, container: &Container, all: bool) -> Result<()> {
+    if let Some(why) = &container.damage {
+        // One that is looked after may be just being made.
+        if container.is_looked_after() {
+            return Ok(());
+        }
+        explain::note(why);
+        return remove::<R>(store, container, Verb::RmForce);
+    }
+    let status = container.status()?;
+    // One whose monitor was killed between its end and its removal.
+    let was_to_go = container.config.rm && status == Status::Stopped && !container.is_looked_after();
+    if status == Status::Dead || was_to_go || (all && matches!(status, Status::Created | Status::Stopped)) {
+        explain::note(format_args!("container {} is {status}", container.name()));
+        remove::<R>(store, container, Verb::Rm)?;
+    }
+    Ok(())
+}
+
 /// Does it to each container and prints its name, as Docker does; one that fails does not keep the others from it.
 fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
+    each_damaged(store, words, |container| match &container.damage {
+        Some(_) => store.find(&container.config.id).map(drop), // says why
+        None => act(container),
+    })
+}
+
+/// The same, also to those that are damaged.
+fn each_damaged(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
     let mut code = 0;
     for word in words {
         signals::check()?;
-        match with(store, word, &act) {
+        match store.find_damaged(word).and_then(|container| on(&container, word, &act)) {
             Ok(()) => say(word),
             Err(error) => code = fail(error)?,
         }
@@ -359,8 +391,11 @@ fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>)
 
 /// Does something with a container. Where it fails because another engine has removed it meanwhile, says that.
 fn with<T>(store: &Store, word: &str, act: impl Fn(&Container) -> Result<T>) -> Result<T> {
-    let container = store.find(word)?;
-    match act(&container) {
+    on(&store.find(word)?, word, act)
+}
+
+fn on<T>(container: &Container, word: &str, act: impl Fn(&Container) -> Result<T>) -> Result<T> {
+    match act(container) {
         // What its monitor has said of it is told all the same.
         Err(error) if !container.exists() && !error.is::<Failure>() => {
             bail!("container {word} has just been removed")
@@ -379,7 +414,7 @@ fn fail(error: anyhow::Error) -> Result<u8> {
 
 fn lost(container: &Container) -> Failure {
     let sentence = format!("container {} is dead: its monitor was killed, and its exit code is lost", container.name());
-    Failure { code: STEP_FAILED, sentence, remedy: Some("`step04 rm` or `step04 clean` takes it away".to_owned()) }
+    Failure { code: STEP_FAILED, sentence, remedy: Some("`rm` or `clean` removes it".to_owned()) }
 }
 
 /// To standard output; nobody may be reading, and the work is done all the same.

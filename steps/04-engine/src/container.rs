@@ -1,35 +1,46 @@
 //! One container as it is written down: what it is to be, what has become of it, how it ended, who looks after it.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
+use nix::unistd::geteuid;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use shared::call;
 use shared::explain;
 use shared::failure::{During, is};
 use shared::lock::{is_locked, try_lock};
 
+use crate::directory::{self, Directory};
 use crate::identity::Process;
-use crate::members;
-use crate::parts::Recipe;
+use crate::members::{self, Group};
 use crate::states::{Answer, Status, Verb, answer};
+use crate::{Identity, Recipe};
 
 /// A container that is written down.
 pub struct Container {
     /// What it is to be.
     pub config: Config,
-    pub(crate) dir: PathBuf,
+    /// Why that cannot be read; `config` has its id alone then.
+    pub damage: Option<String>,
+    pub(crate) store: Rc<Directory>,
+    /// The name of its directory in the store: its id, once it is whole.
+    pub(crate) place: String,
+    /// The step that asks.
+    pub(crate) asker: &'static str,
 }
 
 /// What a container is to be. Never changes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Config {
     /// Twelve hexadecimal digits.
     pub id: String,
@@ -37,11 +48,14 @@ pub struct Config {
     pub name: Option<String>,
     /// When it was written down, RFC 3339.
     pub created: String,
+    /// The step that makes it, and so can undo it: `step04`.
+    pub step: String,
     /// Whether it is removed when it has ended.
     pub rm: bool,
-    /// Its namespaces, limits, root and program.
-    #[serde(flatten)]
-    pub recipe: Recipe,
+    /// The program and its arguments; a shell where there is none.
+    pub command: Vec<String>,
+    /// The step's own options, as they were settled: a [`Recipe`].
+    pub options: Value,
 }
 
 /// What has become of it so far.
@@ -51,10 +65,12 @@ pub struct State {
     pub monitor: Option<Process>,
     /// Its first process.
     pub init: Option<Process>,
-    /// Where its groups are or will be.
-    pub cgroups: Vec<PathBuf>,
+    /// Its groups, made or not.
+    pub groups: Vec<Group>,
     /// When its program began, RFC 3339.
     pub started: Option<String>,
+    /// What its parts make, written down before they make it: a [`Recipe::Plan`].
+    pub plan: Option<Value>,
 }
 
 /// How it ended.
@@ -70,15 +86,32 @@ pub struct End {
 
 /// Bytes of the file `exit`.
 const ROOM_FOR_END: usize = 4096;
+/// Bytes of the largest file that is read whole: a command line can have 2 MiB. execve(2).
+const LARGEST: u64 = 8 << 20;
 
-/// The lock on a container's folder: whoever has it looks after the container, and nobody else changes it. The kernel
-/// lets go of it with the process, so it cannot lie as a file with a pid in it can. None in a dry run.
+/// The lock on a container's directory: the process that has it looks after the container, and no other changes it. The
+/// kernel releases it with the process, so it cannot lie as a file with a pid in it can. None in a dry run.
 pub struct Life(pub(crate) Option<Flock<File>>);
 
 impl Config {
-    /// What the container calls itself: as it was asked for, else its id, as Docker does.
-    pub fn hostname(&self) -> &str {
-        self.recipe.view.hostname.as_deref().unwrap_or(&self.id)
+    /// The step's own options.
+    ///
+    /// # Errors
+    /// Where they are not those of this step.
+    pub fn recipe<R: Recipe>(&self) -> Result<R> {
+        let why = || format!("container {}: its options are not those of {}", self.id, R::STEP);
+        serde_json::from_value(self.options.clone()).with_context(why)
+    }
+}
+
+impl State {
+    /// What its parts make; `None` where nothing has been planned.
+    ///
+    /// # Errors
+    /// Where it is no plan of this step.
+    pub fn plan<R: Recipe>(&self) -> Result<Option<R::Plan>> {
+        let plan = self.plan.clone().map(serde_json::from_value).transpose();
+        plan.with_context(|| format!("cannot understand the plan of {}", R::STEP))
     }
 }
 
@@ -88,27 +121,46 @@ impl Container {
         self.config.name.as_deref().unwrap_or(&self.config.id)
     }
 
-    /// A file of its folder.
+    /// What its parts may know of it.
+    pub fn identity(&self) -> Identity {
+        let Config { id, name, .. } = &self.config;
+        Identity { id: id.clone(), name: name.clone(), directory: self.path(""), data: data().join(id) }
+    }
+
+    /// A file of its directory, to be used.
+    pub fn at(&self, file: &str) -> PathBuf {
+        self.store.at(&format!("{}/{file}", self.place))
+    }
+
+    /// The same, to be printed.
     pub fn path(&self, file: &str) -> PathBuf {
-        self.dir.join(file)
+        let dir = self.store.shown(&self.place);
+        if file.is_empty() { dir } else { dir.join(file) } // joined, it would end with a slash
     }
 
     /// What has become of it so far.
+    ///
+    /// # Errors
+    /// Where the file is damaged or missing.
     pub fn state(&self) -> Result<State> {
-        let path = self.path("state.json");
-        let text = std::fs::read_to_string(&path).during(format_args!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))
+        self.read("state.json")
     }
 
     /// Writes that down.
+    ///
+    /// # Errors
+    /// ENOSPC where there is no room.
     pub fn save(&self, state: &State) -> Result<()> {
         self.put("state.json", state)
     }
 
     /// Where it is in its life. Asked of the kernel as far as the kernel knows: who holds the lock, who is frozen.
+    ///
+    /// # Errors
+    /// Those of [`state`](Self::state).
     pub fn status(&self) -> Result<Status> {
         loop {
-            // In this order: an end is written before the lock is let go of.
+            // In this order: an end is written before the lock is released.
             let alone = !self.is_looked_after();
             if self.end()?.is_some() {
                 return Ok(Status::Stopped);
@@ -121,7 +173,7 @@ impl Container {
                 return Ok(Status::Dead);
             }
             return Ok(match self.state()? {
-                State { started: Some(_), cgroups, .. } if members::are_frozen(&cgroups) => Status::Paused,
+                State { started: Some(_), groups, .. } if members::are_frozen(&groups) => Status::Paused,
                 State { started: Some(_), .. } => Status::Running,
                 State { init: Some(_), .. } => Status::Created,
                 _ => Status::Creating,
@@ -129,70 +181,101 @@ impl Container {
         }
     }
 
-    /// Whether somebody holds its lock: its monitor, or an engine that is at work on it.
+    /// Whether a process holds its lock: its monitor, or an engine that is at work on it.
     pub fn is_looked_after(&self) -> bool {
-        is_locked(&self.dir)
+        is_locked(&self.at(""))
     }
 
-    /// Whether its folder is there.
+    /// Whether its directory is there.
     pub fn exists(&self) -> bool {
-        self.dir.exists()
+        self.at("").exists()
     }
 
     /// What this command may do now.
     ///
     /// # Errors
-    /// Where it may not: the table's sentence.
+    /// Where it may not: the table's sentence; and where another step has made it.
     pub fn allows(&self, verb: Verb) -> Result<Status> {
         let status = self.status()?;
         match answer(verb, status) {
             Answer::Refused(why) => bail!("container {} {why}", self.name()),
-            _ => Ok(status),
+            _ if verb == Verb::Wait => Ok(status),
+            _ => self.is_ours().map(|()| status),
         }
     }
 
+    /// Whether it is this step that has made it: another one knows nothing of its parts.
+    ///
+    /// # Errors
+    /// Where it is not, with the step that has.
+    pub fn is_ours(&self) -> Result<()> {
+        let maker = &self.config.step;
+        let is_ours = self.damage.is_some() || maker == self.asker;
+        ensure!(is_ours, "container {} is one of {maker}: use `{maker}` for it", self.name());
+        Ok(())
+    }
+
     /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
     pub fn end(&self) -> Result<Option<End>> {
         match self.open_end() {
-            // Somebody has taken the file away, and not the container.
-            Err(error) if is(&error, Errno::ENOENT) && self.exists() => Ok(None),
+            // The file was removed, and not the container; or it is no file.
+            Err(error) if (is(&error, Errno::ENOENT) || is(&error, Errno::EINVAL)) && self.exists() => Ok(None),
             file => read_end(&mut file?),
         }
     }
 
-    /// The file that will say how it ended: still good when the folder is gone.
+    /// The file that will say how it ended: still good when the directory is gone.
+    ///
+    /// # Errors
+    /// ENOENT where it is gone.
     pub fn open_end(&self) -> Result<File> {
-        let path = self.path("exit");
-        File::open(&path).during(format_args!("cannot read {}", path.display()))
+        directory::open_file(&self.at("exit")).during(format_args!("cannot read {}", self.path("exit").display()))
     }
 
     /// Writes down how it ended: once, in one write, into the file that others have open.
+    ///
+    /// # Errors
+    /// Where the file is gone.
     pub fn finish(&self, code: u8, error: Option<String>) -> Result<()> {
         // No longer than the place that was kept for it.
         let error = error.map(|error| error.chars().take(ROOM_FOR_END / 8).collect());
         let end = serde_json::to_vec(&End { code, finished: now(), error }).context("cannot write the end down")?;
-        let path = self.path("exit");
-        explain::host(call!("echo … > {}", path.display()))
+        explain::host(call!("echo … > {}", self.path("exit").display()))
             .cleanup()
-            .run(|| File::options().write(true).open(&path)?.write_all(&end))
+            .run(|| File::options().write(true).open(self.at("exit"))?.write_all(&end))
     }
 
-    /// It has not ended, or not yet again. Blanks keep the place, so that a full disk cannot keep the end from being told.
+    /// Resets `exit`; preallocated, so that recording the end needs no disk space.
+    ///
+    /// # Errors
+    /// ENOSPC where there is no room.
     pub fn forget_end(&self) -> Result<()> {
         self.put_bytes("exit", &[b' '; ROOM_FOR_END])
     }
 
-    /// Takes it into this process's care; `None` where somebody else looks after it.
+    /// Takes it into this process's care; `None` where another process looks after it.
+    ///
+    /// # Errors
+    /// Where it is gone.
     pub fn take(&self) -> Result<Option<Life>> {
         if explain::dry_run() {
             return Ok(Some(Life(None)));
         }
-        match try_lock(&self.dir) {
+        match try_lock(&self.at("")) {
             Ok(lock) => Ok(Some(Life(Some(lock)))),
             Err(Errno::EWOULDBLOCK) => Ok(None),
             Err(Errno::ENOENT) => bail!("container {} is gone already", self.name()),
-            Err(errno) => Err(errno).during(format_args!("cannot lock {}", self.dir.display())),
+            Err(errno) => Err(errno).during(format_args!("cannot lock {}", self.path("").display())),
         }
+    }
+
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let shown = self.path(name);
+        let text = directory::read(&self.at(name), LARGEST).during(format_args!("cannot read {}", shown.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("cannot understand {}", shown.display()))
     }
 
     pub(crate) fn put(&self, name: &str, value: &impl Serialize) -> Result<()> {
@@ -200,15 +283,13 @@ impl Container {
         self.put_bytes(name, &text)
     }
 
-    /// Replaces a file whole: a reader sees the old one or the new one, and so does whoever comes after a SIGKILL.
+    /// Replaces a file whole: a reader sees the old one or the new one, also after a SIGKILL.
     fn put_bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
-        explain::host(call!("rename(\"{}\", \"{}\")", new.display(), path.display())).undisturbed().run(|| {
-            let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            // The caller's umask can have taken rights away, from us too.
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(bytes)?;
-            std::fs::rename(&new, &path)
+        let new = format!("{name}.new");
+        let (from, to) = (self.path(&new), self.path(name));
+        explain::host(call!("rename(\"{}\", \"{}\")", from.display(), to.display())).undisturbed().run(|| {
+            directory::create_file(&self.at(&new))?.write_all(bytes)?;
+            std::fs::rename(self.at(&new), self.at(name))
         })
     }
 }
@@ -224,14 +305,31 @@ impl Life {
     }
 }
 
-/// How it ended, by the file that says so; `None` as long as that does not stand there, whole.
+/// How it ended, by the file that says so; `None` as long as that is not there, whole.
+///
+/// # Errors
+/// Where it cannot be read.
 pub fn read_end(file: &mut File) -> Result<Option<End>> {
     let mut text = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut text)).during("cannot read how it ended")?;
+    file.rewind()
+        .and_then(|()| file.take(2 * ROOM_FOR_END as u64).read_to_end(&mut text))
+        .during("cannot read how it ended")?;
     Ok(serde_json::from_slice(&text).ok())
 }
 
-/// Now, as it is written down.
+/// Now, RFC 3339 with milliseconds.
 pub fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// On disk, where the store is in memory: as the XDG base directory specification has it, or where the system keeps such
+/// things for root.
+fn data() -> PathBuf {
+    let user = geteuid();
+    // That of another user is theirs: `sudo -E`.
+    let is_ours = |dir: &PathBuf| dir.is_absolute() && dir.metadata().is_ok_and(|it| it.uid() == user.as_raw());
+    let home = || std::env::var_os("HOME").map(PathBuf::from).filter(is_ours).map(|home| home.join(".local/share"));
+    let usual = || if user.is_root() { Some("/var/lib".into()) } else { home() };
+    let given = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(is_ours);
+    given.or_else(usual).unwrap_or_else(|| "/var/tmp".into()).join("step04")
 }

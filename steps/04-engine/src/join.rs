@@ -1,21 +1,23 @@
 //! One more process for a container that runs: `exec`. It is the engine's heart once more, with setns(2) in the place of
-//! new namespaces: a child held at the gate, put into the cgroup, let through, started.
+//! new namespaces: a child held at the gate, put into the cgroup, released, started.
 //!
 //! Two ways in which others were broken out of here, and why they fail: CVE-2019-5736 (the engine's own program was
 //! written over by `/proc/PID/exe`: see [`protect`](crate::protect), and `PR_SET_DUMPABLE` in [`setns`]), CVE-2024-21626 (a
 //! descriptor of the host's that was still open became the working directory: see `rootfs::stand_in`).
 
+use std::cell::RefCell;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cgroups::Cgroup;
 use nix::unistd::Pid;
 use shared::failure::{Failure, STEP_FAILED};
 
 use crate::container::Container;
-use crate::{monitor, setns};
+use crate::letter::{ChildEnd, Post};
+use crate::setns::Stage;
+use crate::{Part, Program, Recipe, each, monitor, setns};
 
 /// How long to wait for a container that seems to be just ending.
 const SOON: Duration = Duration::from_millis(200);
@@ -26,7 +28,7 @@ pub struct Guest {
     /// A variable of its environment; without a value, the host's
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = rootfs::variable)]
     env: Vec<rootfs::Variable>,
-    /// The folder, inside, in which it begins [default: the container's]
+    /// The directory, inside, in which it begins [default: the container's]
     #[arg(short, long, value_name = "DIR", value_parser = rootfs::path_inside)]
     workdir: Option<PathBuf>,
     /// The program and its arguments
@@ -35,36 +37,53 @@ pub struct Guest {
 }
 
 /// Host: runs it, with the caller's terminal. Its exit code.
-pub fn exec(container: &Container, guest: &Guest) -> Result<u8> {
+///
+/// # Errors
+/// Where the container has just ended; those of the parts, and of setns(2).
+pub fn exec<R: Recipe>(container: &Container, guest: &Guest, options: &R::Guest) -> Result<u8> {
     let state = container.state()?;
     let gone = || format!("container {} has just ended", container.name());
     let init = state.init.with_context(gone)?;
-    let recipe = &container.config.recipe;
-    let environment = recipe.root.environment(container.config.hostname());
-    let environment = environment.with(guest.env.iter().filter_map(rootfs::Variable::to_pair));
-    let workdir: &Path = guest.workdir.as_deref().unwrap_or(recipe.root.workdir());
+    let plan = R::for_guest(state.plan::<R>()?.with_context(gone)?, options);
+    let parts = R::parts(&plan);
+    let post = Post::open()?;
+    let child_end = post.child_end()?;
+    let program = RefCell::new(Program::new(guest.command.clone()));
 
-    // Child, once released. It stands at the container's root already: setns(2) put it there with the mount namespace.
-    let enter = || {
-        rootfs::set_umask(0o022)?; // as the container's own program has it
-        rootfs::stand_in(workdir)
-    };
+    // Child, once released.
+    let enter = || enter(&parts, guest, &program, &child_end);
     // Child, once started.
-    let program = || process::exec(&guest.command, &environment).context("in the container");
+    let become_program = || program.borrow_mut().execute().context("in the container");
 
-    // Host, and the child held: into the container's cgroup, before it runs anything.
-    let joined = || {
-        // From here on the descriptor means this process, whatever becomes of its pid.
-        let process = init.open()?.with_context(gone)?;
-        let own = namespaces::own_of(Pid::from_raw(init.pid))?;
-        let held = setns::join(&process, &own, enter, program)?;
-        Cgroup::at(&state.cgroups).admit(held.pid())?;
-        held.release()?.start()
+    // Host, and the child held: ties it to what the container has, before it runs anything; and receives what it has sent.
+    let host = |stage, guest| match stage {
+        Stage::Held => each(&parts, |part| part.admit_guest(guest)),
+        Stage::Ready => each(&parts, |part| part.entered(guest, post.receive()?)),
+        Stage::Started => Ok(()),
     };
+    // From here on the descriptor means this process, whatever becomes of its pid.
+    let joined = init.open()?.with_context(gone).and_then(|process| {
+        let own = namespaces::own_of(Pid::from_raw(init.pid))?;
+        setns::join(&process, &own, enter, become_program, host)
+    });
     let has_ended = || Ok::<_, anyhow::Error>(init.open()?.is_none() || monitor::wait(container, Some(SOON))?);
-    match joined() {
+    match joined {
         // Whatever the kernel says of namespaces whose processes are just ending.
         Err(error) if Failure::of(&error).code == STEP_FAILED && has_ended()? => bail!(gone()),
-        running => running?.wait(),
+        Err(error) => Err(error),
+        Ok(joined) => {
+            let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
+            joined.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
+        }
     }
+}
+
+/// Child. It stands at the container's root already: setns(2) has put it there with the mount namespace.
+fn enter(parts: &[&dyn Part], guest: &Guest, program: &RefCell<Program>, post: &ChildEnd) -> Result<()> {
+    let mut program = program.borrow_mut();
+    each(parts, |part| part.confine(&mut program))?;
+    program.variables.extend(guest.env.iter().filter_map(rootfs::Variable::to_pair));
+    rootfs::set_umask(0o022)?; // as the container's own program has it
+    rootfs::stand_in(guest.workdir.as_deref().unwrap_or(&program.workdir))?;
+    each(parts, |part| post.send(|letter| part.enter_guest(letter)))
 }

@@ -1,73 +1,182 @@
 //! Step 04: who looks after it?
 //!
-//! The heart is [`create`] and [`cleanup`]: the recipe that steps 01 to 03 have written by hand, with its four moments
-//! named ([`Part`]). Around it lies what a life cycle takes: a folder where each container is written down (`store`, `container`), a
+//! The heart is [`create`] and [`cleanup`]: what steps 01 to 03 have written by hand, with its moments named ([`Part`]).
+//! Around it lies what a life cycle takes: a directory where each container is written down (`store`, `container`), a
 //! parent that stays with it (`monitor`), the table of what may be done when (`states`), its output (`log`), all its
-//! processes at once (`members`), one more process for it (`join`).
+//! processes at once (`members`), one more process for it (`join`), and what a killed engine has left (`undo`).
+//!
+//! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them.
 //!
 //! Left open: root inside is still the caller outside (step 05); a container has no network but its own loopback (step
 //! 06), no terminal of its own (step 08), and every right over its own namespaces (step 09).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod cli;
+mod commands;
 pub mod container;
+mod directory;
+pub mod door;
 pub mod identity;
 pub mod join;
+pub mod letter;
 pub mod log;
 pub mod members;
 pub mod monitor;
 pub mod parts;
+pub mod program;
 pub mod protect;
 pub mod recovery;
 mod remedies;
 pub mod setns;
 pub mod states;
 pub mod store;
+mod sys;
+mod tables;
+pub mod undo;
 
+pub use letter::Letter;
+pub use program::{Program, Right};
 pub use remedies::known;
 
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use cgroups::Limits;
+use letter::Post;
 use namespaces::{Ready, View};
 use nix::unistd::Pid;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use shared::formula::Formula;
+use shared::remedy::Known;
 
-/// What a container is made of: one term of the formula, or a part of one.
+/// A step from 04 on: its options, and what a container is made of. `main` is `engine::cli::main::<Options>()`.
+///
+/// The options are written down when a container is created; each command that follows reads them back.
+pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
+    /// The name of its command: `step04`.
+    const STEP: &'static str;
+    /// What the parts will make. It is written down before they make it; and any process of the same step that reads it
+    /// can undo them. So it names things as they are named from anywhere: absolute paths, numbers, names.
+    type Plan: Serialize + DeserializeOwned;
+    /// The commands that this step adds; [`cli::NoCommand`] where there is none.
+    type Command: clap::Subcommand + Send + 'static;
+    /// The options that this step adds to `exec`; [`cli::NoOption`] where there is none.
+    type Guest: clap::Args + Send + 'static;
+
+    /// Host, the caller's process, once: the same options, in words that mean the same wherever they are read again:
+    /// absolute paths, defaults filled in.
+    ///
+    /// # Errors
+    /// Options that contradict each other, or cannot be followed here. Nothing has been made then.
+    fn settled(self) -> Result<Self>;
+    /// What the container may use up: what takes a cgroup, and on a machine with systemd a scope of its own.
+    fn limits(&self) -> &Limits;
+    /// Which namespaces are the child's own. Those that it joins in their place, a part joins in `enter`.
+    fn view(&self) -> &View;
+    /// Host, at the beginning of each run: decides what will be made, where and under which names; makes nothing.
+    ///
+    /// # Errors
+    /// Where this machine cannot do it.
+    fn plan(&self, container: &Identity) -> Result<Self::Plan>;
+    /// The parts, in the order in which they are prepared, admitted and entered; they are undone in the opposite order.
+    fn parts(plan: &Self::Plan) -> Vec<&dyn Part>;
+    /// The plan, for one process that `exec` brings in.
+    fn for_guest(plan: Self::Plan, _options: &Self::Guest) -> Self::Plan {
+        plan
+    }
+    /// Does a command that this step adds. Its exit code.
+    ///
+    /// # Errors
+    /// The command's own.
+    fn run(command: Self::Command) -> Result<u8>;
+    /// What to do where a call of this step fails: its own [`Known`], and [`known`].
+    fn known() -> Vec<&'static Known> {
+        known()
+    }
+}
+
+/// What a part may know of its container when it plans.
+pub struct Identity {
+    /// Twelve hexadecimal digits, nobody else's.
+    pub id: String,
+    /// As the user calls it.
+    pub name: Option<String>,
+    /// Its directory in the store, in memory: for a socket, say. Removed with the container.
+    pub directory: PathBuf,
+    /// A place on disk for what outlives a run. The engine does not make it; a part that does removes it in `remove`.
+    pub data: PathBuf,
+}
+
+/// One part of a container, as it is planned: a plain value that can be written down and read back.
 ///
 /// A part describes, and the kernel keeps: everything takes `&self`, because what [`enter`](Part::enter) writes into
 /// memory is written into the child's copy of it.
 ///
 /// | moment | runs in | the child is | makes | undone by |
 /// | --- | --- | --- | --- | --- |
-/// | prepare | host | not born yet | what outlives the child | cleanup |
+/// | prepare | host | not born yet | what outlives the child | cleanup, remove |
 /// | admit | host | held at the gate | ties between child and host | the child's death |
-/// | enter | child | let through | the child's own view | the child's death |
-/// | cleanup | host | gone | nothing | – |
+/// | enter | child | released | the child's own view | the child's death |
+/// | confine | child | about to become the program | nothing: rights are given up | – |
+/// | cleanup | host, any process of this step | gone: the end of a run | nothing | – |
+/// | remove | host, any process of this step | gone: the end of the container | nothing | – |
 pub trait Part {
-    /// The folders of its cgroups, made or not: written down before anything is made, so that every other command can
-    /// freeze and end what is in them, and take them away if their maker was killed.
-    fn cgroups(&self) -> Vec<PathBuf> {
+    /// For errors: `cgroup`.
+    fn name(&self) -> &'static str;
+    /// Its cgroups, made or not: what is in them is frozen and killed.
+    fn groups(&self) -> Vec<PathBuf> {
         Vec::new()
     }
-    /// Host, and no child yet: makes what will outlive the child.
+    /// Host, and no child yet: makes what will outlive the child, as the plan says. Descriptors that it opens are the
+    /// child's too, until exec.
     fn prepare(&self, _formula: &mut Formula) -> Result<()> {
         Ok(())
     }
-    /// Host, and the child held: ties it to what the host has for it, before it has run anything.
+    /// Host, and the child held: its namespaces exist, and it has run nothing in them yet.
     fn admit(&self, _child: Pid) -> Result<()> {
         Ok(())
     }
-    /// Child: changes its own view. Fails for the whole container.
-    fn enter(&self) -> Result<()> {
+    /// Child: changes its own view, and may send the host a letter. Fails for the whole container.
+    fn enter(&self, _letter: &mut Letter) -> Result<()> {
+        Ok(())
+    }
+    /// Host, and the child ready: receives what this part's `enter` has sent.
+    fn entered(&self, _child: Pid, _letter: Letter) -> Result<()> {
+        Ok(())
+    }
+    /// Child, right before exec, and every process that `exec` brings in: says what the program is to be, and which
+    /// rights it gives up. It changes nothing itself, as the order matters: see [`Right`].
+    fn confine(&self, _program: &mut Program) -> Result<()> {
         Ok(())
     }
     /// Host, and the child ready: lights its term of the formula if the kernel confirms it.
     fn confirm(&self, _child: Pid, _formula: &mut Formula) -> Result<()> {
         Ok(())
     }
-    /// Host, and the child gone, or never born: takes away what `prepare` has made. Succeeds where there is nothing.
+    /// Host, while the program runs: what can be read at any time. [`serve`](Part::serve) is called when one of them can be.
+    fn watch(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+    /// Host, while the program runs: reads what can be read now, and never waits.
+    fn serve(&self) {}
+    /// Host, and a process that `exec` brings in held: ties it to what the container has.
+    fn admit_guest(&self, _guest: Pid) -> Result<()> {
+        Ok(())
+    }
+    /// A process that `exec` brings in, in the container's namespaces and root: what `enter` is to the first one.
+    fn enter_guest(&self, _letter: &mut Letter) -> Result<()> {
+        Ok(())
+    }
+    /// Host, and the child gone or never born: undoes what `prepare` has made for this run. Another process may call it,
+    /// from another directory and cgroup, and again: it relies on the plan alone, and succeeds where there is nothing.
     fn cleanup(&self) -> Result<()> {
+        Ok(())
+    }
+    /// The same for what `prepare` has made for the container, and that outlives a run.
+    fn remove(&self) -> Result<()> {
         Ok(())
     }
 }
@@ -80,26 +189,58 @@ pub trait Part {
 pub fn create<'a>(
     view: &View,
     parts: &'a [&'a dyn Part],
-    program: impl FnMut() -> Result<()> + 'a,
+    mut program: Program,
     formula: &mut Formula,
 ) -> Result<Ready<'a>> {
     // Host, and no child yet: what will outlive the child.
-    parts.iter().try_for_each(|part| part.prepare(formula))?;
+    each(parts, |part| part.prepare(formula))?;
 
-    // Child, once released: its own view.
-    let enter = || parts.iter().try_for_each(|part| part.enter());
+    // Child, once released: its own view, and a letter from each part.
+    let post = Post::open()?;
+    let child_end = post.child_end()?;
+    let enter = move || each(parts, |part| child_end.send(|letter| part.enter(letter)));
+    // Child, once started: what it gives up, and its last act.
+    let become_program = move || {
+        each(parts, |part| part.confine(&mut program))?;
+        program.execute()
+    };
 
     // Host, and the child held: what ties it to the host, before it mounts or runs anything.
-    let held = namespaces::clone(view, enter, program)?;
-    parts.iter().try_for_each(|part| part.admit(held.pid()))?;
+    let held = namespaces::clone(view, enter, become_program)?;
+    each(parts, |part| part.admit(held.pid()))?;
     let ready = held.release()?;
 
-    // Host, and the child ready: a term is true if the kernel confirms it.
-    parts.iter().try_for_each(|part| part.confirm(ready.pid(), formula))?;
+    // Host, and the child ready: what it has sent; and a term is true if the kernel confirms it.
+    each(parts, |part| part.entered(ready.pid(), post.receive()?))?;
+    each(parts, |part| part.confirm(ready.pid(), formula))?;
     Ok(ready)
 }
 
-/// Host, and the child gone: takes everything away, last made first, and stops at no failure. Reports the first.
+/// Host, and the child gone: undoes a run, last made first, and stops at no failure. Reports the first.
+///
+/// # Errors
+/// The first part's that failed.
 pub fn cleanup(parts: &[&dyn Part]) -> Result<()> {
-    parts.iter().rev().map(|part| part.cleanup()).fold(Ok(()), Result::and)
+    parts.iter().rev().map(|part| named(*part, part.cleanup())).fold(Ok(()), Result::and)
+}
+
+/// The same with what outlives a run.
+///
+/// # Errors
+/// The first part's that failed.
+pub fn remove(parts: &[&dyn Part]) -> Result<()> {
+    parts.iter().rev().map(|part| named(*part, part.remove())).fold(Ok(()), Result::and)
+}
+
+fn each<'a>(parts: &[&'a dyn Part], mut act: impl FnMut(&'a dyn Part) -> Result<()>) -> Result<()> {
+    parts.iter().try_for_each(|part| named(*part, act(*part)))
+}
+
+/// An error from a part names it.
+fn named(part: &dyn Part, result: Result<()>) -> Result<()> {
+    let name = part.name();
+    result.map_err(|error| match error.is::<shared::signals::Interrupted>() || error.to_string().starts_with(name) {
+        true => error,
+        false => error.context(name),
+    })
 }

@@ -1,36 +1,34 @@
 //! What a detached container writes: kept by its monitor, a line at a time, with the time and the stream.
 //!
+//! Two files: `log.0` grows to 8 MiB and then takes the place of `log.1`. So a container cannot fill the memory that `/run` is
+//! made of; and a reader that is further behind than that loses lines, and says so.
+//!
 //! The form is that of Docker's `json-file`: `{"log":"hello\n","stream":"stdout","time":"2026-11-24T01:02:03.456Z"}`.
 //! JSON is UTF-8: other bytes are kept as `\u{fffd}`.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::OsString;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 use shared::call;
 use shared::explain;
 use shared::failure::During;
-use shared::lock::is_locked;
 use shared::signals::{self, Received};
 
-use crate::Part;
 use crate::container::{Container, End, now, read_end};
+use crate::{Letter, Part, directory};
 
-/// A log is cut into files, `log.0`, `log.1` and so on, that grow to this. The last two are kept, and what somebody who
-/// reads has yet to see; so a container cannot fill the memory that `/run` is made of.
+/// Bytes of one file.
 const KEEP: u64 = 8 << 20;
-/// However slow somebody reads, no more files than these are kept.
-const MOST_FILES: usize = 16;
-/// What is longer is cut into several lines.
+/// Bytes; longer lines are split.
 const LONGEST_LINE: usize = 16 << 10;
 /// Bytes, at the end: as much as both pipes can hold that an ordinary user has made as large as possible. pipe(7).
 const LAST_BYTES: usize = 2 << 20;
@@ -54,11 +52,12 @@ enum Stream {
 
 /// A part of a detached container: its standard output and error lead to the log, and its input is empty.
 pub struct Output {
-    folder: PathBuf,
+    /// `log.0` and `log.1`.
+    files: [PathBuf; 2],
     null: File,
     pipes: [Pipe; 2],
-    /// Where lines are written now: the file, and its number.
-    file: RefCell<(File, usize)>,
+    /// Where lines are written now.
+    file: RefCell<File>,
     /// Lines that could not be written, as the disk was full.
     lost: Cell<usize>,
     /// Whether the last one may stand there in part.
@@ -83,13 +82,16 @@ impl Output {
             fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).during("cannot make a pipe for the log")?;
             Ok::<_, anyhow::Error>(Pipe { stream, read, write, rest: RefCell::default() })
         };
-        let folder = container.path("");
-        let number = numbers(&folder).last().copied().unwrap_or(0);
-        // There from the beginning, so that whoever wants to follow it can open it before the first line comes.
-        let file = if explain::dry_run() { File::open("/dev/null") } else { append(&folder, number) };
+        let files = [0, 1].map(|number| container.at(&format!("log.{number}")));
+        // There from the beginning, so that one that follows it can open it before the first line comes.
+        let file = match &files[0] {
+            _ if explain::dry_run() => File::open("/dev/null"),
+            file if file.exists() => File::options().append(true).open(file),
+            file => directory::create_file(file),
+        };
         Ok(Output {
-            file: RefCell::new((file.during(format_args!("cannot open the log in {}", folder.display()))?, number)),
-            folder,
+            file: RefCell::new(file.during(format_args!("cannot open {}", container.path("log.0").display()))?),
+            files,
             null: File::open("/dev/null").during("cannot open /dev/null")?,
             pipes: [pipe(Stream::Stdout)?, pipe(Stream::Stderr)?],
             lost: Cell::new(0),
@@ -97,16 +99,11 @@ impl Output {
         })
     }
 
-    /// What the monitor waits for.
-    pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
-        self.pipes.each_ref().map(|pipe| pipe.read.as_fd())
-    }
-
-    /// Host: writes down what has come, and hands back how many bytes that were. Never fails: a container does not end
+    /// Host: writes down what can be read now, and returns how many bytes that were. Never fails: a container does not end
     /// because a disk is full.
-    pub fn keep(&self) -> usize {
+    fn keep(&self) -> usize {
         let mut bytes = 0;
-        // One read of each: the monitor has other things to look at, too, however fast somebody writes.
+        // One read of each: the monitor has other things to look at, too, however fast a program writes.
         for pipe in &self.pipes {
             let mut buffer = vec![0; 4 * LONGEST_LINE]; // not on the stack, which a caller can have made small
             let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) else { continue };
@@ -125,6 +122,24 @@ impl Output {
         bytes
     }
 
+    /// Host, at the end: the rest, also where no newline follows. Not without end: all processes of the container are
+    /// gone, and one that still writes is none of them.
+    pub fn keep_the_rest(&self) {
+        let mut bytes = 0;
+        while bytes < LAST_BYTES {
+            match self.keep() {
+                0 => break,
+                more => bytes += more,
+            }
+        }
+        for pipe in &self.pipes {
+            let rest = pipe.rest.take();
+            if !rest.is_empty() {
+                self.write(pipe.stream, &[&rest]);
+            }
+        }
+    }
+
     /// How many lines are lost, because a disk was full.
     pub fn lost(&self) -> usize {
         self.lost.get()
@@ -140,12 +155,11 @@ impl Output {
             records.push(b'\n');
         }
         let write = || -> std::io::Result<()> {
-            let (file, number) = &mut *self.file.borrow_mut();
+            let mut file = self.file.borrow_mut();
             file.write_all(&records)?;
             if file.metadata()?.len() > KEEP {
-                *file = append(&self.folder, *number + 1)?;
-                *number += 1;
-                self.remove_old(*number);
+                std::fs::rename(&self.files[0], &self.files[1])?;
+                *file = directory::create_file(&self.files[0])?;
             }
             Ok(())
         };
@@ -154,28 +168,19 @@ impl Output {
             self.is_cut.set(true);
         }
     }
-
-    /// The file before this one stays, and so do those from the first on that somebody reads: the reader comes to them yet.
-    fn remove_old(&self, current: usize) {
-        let old: Vec<_> = numbers(&self.folder).into_iter().filter(|number| number + 1 < current).collect();
-        let too_many = old.len().saturating_sub(MOST_FILES);
-        for (place, number) in old.into_iter().enumerate() {
-            let path = path(&self.folder, number);
-            if place >= too_many && is_read(&path) {
-                break;
-            }
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 impl Part for Output {
+    fn name(&self) -> &'static str {
+        "log"
+    }
+
     /// Child: from here on its words go to the log, and no key at the caller's terminal reaches it.
-    fn enter(&self) -> Result<()> {
+    fn enter(&self, _letter: &mut Letter) -> Result<()> {
         let [out, err] = &self.pipes;
         explain::child(call!("setsid()")).run(setsid)?;
         let numbers = [self.null.as_raw_fd(), out.write.as_raw_fd(), err.write.as_raw_fd()];
-        // Told before, as afterwards it would be told to the log.
+        // Printed before, as afterwards it would be printed to the log.
         explain::child(call!("dup2({}, 0); dup2({}, 1); dup2({}, 2)", numbers[0], numbers[1], numbers[2]))
             .printed_first()
             .run(|| {
@@ -186,23 +191,12 @@ impl Part for Output {
             })
     }
 
-    /// Host: what came last, also where no newline follows. Not without end: all processes of the container's are gone, and
-    /// whoever still writes is none of them.
-    fn cleanup(&self) -> Result<()> {
-        let mut bytes = 0;
-        while bytes < LAST_BYTES {
-            match self.keep() {
-                0 => break,
-                more => bytes += more,
-            }
-        }
-        for pipe in &self.pipes {
-            let rest = pipe.rest.take();
-            if !rest.is_empty() {
-                self.write(pipe.stream, &[&rest]);
-            }
-        }
-        Ok(())
+    fn watch(&self) -> Vec<BorrowedFd<'_>> {
+        self.pipes.iter().map(|pipe| pipe.read.as_fd()).collect()
+    }
+
+    fn serve(&self) {
+        self.keep();
     }
 }
 
@@ -231,26 +225,29 @@ pub struct Show {
     pub timestamps: bool,
 }
 
-/// A file of the log, its number, and the lock that keeps it from being removed meanwhile.
-type OpenFile = (BufReader<File>, usize, Flock<File>);
-
 /// A place in a container's log, from which it is shown.
 pub struct Reader {
-    folder: PathBuf,
+    files: [PathBuf; 2],
     /// The one that is being read.
-    file: Option<OpenFile>,
+    file: Option<BufReader<File>>,
     /// Half a line, of a write that is just being made.
     rest: Vec<u8>,
 }
 
+type OnSignal<'s> = &'s mut dyn FnMut(Received) -> Result<()>;
+type OnLine<'l> = &'l mut dyn FnMut(Line) -> std::io::Result<()>;
+
 impl Reader {
     /// From the first line on.
     pub fn from_start(container: &Container) -> Self {
-        let folder = container.path("");
-        Reader { file: first(&folder), folder, rest: Vec::new() }
+        let files = [0, 1].map(|number| container.at(&format!("log.{number}")));
+        Reader { file: open(&files[1]).or_else(|| open(&files[0])), files, rest: Vec::new() }
     }
 
-    /// From here on: only what comes now.
+    /// From here on: only what is written now.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
     pub fn from_end(container: &Container) -> Result<Self> {
         let mut reader = Reader::from_start(container);
         reader.read(&mut |_| Ok(()), &mut signals::interrupt)?;
@@ -262,12 +259,12 @@ impl Reader {
         self.file.is_some()
     }
 
-    /// Shows what is there: what the container wrote to its standard output on ours, and likewise its errors.
-    pub fn show(&mut self, timestamps: bool) -> Result<()> {
-        self.show_and_hear(timestamps, &mut signals::interrupt)
-    }
-
-    fn show_and_hear(&mut self, timestamps: bool, signal: &mut dyn FnMut(Received) -> Result<()>) -> Result<()> {
+    /// Shows what is there: what the container wrote to its standard output on ours, and likewise its errors. A signal
+    /// received meanwhile is given to `signal`.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or nobody reads what is shown.
+    pub fn show(&mut self, timestamps: bool, signal: OnSignal) -> Result<()> {
         let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
         let mut show = |line: Line| {
             let time = if timestamps { format!("{} ", line.time) } else { String::new() };
@@ -281,20 +278,23 @@ impl Reader {
         out.flush().during("cannot show the log")
     }
 
-    /// Shows what is there and what comes, until the container has ended, and tells how, by the file `exit` that says so;
-    /// `None` where nobody could write that down. A signal that comes meanwhile is given to `signal`.
+    /// Shows what is there and what follows, until the container has ended. How it has, by the file `exit` that says so;
+    /// `None` where that could not be written down.
+    ///
+    /// # Errors
+    /// Those of [`show`](Self::show).
     pub fn follow(
         &mut self,
         container: &Container,
         mut exit: File,
         timestamps: bool,
-        mut signal: impl FnMut(Received) -> Result<()>,
+        signal: OnSignal,
     ) -> Result<Option<End>> {
         loop {
-            // In this order: whoever lets go of the lock has written the end before, and the last line before that.
-            let alone = !is_locked(&container.path(""));
+            // In this order: the end is written before the lock is released, and the last line before that.
+            let alone = !container.is_looked_after();
             let end = read_end(&mut exit)?;
-            self.show_and_hear(timestamps, &mut signal)?;
+            self.show(timestamps, signal)?;
             if alone || end.is_some() {
                 return Ok(end);
             }
@@ -304,37 +304,34 @@ impl Reader {
         }
     }
 
-    fn read(
-        &mut self,
-        show: &mut dyn FnMut(Line) -> std::io::Result<()>,
-        signal: &mut dyn FnMut(Received) -> Result<()>,
-    ) -> Result<()> {
-        if self.file.is_none() {
-            // One that has run in the foreground gets a log when it is started again.
-            self.file = first(&self.folder);
-        }
-        while let Some((file, number, _)) = &mut self.file {
-            read_lines(file, &mut self.rest, show, signal)?;
-            let later: Vec<_> = numbers(&self.folder).into_iter().filter(|it| it > number).collect();
-            // One that is removed just now has another one after it.
-            let Some(next) = later.into_iter().find_map(|number| open(&self.folder, number)) else { break };
-            // With a next one there, nothing more comes into this one; but it may have come since the last look.
-            read_lines(file, &mut self.rest, show, signal)?;
-            if next.1 > *number + 1 {
-                explain::line(format_args!("# some lines are lost: they came faster than they could be shown"));
+    fn read(&mut self, show: OnLine, signal: OnSignal) -> Result<()> {
+        loop {
+            if self.file.is_none() {
+                // One that has run in the foreground gets a log when it is started again.
+                self.file = open(&self.files[0]);
             }
-            self.file = Some(next);
+            let Some(file) = &mut self.file else { return Ok(()) };
+            // First the look, then the rest of the file: once it is `log.0` no more, nothing is added to it.
+            let place = self.files.iter().position(|path| is_same(path, file.get_ref()));
+            read_lines(file, &mut self.rest, show, signal)?;
+            self.file = match place {
+                Some(0) => return Ok(()),
+                Some(_) => open(&self.files[0]),
+                // Removed, or the container is, and all has been read.
+                None if !self.files[0].exists() => return Ok(()),
+                None => {
+                    explain::line(format_args!(
+                        "# some lines are lost: they were written faster than they could be shown"
+                    ));
+                    self.rest.clear();
+                    open(&self.files[1]).or_else(|| open(&self.files[0]))
+                }
+            };
         }
-        Ok(())
     }
 }
 
-fn read_lines(
-    file: &mut BufReader<File>,
-    rest: &mut Vec<u8>,
-    show: &mut dyn FnMut(Line) -> std::io::Result<()>,
-    signal: &mut dyn FnMut(Received) -> Result<()>,
-) -> Result<()> {
+fn read_lines(file: &mut BufReader<File>, rest: &mut Vec<u8>, show: OnLine, signal: OnSignal) -> Result<()> {
     while file.read_until(b'\n', rest).during("cannot read the log")? > 0 && rest.ends_with(b"\n") {
         let line = serde_json::from_slice(rest);
         rest.clear();
@@ -342,44 +339,17 @@ fn read_lines(
         if let Ok(line) = line {
             show(line).during("cannot show the log")?;
         }
-        // Of a container that writes as fast as this shows, there is no end to come to.
+        // Of a container that writes as fast as this shows, there is no end to reach.
         let received = if file.buffer().is_empty() { signals::wait_for(&[], Some(Duration::ZERO))? } else { None };
         received.map_or(Ok(()), &mut *signal)?;
     }
     Ok(())
 }
 
-fn path(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("log.{number}"))
+fn open(path: &PathBuf) -> Option<BufReader<File>> {
+    directory::open_file(path).ok().map(BufReader::new)
 }
 
-/// The numbers of the files that are there, the oldest first.
-fn numbers(folder: &Path) -> Vec<usize> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let number = |name: OsString| name.to_str()?.strip_prefix("log.")?.parse::<u32>().ok();
-    let mut numbers: Vec<_> = entries.filter_map(|entry| Some(number(entry.file_name())? as usize)).collect();
-    numbers.sort_unstable();
-    numbers
-}
-
-fn append(folder: &Path, number: usize) -> std::io::Result<File> {
-    let file = File::options().append(true).create(true).mode(0o600).open(path(folder, number))?;
-    // The caller's umask can have taken rights away, from us too.
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-/// The oldest one that is there.
-fn first(folder: &Path) -> Option<OpenFile> {
-    numbers(folder).into_iter().find_map(|number| open(folder, number))
-}
-
-fn open(folder: &Path, number: usize) -> Option<OpenFile> {
-    let file = File::open(path(folder, number)).ok()?;
-    let lock = Flock::lock(file.try_clone().ok()?, FlockArg::LockSharedNonblock).ok()?;
-    Some((BufReader::new(file), number, lock))
-}
-
-fn is_read(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err())
+fn is_same(path: &PathBuf, file: &File) -> bool {
+    path.metadata().is_ok_and(|it| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (it.dev(), it.ino())))
 }

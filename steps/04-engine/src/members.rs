@@ -3,17 +3,54 @@
 //! On v1 the freezer is a hierarchy of its own; on v2 every group has it. See Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst
 //! and cgroup-v2.rst, *cgroup.freeze* and *cgroup.kill*.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use shared::{call, explain, kernel_file, signals};
 
 /// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which
 /// cannot be interrupted (a disk, a network file system) stops after it.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A group as it is written down.
+///
+/// A record can be damaged, and a path can lead to another group by now: so a group is known again by its inode, which
+/// the kernel gives to no other one until the machine starts again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
+    path: PathBuf,
+    /// None where it had not been made when it was written down.
+    inode: Option<u64>,
+}
+
+impl Group {
+    /// The group in this directory, made or not.
+    pub fn at(path: PathBuf) -> Self {
+        Group { inode: path.metadata().map(|it| it.ino()).ok(), path }
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    /// Whether it is there, in a cgroup file system, and the same.
+    pub fn is_known(&self) -> bool {
+        let is_cgroup = statfs(&self.path)
+            .is_ok_and(|it| [CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC].contains(&it.filesystem_type()));
+        is_cgroup && self.inode.is_some() && self.path.metadata().map(|it| it.ino()).ok() == self.inode
+    }
+}
+
+fn known(groups: &[Group]) -> Vec<&Path> {
+    groups.iter().filter(|group| group.is_known()).map(|group| group.path.as_path()).collect()
+}
 
 /// What can freeze a group: the file to write, the two words, and the file and the line that say that it is done.
 struct Freezer {
@@ -25,30 +62,22 @@ struct Freezer {
 
 impl Freezer {
     /// The first of the container's groups that can. On a hybrid machine both could, and v1 comes first.
-    fn of(groups: &[PathBuf]) -> Option<Self> {
-        let groups = || groups.iter().map(PathBuf::as_path);
-        groups().find_map(Freezer::v1).or_else(|| groups().find_map(Freezer::v2))
+    fn of(groups: &[Group]) -> Option<Self> {
+        let groups = known(groups);
+        groups.iter().find_map(|dir| Freezer::v1(dir)).or_else(|| groups.iter().find_map(|dir| Freezer::v2(dir)))
     }
 
     fn v1(dir: &Path) -> Option<Self> {
         let file = dir.join("freezer.state");
         // FREEZING means that not all of them have stopped yet.
-        file.exists().then(|| Freezer {
-            confirmed_by: (file.clone(), "FROZEN"),
-            file,
-            frozen: "FROZEN",
-            thawed: "THAWED",
-        })
+        let confirmed_by = (file.clone(), "FROZEN");
+        file.exists().then_some(Freezer { confirmed_by, file, frozen: "FROZEN", thawed: "THAWED" })
     }
 
     fn v2(dir: &Path) -> Option<Self> {
         let file = dir.join("cgroup.freeze");
-        file.exists().then(|| Freezer {
-            file,
-            frozen: "1",
-            thawed: "0",
-            confirmed_by: (dir.join("cgroup.events"), "frozen 1"),
-        })
+        let confirmed_by = (dir.join("cgroup.events"), "frozen 1");
+        file.exists().then_some(Freezer { confirmed_by, file, frozen: "1", thawed: "0" })
     }
 
     fn is_frozen(&self) -> bool {
@@ -57,11 +86,11 @@ impl Freezer {
     }
 }
 
-/// Host: stops every process, wherever it is, and comes back when all of them have stopped.
+/// Host: stops every process, wherever it is, and returns when all of them have stopped.
 ///
 /// # Errors
 /// Where the container has no group, or the kernel does not stop them in time: then they all go on.
-pub fn freeze(groups: &[PathBuf]) -> Result<()> {
+pub fn freeze(groups: &[Group]) -> Result<()> {
     let freezer = Freezer::of(groups)
         .context("pausing takes a cgroup, and this container has none with a freezer (`step00 check` says why)")?;
     explain::host_echo(freezer.frozen, &freezer.file).run()?;
@@ -77,21 +106,20 @@ pub fn freeze(groups: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Host: lets them continue.
-pub fn thaw(groups: &[PathBuf]) -> Result<()> {
-    thaw_by(|echo| echo, groups)
-}
-
-fn thaw_by(kind: for<'p> fn(explain::Echo<'p>) -> explain::Echo<'p>, groups: &[PathBuf]) -> Result<()> {
+/// Host: lets them go on.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn thaw(groups: &[Group]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
-    match kind(explain::host_echo(freezer.thawed, &freezer.file)).run() {
-        Err(_) if !freezer.file.exists() => Ok(()),
+    match explain::host_echo(freezer.thawed, &freezer.file).run() {
+        Err(_) if !freezer.file.exists() => Ok(()), // it has ended meanwhile
         thawed => thawed,
     }
 }
 
 /// Whether they are frozen, as the kernel says.
-pub fn are_frozen(groups: &[PathBuf]) -> bool {
+pub fn are_frozen(groups: &[Group]) -> bool {
     Freezer::of(groups).is_some_and(|freezer| freezer.is_frozen())
 }
 
@@ -99,25 +127,30 @@ pub fn are_frozen(groups: &[PathBuf]) -> bool {
 ///
 /// # Errors
 /// Where processes are left after all: those of a pid namespace that we cannot see into.
-pub fn kill_all(groups: &[PathBuf]) -> Result<()> {
+pub fn kill_all(groups: &[Group]) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    if let Some(dir) = groups.iter().find(|dir| Freezer::v1(dir).is_some()) {
+    let dirs = known(groups);
+    if let Some(dir) = dirs.iter().find(|dir| Freezer::v1(dir).is_some()) {
         // Frozen, none of them can fork away from its SIGKILL; thawed, each of them dies of it.
         match freeze(groups) {
             Err(error) if error.is::<signals::Interrupted>() => return Err(error),
-            // Whoever cannot be frozen is killed all the same.
+            // One that cannot be frozen is killed all the same.
             _ => {}
         }
         let pids = kernel_file::read(dir.join("cgroup.procs")).unwrap_or_default();
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host(call!("kill({pid}, SIGKILL)")).cleanup().run(|| kill(pid, Signal::SIGKILL));
         }
-        thaw_by(|echo| echo.cleanup(), groups)?;
+        let file = dir.join("freezer.state");
+        explain::host_echo("THAWED", &file)
+            .cleanup()
+            .run()
+            .or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?;
     }
     // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
-    groups.iter().try_for_each(|dir| match cgroups::end_all(dir) {
+    dirs.iter().try_for_each(|dir| match cgroups::end_all(dir) {
         Err(_) if !dir.exists() => Ok(()),
         emptied => emptied,
     })

@@ -1,33 +1,29 @@
 //! The parent of a container, from its making to its end: Docker's *shim*.
 //!
-//! Somebody must wait for the program, or nobody learns how it ended; somebody must read what it writes, or it stops
-//! when the pipe is full; and somebody must take its cgroup away. An engine that did this itself could not be ended, or
+//! A process must wait for the program, or its exit code is lost; one must read what it writes, or it stops
+//! when the pipe is full; and one must remove its cgroup. An engine that did this itself could not be ended, or
 //! replaced by a newer one, without ending its containers. So each container has a small process of its own for it. In
 //! the foreground that is the engine's command itself; a detached container's is made by fork, and lets go of the
 //! terminal.
 //!
 //! ```text
 //! step04 run -d ── fork ───────────────┬─ hears "created" ─ connects ──────┬─ hears "started" ─ prints the id
-//! monitor          └─ create (lib.rs) ─┴─ waits at its socket ─ start ─────┴─ log ··· wait ─ cleanup ─ exit code
+//! monitor          └─ create (lib.rs) ─┴─ waits at its door ── start ──────┴─ log ··· wait ─ cleanup ─ exit code
 //! child                  └─ enter ── held ──────────────────────└─ exec, program ········┘
 //! ```
 //!
 //! A monitor that is killed takes its container along (the child's PR_SET_PDEATHSIG), and its lock with it: so the next
 //! command knows.
 
-use std::cell::Cell;
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use namespaces::Ready;
+use anyhow::{Context, Result};
+use namespaces::{Ready, Running};
 use nix::sys::signal::kill;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
 use shared::call;
 use shared::explain;
@@ -35,57 +31,56 @@ use shared::failure::{During, Failure};
 use shared::formula::{Fact, Formula, Term};
 use shared::signals;
 
-use crate::Part;
 use crate::container::{Container, Life, State, now};
+use crate::door::{self, Door};
 use crate::identity::Process;
 use crate::log::Output;
-use crate::parts::{Parts, Recipe};
+use crate::members::Group;
 use crate::store::Store;
-
-/// To whoever waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
-const DONE: u8 = 0;
+use crate::{Part, Program, Recipe, undo};
 
 /// How long a monitor may take to clean up after its container's last process.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Host: makes a container and runs it here, with the caller's terminal. Its program's exit code.
-pub fn run(store: &Store, container: &Container, life: Life, parts: Parts) -> Result<u8> {
-    let worth_keeping = Cell::new(false);
-    let result = look_after(container, parts, None, |ready, state| {
-        let running = ready.start()?;
-        worth_keeping.set(true);
-        container.save(&State { started: Some(now()), ..state })?;
-        running.wait()
-    });
-    finish(store, container, &life, worth_keeping.get(), result)
+///
+/// # Errors
+/// What keeps it from being made.
+pub fn run<R: Recipe>(store: &Store, container: &Container, life: Life) -> Result<u8> {
+    let end = live::<R>(container, None);
+    // One whose program has never begun is none.
+    let keep = container.state().is_ok_and(|state| state.started.is_some());
+    finish::<R>(store, container, &life, keep, end)
 }
 
-/// Host: makes a container that outlives this command, up to the moment before its program begins; [`start`] is what
-/// it then waits for. `fresh`: it is new, so where it cannot be made nothing of it is kept.
+/// Host: makes a container that outlives this command, up to the moment before its program begins; [`door::start`] is
+/// what it then waits for. `fresh`: it is new, so where it cannot be made nothing of it is kept.
 ///
 /// # Errors
 /// What the monitor could not do.
-pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, parts: Parts) -> Result<()> {
-    let (mut host_end, mut monitor_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
+pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh: bool) -> Result<()> {
+    let (mut host_end, monitor_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
+    if explain::dry_run() {
+        process::fork(|| Ok(()))?;
+        detached::<R>(store, container, &life, fresh, monitor_end);
+        return Ok(());
+    }
+    let mut monitor_end = Some(monitor_end);
     let forked = process::fork(|| {
-        detached(store, container, &life, fresh, parts, &mut monitor_end);
+        monitor_end.take().into_iter().for_each(|end| detached::<R>(store, container, &life, fresh, end));
         Ok(())
     });
     let monitor = match forked {
         Ok(monitor) => monitor,
-        // Somebody has to write that down: without an end, it would be dead.
-        Err(error) => return finish(store, container, &life, !fresh, Err(error)).map(drop),
+        // This has to be written down: without an end, it would be dead.
+        Err(error) => return finish::<R>(store, container, &life, !fresh, Err(error)).map(drop),
     };
-    if explain::dry_run() {
-        detached(store, container, &life, fresh, parts, &mut monitor_end);
-        return Ok(());
-    }
-    // Held here too, the lock would say that somebody looks after the container when its monitor is gone.
+    // Held here too, the lock would say that the container is looked after when its monitor is gone.
     life.hand_over();
     drop(monitor_end);
 
-    let killed = "its monitor was killed (`step04 clean` takes away what is left)";
-    let answer = hear(&mut host_end, killed, |received| {
+    let killed = "its monitor was killed (`clean` removes what is left)";
+    let answer = door::wait_for_answer(&mut host_end, killed, |received| {
         // The monitor decides what a signal means, as it is the one with something to clean up. A key's has reached it
         // already, unless it has let go of the terminal.
         let had_it = received.by_terminal && getsid(Some(monitor)) == getsid(None);
@@ -100,24 +95,11 @@ pub fn create(store: &Store, container: &Container, life: Life, fresh: bool, par
     answer.with_context(|| format!("container {}", container.name()))
 }
 
-/// Host: has the program of a created container begin. An ending signal ends the wait for that, and not the container.
+/// Host: waits until no process looks after the container any more, for this long at most; whether it is so then. An ending
+/// signal ends the wait.
 ///
 /// # Errors
-/// 127 where the program was not found, 126 where it cannot be executed.
-pub fn start(container: &Container) -> Result<()> {
-    let late = format!("container {} was started or ended by another engine just now", container.name());
-    let monitor = explain::host(call!("connect({})", container.path("start").display()))
-        .run(|| by_short_path(container, |path| UnixStream::connect(path).map(OwnedFd::from)));
-    let monitor = monitor.with_context(|| late.clone())?;
-    explain::note("the monitor opens the last gate: the child becomes its program");
-    if explain::dry_run() {
-        return Ok(());
-    }
-    hear(&mut UnixStream::from(monitor), &late, signals::interrupt)
-}
-
-/// Host: waits until nobody looks after the container any more, for this long at most; whether it is so then. An ending
-/// signal ends the wait.
+/// [`Interrupted`](signals::Interrupted), by a signal.
 pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
     let since = Instant::now();
     while container.is_looked_after() && !explain::dry_run() {
@@ -126,13 +108,13 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
             return Ok(false);
         }
         // The engine's command at first, then the monitor; between the two, a short while.
-        let who = container.state().ok().and_then(|state| state.monitor).map(|it| it.open()).transpose()?.flatten();
-        let longest = if who.is_some() { Duration::from_secs(1) } else { Duration::from_millis(5) };
+        let monitor = container.state().ok().and_then(|state| state.monitor).map(|it| it.open()).transpose()?.flatten();
+        let longest = if monitor.is_some() { Duration::from_secs(1) } else { Duration::from_millis(5) };
         let time = left.unwrap_or(longest).min(longest);
-        let fds: Vec<_> = who.iter().map(|fd| fd.as_fd()).collect();
+        let fds: Vec<_> = monitor.iter().map(|fd| fd.as_fd()).collect();
         match signals::wait_for(&fds, Some(time))? {
             Some(received) => signals::interrupt(received)?,
-            // It has ended, or the time is over; whoever else has its lock lets go of it soon.
+            // It has ended, or the time is over; another process that has its lock releases it soon.
             None => signals::pause(signals::MOMENT)?,
         }
     }
@@ -140,83 +122,93 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
 }
 
 /// Monitor: its whole life.
-fn detached(store: &Store, container: &Container, life: &Life, fresh: bool, parts: Parts, engine: &mut UnixStream) {
+fn detached<R: Recipe>(store: &Store, container: &Container, life: &Life, fresh: bool, engine: UnixStream) {
     explain::speak_as_monitor();
-    let worth_keeping = Cell::new(!fresh);
-    let result = Output::open(container).and_then(|output| {
-        let listener = listen(container)?;
-        look_after(container, parts, Some(&output), |ready, state| {
-            let_go()?;
-            // An engine that was killed meanwhile hears nothing; the container is made all the same, and listed.
-            worth_keeping.set(true);
-            let _ = engine.write_all(&[DONE]);
-            let Some(mut asker) = wait_for_start(&listener, ready.pid())? else { return ready.wait() };
-            let started = ready.start().and_then(|running| {
-                container.save(&State { started: Some(now()), ..state })?;
-                Ok(running)
-            });
-            let _ =
-                asker.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
-            drop((asker, listener));
-            started?.wait_beside(&output.ends(), || {
-                output.keep();
-            })
-        })
-        .map(|end| match output.lost() {
-            0 => end,
-            lost => end.complained(format!("{lost} lines of the log are lost, as they could not be written")),
-        })
-    });
-    if let Err(error) = finish(store, container, life, worth_keeping.get(), result) {
-        // Where it has said "created" already, nobody listens, and the sentence stands in the container's `exit`.
-        let _ = engine.write_all(&Failure::of(&error).to_bytes());
+    let mut door = Door::new(engine);
+    let end = live::<R>(container, Some(&mut door));
+    let keep = !fresh || door.has_said_created;
+    if let Err(error) = finish::<R>(store, container, life, keep, end) {
+        door.say_failed(&error);
     }
 }
 
-/// Monitor: the engine's heart with a life around it: `create` (lib.rs), then `live`, then `cleanup`.
-fn look_after(
-    container: &Container,
-    parts: Parts,
-    output: Option<&Output>,
-    live: impl FnOnce(Ready, State) -> Result<u8>,
-) -> Result<Outcome> {
-    let Recipe { view, root, command, .. } = &container.config.recipe;
-    let made = parts(&container.config)?;
-    // The log last: until there the child can tell the caller what it does.
-    let output = output.map(|output| output as &dyn Part);
-    let parts: Vec<_> = made.iter().map(Box::as_ref).chain(output).collect();
-    let groups = || parts.iter().flat_map(|part| part.cgroups()).collect();
+/// Monitor: one run of a container, from its plan to its cleanup.
+fn live<R: Recipe>(container: &Container, mut door: Option<&mut Door>) -> Result<Outcome> {
+    let recipe: R = container.config.recipe()?;
+    let output = door.is_some().then(|| Output::open(container)).transpose()?;
+    door.iter_mut().try_for_each(|door| door.open(container))?;
+    let plan = recipe.plan(&container.identity())?;
+    let made = R::parts(&plan);
+    // The log last: until there the child can print to the caller what it does.
+    let parts: Vec<_> = made.iter().copied().chain(output.iter().map(|output| output as &dyn Part)).collect();
 
-    // Before anything is made: where to look for it, should this process be killed.
-    let mut state = State { monitor: Some(Process::of(Pid::this())?), cgroups: groups(), ..State::default() };
+    // Before anything is made: what there will be to undo, should this process be killed.
+    let state = State {
+        monitor: Some(Process::of(Pid::this())?),
+        groups: groups(&parts),
+        plan: Some(serde_json::to_value(&plan).context("cannot write the plan down")?),
+        ..State::default()
+    };
     container.save(&state)?;
 
-    let mut formula = Formula::default();
-    let program = || {
-        process::exec(&strings(command), &root.environment(container.config.hostname()))
-            .with_context(|| format!("in the root {}", root.dir().display()))
-    };
-    let code = crate::create(view, &parts, program, &mut formula).and_then(|ready| {
-        if !explain::dry_run() {
-            state = State { init: Some(Process::of(ready.pid())?), cgroups: groups(), ..state };
-        }
-        container.save(&state)?;
-        formula.light(Term::Engine, &facts(container, ready.pid())?)?;
-        formula.print();
-        live(ready, state)
-    });
-    let made: Vec<_> = made.iter().map(Box::as_ref).collect();
+    let code = bear_and_wait(container, &recipe, &parts, state, door);
+
+    let cleaned = crate::cleanup(&made);
     // And here too: what ends with the cgroup may have written until then.
-    let cleaned = crate::cleanup(&made).and(output.map_or(Ok(()), Part::cleanup));
+    output.iter().for_each(Output::keep_the_rest);
     if let Err(error) = &cleaned {
         explain::report(error);
     }
     // Its end is the program's, whatever remains to be cleaned up.
-    let outcome = Outcome { code: code?, complaint: None };
-    Ok(match cleaned {
-        Ok(()) => outcome,
-        Err(error) => outcome.complained(format!("{error:#}")),
-    })
+    let lost = output.map_or(0, |output| output.lost());
+    let lost = (lost > 0).then(|| format!("{lost} lines of the log are lost, as they could not be written"));
+    let complaints: Vec<_> = lost.into_iter().chain(cleaned.err().map(|error| format!("{error:#}"))).collect();
+    Ok(Outcome { code: code?, complaint: (!complaints.is_empty()).then(|| complaints.join("; ")) })
+}
+
+/// Monitor: the heart ([`create`](crate::create)), and the program until its end.
+fn bear_and_wait<R: Recipe>(
+    container: &Container,
+    recipe: &R,
+    parts: &[&dyn Part],
+    mut state: State,
+    door: Option<&mut Door>,
+) -> Result<u8> {
+    let program = Program::new(container.config.command.iter().map(Into::into).collect());
+    let mut formula = Formula::default();
+    let ready = crate::create(recipe.view(), parts, program, &mut formula)?;
+
+    if !explain::dry_run() {
+        state = State { init: Some(Process::of(ready.pid())?), groups: groups(parts), ..state };
+    }
+    container.save(&state)?;
+    formula.light(Term::Engine, &facts(container, ready.pid())?)?;
+    formula.print();
+
+    let running = match door {
+        None => start(container, ready, state)?,
+        Some(door) => {
+            let_go()?;
+            door.say_created();
+            let Some(asker) = door.wait_for_start(ready.pid())? else { return ready.wait() };
+            let started = start(container, ready, state);
+            asker.answer(&started);
+            started?
+        }
+    };
+    let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
+    running.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
+}
+
+/// Monitor: opens the last gate, and writes down that the program has begun.
+fn start<'a>(container: &Container, ready: Ready<'a>, state: State) -> Result<Running<'a>> {
+    let running = ready.start()?;
+    container.save(&State { started: Some(now()), ..state })?;
+    Ok(running)
+}
+
+fn groups(parts: &[&dyn Part]) -> Vec<Group> {
+    parts.iter().flat_map(|part| part.groups()).map(Group::at).collect()
 }
 
 /// The end of a program, and what went wrong after it.
@@ -225,14 +217,14 @@ struct Outcome {
     complaint: Option<String>,
 }
 
-impl Outcome {
-    fn complained(self, more: String) -> Self {
-        Outcome { complaint: Some(self.complaint.map_or(more.clone(), |first| format!("{first}; {more}"))), ..self }
-    }
-}
-
 /// Monitor, and everything cleaned up: writes the end down. Of a container that never came to be, nothing is kept.
-fn finish(store: &Store, container: &Container, life: &Life, worth_keeping: bool, end: Result<Outcome>) -> Result<u8> {
+fn finish<R: Recipe>(
+    store: &Store,
+    container: &Container,
+    life: &Life,
+    keep: bool,
+    end: Result<Outcome>,
+) -> Result<u8> {
     let (code, sentence) = match &end {
         Ok(outcome) => (outcome.code, outcome.complaint.clone()),
         Err(error) => {
@@ -243,7 +235,8 @@ fn finish(store: &Store, container: &Container, life: &Life, worth_keeping: bool
     };
     // Also of one that is removed now: for those who wait for it.
     let written = container.finish(code, sentence);
-    if !worth_keeping || container.config.rm {
+    if !keep || container.config.rm {
+        undo::remove::<R>(&container.state().unwrap_or_default())?;
         store.remove(container, life)?;
     } else {
         written?;
@@ -251,7 +244,7 @@ fn finish(store: &Store, container: &Container, life: &Life, worth_keeping: bool
     end.map(|outcome| outcome.code)
 }
 
-/// What the kernel and the folder say: that this process is the child's parent, and that the child is the one written down.
+/// What the kernel and the record say: that this process is the child's parent, and that the child is the one written down.
 fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
     if explain::dry_run() {
         return Ok(Vec::new());
@@ -269,24 +262,7 @@ fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
     ])
 }
 
-/// Monitor: waits until somebody wants the program to begin; `None` where the child has ended before.
-fn wait_for_start(listener: &UnixListener, child: Pid) -> Result<Option<UnixStream>> {
-    if explain::dry_run() {
-        explain::note("dry run: here the monitor waits for `start`");
-        return Ok(UnixStream::pair().ok().map(|(end, _)| end));
-    }
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
-    while waitid(Id::Pid(child), flags).during("cannot look at the child")? == WaitStatus::StillAlive {
-        match signals::wait(&[listener.as_fd()])? {
-            None => return Ok(Some(listener.accept().during("cannot hear who wants it started")?.0)),
-            Some(received) => signals::interrupt(received)?,
-        }
-    }
-    Ok(None)
-}
-
-/// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its folder.
+/// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its directory.
 fn let_go() -> Result<()> {
     explain::host(call!("setsid()")).run(setsid)?;
     signals::forget_ignored().during("cannot reset the signals")?;
@@ -298,39 +274,4 @@ fn let_go() -> Result<()> {
         dup2_stderr(&null)?;
         chdir("/").map_err(std::io::Error::from)
     })
-}
-
-/// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals that come
-/// meanwhile are given to `signal`.
-fn hear(from: &mut UnixStream, silence: &str, signal: impl FnMut(signals::Received) -> Result<()>) -> Result<()> {
-    signals::wait_for_answer(from.as_fd(), signal)?;
-    let mut answer = vec![0];
-    match from.read(&mut answer).unwrap_or(0) {
-        0 => bail!("{silence}"),
-        _ if answer == [DONE] => Ok(()),
-        _ => {
-            from.read_to_end(&mut answer).during("cannot hear the monitor")?;
-            Err(Failure::from_bytes(&answer).context("the monitor said nothing")?.into())
-        }
-    }
-}
-
-/// Monitor: the socket at which it waits for `start`.
-fn listen(container: &Container) -> Result<UnixListener> {
-    let socket = explain::host(call!("bind({})", container.path("start").display())).run(|| {
-        // Of the last time that it was started.
-        let _ = std::fs::remove_file(container.path("start"));
-        by_short_path(container, |path| UnixListener::bind(path).map(OwnedFd::from))
-    })?;
-    Ok(socket.into())
-}
-
-/// The socket's address, by way of a descriptor: it has at most 107 bytes, and a path can be longer. See unix(7).
-fn by_short_path<T>(container: &Container, make: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
-    let folder = File::open(container.path(""))?;
-    make(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join("start"))
-}
-
-fn strings(words: &[String]) -> Vec<OsString> {
-    words.iter().map(Into::into).collect()
 }

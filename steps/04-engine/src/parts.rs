@@ -1,77 +1,42 @@
 //! Steps 01 to 03 as parts. Nothing new is done here: each line was in `main.rs` of step 03.
 
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use cgroups::Cgroup;
+use cgroups::{Cgroup, Limits};
 use namespaces::View;
 use nix::unistd::Pid;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::formula::{Formula, Term};
 
-use crate::Part;
-use crate::container::Config;
-
-/// What a container is to be: the options of the steps before, and its program.
-#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
-pub struct Recipe {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub view: View,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub limits: cgroups::Limits,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub root: Root,
-    /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
-    #[arg(trailing_var_arg = true)]
-    pub command: Vec<String>,
-}
-
-impl Recipe {
-    /// Host: the same, once it is certain that it can be followed: without contradictions, with paths that mean the same
-    /// from wherever it is read again, and with a root that is there.
-    ///
-    /// # Errors
-    /// What is wrong, in one sentence; nothing has been made then.
-    pub fn checked(self) -> Result<Self> {
-        self.view.validate()?;
-        rootfs::validate(&self.view)?;
-        Ok(Recipe { view: self.view.with_cgroup().settled(), root: self.root.settled()?, ..self })
-    }
-}
-
-/// Makes the parts of a container: [`parts`], or a later step's longer list.
-pub type Parts = fn(&Config) -> Result<Vec<Box<dyn Part>>>;
-
-/// The parts of steps 01 to 03, in the order in which they are prepared, admitted and entered.
-pub fn parts(config: &Config) -> Result<Vec<Box<dyn Part>>> {
-    let Recipe { view, limits, root, .. } = &config.recipe;
-    let cgroup = Cgroup::named(&format!("step04-{}", config.id), limits)?;
-    Ok(vec![
-        // First: it makes mounts private, and everything after it mounts.
-        Box::new(Namespaces { view: view.clone(), hostname: config.hostname().to_owned() }),
-        // Then, in the order of the steps: a cgroup, and the namespace that hides the others.
-        Box::new(Limited { cgroup, view: view.clone() }),
-        // Last: nothing of the host's can be reached any more.
-        Box::new(Rootfs { root: root.clone(), dir: root.prepare()?, view: view.clone() }),
-    ])
-}
+use crate::{Identity, Letter, Part, Program};
 
 /// Step 01: namespaces, and what belongs into them.
-struct Namespaces {
+#[derive(Serialize, Deserialize)]
+pub struct Namespaces {
     view: View,
     hostname: String,
 }
 
+impl Namespaces {
+    /// As the options say; the host name is the id where there is no other, as Docker has it.
+    pub fn plan(view: &View, container: &Identity) -> Self {
+        Namespaces { view: view.clone(), hostname: hostname(view, container) }
+    }
+}
+
 impl Part for Namespaces {
+    fn name(&self) -> &'static str {
+        "namespaces"
+    }
+
     fn admit(&self, child: Pid) -> Result<()> {
         namespaces::map_ids(child, &self.view)
     }
 
-    fn enter(&self) -> Result<()> {
+    fn enter(&self, _letter: &mut Letter) -> Result<()> {
         namespaces::keep_mounts_private(&self.view)?;
         namespaces::set_hostname(&self.view, &self.hostname)?;
         namespaces::set_loopback_up(&self.view)
@@ -83,51 +48,113 @@ impl Part for Namespaces {
 }
 
 /// Step 02: a cgroup, and the namespace that hides the others.
-struct Limited {
-    cgroup: Cgroup,
+#[derive(Serialize, Deserialize)]
+pub struct Limited {
+    groups: Vec<PathBuf>,
     view: View,
+    /// In the process that has planned it, and holds it; another one has just its directories.
+    #[serde(skip)]
+    held: OnceCell<Cgroup>,
+}
+
+impl Limited {
+    /// Where the groups will be, below those of this process.
+    ///
+    /// # Errors
+    /// Where no hierarchy that can be reached has a controller that a limit needs.
+    pub fn plan(limits: &Limits, view: &View, container: &Identity) -> Result<Self> {
+        let cgroup = Cgroup::named(&format!("step04-{}", container.id), limits)?;
+        Ok(Limited { groups: cgroup.dirs(), view: view.clone(), held: OnceCell::from(cgroup) })
+    }
+
+    fn cgroup(&self) -> &Cgroup {
+        self.held.get_or_init(|| Cgroup::at(&self.groups))
+    }
 }
 
 impl Part for Limited {
-    fn cgroups(&self) -> Vec<PathBuf> {
-        self.cgroup.dirs()
+    fn name(&self) -> &'static str {
+        "cgroup"
+    }
+
+    fn groups(&self) -> Vec<PathBuf> {
+        self.groups.clone()
     }
 
     fn prepare(&self, formula: &mut Formula) -> Result<()> {
-        self.cgroup.create_or_go_without(formula)
+        self.cgroup().create_or_go_without(formula)
     }
 
     fn admit(&self, child: Pid) -> Result<()> {
-        self.cgroup.admit(child)
+        self.cgroup().admit(child)
     }
 
-    fn enter(&self) -> Result<()> {
+    fn enter(&self, _letter: &mut Letter) -> Result<()> {
         namespaces::unshare_cgroup(&self.view)
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
-        formula.light(Term::Cgroup, &self.cgroup.facts(child)?)
+        formula.light(Term::Cgroup, &self.cgroup().facts(child)?)
+    }
+
+    fn admit_guest(&self, guest: Pid) -> Result<()> {
+        // One that was refused, as no limit was asked for, is not there.
+        let made: Vec<_> = self.groups.iter().filter(|group| group.exists()).cloned().collect();
+        Cgroup::at(&made).admit(guest)
     }
 
     fn cleanup(&self) -> Result<()> {
-        self.cgroup.print_counters();
-        self.cgroup.remove()
+        self.cgroup().print_counters();
+        self.cgroup().remove()
     }
 }
 
-/// Step 03: a root of its own.
-struct Rootfs {
+/// Step 03: a root of its own, and what a program in it finds.
+#[derive(Serialize, Deserialize)]
+pub struct Rootfs {
     root: Root,
     dir: PathBuf,
     view: View,
+    hostname: String,
+}
+
+impl Rootfs {
+    /// The directory that becomes `/`.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn plan(root: &Root, view: &View, container: &Identity) -> Result<Self> {
+        let hostname = hostname(view, container);
+        Ok(Rootfs { root: root.clone(), dir: root.prepare()?, view: view.clone(), hostname })
+    }
+
+    /// The directory that becomes `/`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
 }
 
 impl Part for Rootfs {
-    fn enter(&self) -> Result<()> {
+    fn name(&self) -> &'static str {
+        "rootfs"
+    }
+
+    fn enter(&self, _letter: &mut Letter) -> Result<()> {
         rootfs::enter(&self.root, &self.dir, &self.view)
+    }
+
+    fn confine(&self, program: &mut Program) -> Result<()> {
+        program.environment = self.root.environment(&self.hostname);
+        program.workdir = self.root.workdir().to_owned();
+        program.place = format!("in the root {}", self.dir.display());
+        Ok(())
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
         formula.light(Term::Rootfs, &rootfs::facts(child, &self.dir)?)
     }
+}
+
+fn hostname(view: &View, container: &Identity) -> String {
+    view.hostname.clone().unwrap_or_else(|| container.id.clone())
 }

@@ -35,11 +35,14 @@ const SEALS: SealFlag =
 
 /// Host, before anything else: goes on as a program that nobody can write to, unless this is one already. Descriptors
 /// that the caller left open end here too: a container that outlives the caller would keep its pipes open.
-pub fn against_writers() -> Result<()> {
+///
+/// # Errors
+/// Where the machine forbids programs in memory, and mounts.
+pub fn against_writers(step: &str) -> Result<()> {
     let own = File::open("/proc/self/exe").during("cannot open /proc/self/exe")?;
     if is_sealed(&own) || is_mounted_read_only(&own) {
         // The kernel has named this process after the descriptor.
-        return set_name(c"step04").during("prctl(PR_SET_NAME)");
+        return set_name(&c_string(step.into())?).during("prctl(PR_SET_NAME)");
     }
     let program = match geteuid().is_root().then(read_only_mount) {
         None => sealed_copy(own)?,
@@ -49,8 +52,6 @@ pub fn against_writers() -> Result<()> {
     };
     let number = program.as_raw_fd();
     explain::host(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| process::sys::close_range_on_exec(3))?;
-    // What has come from execve(2) goes back into it: no word has a NUL byte.
-    let c_string = |word: OsString| CString::new(word.into_vec()).context("a NUL byte");
     let arguments = std::env::args_os().map(c_string).collect::<Result<Vec<_>>>()?;
     let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let environment = variables.map(c_string).collect::<Result<Vec<_>>>()?;
@@ -58,6 +59,11 @@ pub fn against_writers() -> Result<()> {
     explain::host(call!("execve(\"/proc/self/fd/{number}\", …)"))
         .printed_first()
         .run(|| execve(&path, &arguments, &environment).map(drop))
+}
+
+/// What has come from execve(2) goes back into it: no word has a NUL byte.
+fn c_string(word: OsString) -> Result<CString> {
+    CString::new(word.into_vec()).context("a NUL byte")
 }
 
 /// A file that is not in memory has no seals at all: EINVAL.

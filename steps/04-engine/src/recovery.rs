@@ -15,7 +15,7 @@ use anyhow::Result;
 use cgroups::{Cgroup, detect};
 use nix::unistd::geteuid;
 use shared::explain;
-use shared::lock::is_locked;
+use shared::lock::{is_locked, lock};
 
 /// Deeper than any group that a step makes; a container may make groups in groups until no path is long enough.
 const DEPTH: usize = 32;
@@ -30,6 +30,11 @@ pub fn remove_groups() -> Result<()> {
         find_dead(&hierarchy.mount, DEPTH, &mut dead);
     }
     let remove = |dir: PathBuf| {
+        // Its maker may have been between mkdir(2) and flock(2): it holds this lock meanwhile.
+        let _making = lock(&dir.with_file_name("cgroup.procs"));
+        if maker_lives(&dir) {
+            return Ok(());
+        }
         explain::note(format_args!("{} is left of a step that was killed", dir.display()));
         if explain::dry_run() { Ok(()) } else { Cgroup::at(&[dir]).remove() }
     };

@@ -1,31 +1,58 @@
 //! A child in the namespaces of another process, held at the same gate as one in new namespaces. See setns(2).
 //!
 //! ```text
-//! host    fork ───┐                        ┌─ wait ──────── hold at the gate ···
-//! helper    └─ prctl ── setns ── clone ────┘ exit
-//! child                            └────────────────────── held ···
+//! host    fork ───┐                             ┌─ cgroup ─┐       ┌─ start ─┐  passes signals on ·········· exit code
+//! helper    └─ prctl ── setns ── clone ── hold ─┘          └ ready ┘         └─ wait ············ reaps ──┘
+//! child                            └───────── held ···                          └─ program ···········┘
 //! ```
+//!
+//! The helper stays as the child's parent. A pid namespace ends only when each process of it has been waited for, also one
+//! that came in by setns(2). So were the host its parent, a host that Ctrl-Z has stopped, or that waits for Enter, would
+//! keep the container from ending; and where it is killed, a PID 1 that waits for nobody would do so for ever.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use anyhow::{Context, Result, ensure};
-use namespaces::{Gate, Namespace, Waiting, die_with_host, flag_names};
+use anyhow::{Context, Result, bail};
+use namespaces::{Gate, Namespace, flag_names};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_dumpable;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getgroups, setgroups};
 use shared::call;
 use shared::explain;
 use shared::failure::{During, Failure};
 use shared::kernel_file;
+use shared::signals;
 
-/// Helper to host: "the child is born", its pid follows. Anything else is a failure's exit code, sentence and remedy.
-const BORN: u8 = 0;
+use crate::identity::Process;
+use crate::sys;
 
-/// Host: makes a child in the namespaces of another process, and holds it at the gate. `process` is a pidfd; `namespaces`
-/// are those that differ from ours ([`namespaces::own_of`]). Linux 5.8.
+/// Where the child is on its way, in the helper's word: its pid follows.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Stage {
+    /// At the gate, in the other process's namespaces.
+    Held = 0,
+    /// It has entered, and waits before exec.
+    Ready = 1,
+    /// It is its program.
+    Started = 2,
+}
+
+/// A child of the helper's. Dropped, it is ended.
+pub struct Joined {
+    helper: Pid,
+    child: Option<Process>,
+    /// The helper sees EOF when this process dies.
+    line: Option<UnixStream>,
+}
+
+/// Host: makes a child in the namespaces of another process, which runs `enter` and then `program`. At each stage the
+/// child is held, and `host` does its part. `process` is a pidfd; `namespaces` are those that differ from ours
+/// ([`namespaces::own_of`]). Linux 5.8.
 ///
 /// # Errors
 /// EPERM where the caller has no rights over these namespaces, ESRCH where the process is gone.
@@ -34,48 +61,138 @@ pub fn join<'a>(
     namespaces: &[Namespace],
     enter: impl FnMut() -> Result<()> + 'a,
     program: impl FnMut() -> Result<()> + 'a,
-) -> Result<Waiting<'a>> {
-    let mut gate = Gate::new(enter, program)?;
-    let pid = fork_setns_clone(process, namespaces, &mut gate)?;
-    gate.hold(pid)
-}
-
-/// Host, a helper, the child: setns(2) moves a process into every kind of namespace but one, as a pid namespace takes only
-/// its children. So a helper joins, and makes the child; by CLONE_PARENT that is the host's own child, and the helper may go.
-fn fork_setns_clone(process: &OwnedFd, namespaces: &[Namespace], gate: &mut Gate) -> Result<Pid> {
+    mut host: impl FnMut(Stage, Pid) -> Result<()>,
+) -> Result<Joined> {
+    let gate = Gate::new(enter, program)?;
+    let (mut line, helper_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
     if explain::dry_run() {
         explain::host(call!("fork()")).run(|| Ok::<_, Errno>(Pid::this()))?;
-        return setns_clone(process, namespaces, gate);
+        bring_in(process, namespaces, gate, &mut host)?;
+        return Ok(Joined { helper: Pid::this(), child: None, line: None });
     }
-    let (mut host_end, mut helper_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
-    let helper = process::fork(|| {
-        let pid = setns_clone(process, namespaces, gate).map(|pid| pid.as_raw().to_ne_bytes());
-        let answer = pid.map_or_else(|error| Failure::of(&error).to_bytes(), |pid| [&[BORN], &pid[..]].concat());
-        explain::flush();
-        // A host that is gone needs no answer.
-        let _ = helper_end.write_all(&answer);
-        Ok(())
+    let mut mine = Some((gate, helper_end));
+    let helper = process::fork(|| match mine.take() {
+        Some((gate, line)) => helper(process, namespaces, gate, line),
+        None => Ok(()),
     })?;
-    drop(helper_end);
-    // If the helper was killed there may be no answer, and its child still holds the socket, so we would never see EOF.
-    ensure!(process::wait(helper)? == 0, "the helper was killed before it had joined");
-    let (mut first, mut rest) = ([BORN], [0; 4]);
-    host_end.read_exact(&mut first).during("cannot hear the helper")?;
-    if first == [BORN] {
-        host_end.read_exact(&mut rest).during("cannot hear the helper")?;
-        return Ok(Pid::from_raw(i32::from_ne_bytes(rest)));
+    drop(mine);
+    let mut joined = Joined { helper, child: None, line: Some(line.try_clone().during("cannot copy a descriptor")?) };
+    loop {
+        let (stage, pid) = read_stage(&mut line)?;
+        if stage == Stage::Held {
+            joined.child = Some(Process::of(pid)?);
+        }
+        host(stage, pid)?;
+        if stage == Stage::Started {
+            return Ok(joined);
+        }
+        line.write_all(&[0]).during("the helper is gone")?;
     }
-    let mut failure = first.to_vec();
-    host_end.read_to_end(&mut failure).during("cannot hear the helper")?;
-    Err(Failure::from_bytes(&failure).context("the helper's answer is empty")?.into())
 }
 
-/// Helper: its whole life.
-fn setns_clone(process: &OwnedFd, namespaces: &[Namespace], gate: &mut Gate) -> Result<Pid> {
+fn read_stage(line: &mut UnixStream) -> Result<(Stage, Pid)> {
+    signals::wait_for_answer(line.as_fd(), signals::interrupt)?;
+    let mut first = [0];
+    let (count, mut pid) = (line.read(&mut first).unwrap_or(0), [0; 4]);
+    let stage = match (count, first[0]) {
+        (0, _) => bail!("the helper was killed before it had joined"),
+        (_, 0) => Stage::Held,
+        (_, 1) => Stage::Ready,
+        (_, 2) => Stage::Started,
+        _ => {
+            let mut failure = first.to_vec();
+            line.read_to_end(&mut failure).during("cannot hear the helper")?;
+            return Err(Failure::from_bytes(&failure).context("the helper's answer is empty")?.into());
+        }
+    };
+    line.read_exact(&mut pid).during("cannot hear the helper")?;
+    Ok((stage, Pid::from_raw(i32::from_ne_bytes(pid))))
+}
+
+impl Joined {
+    /// Host: waits for the program's end, passes signals on to it, and whenever one of `others` can be read, does `work`. Its
+    /// exit code, or 128 and the number of the signal that ended it.
+    ///
+    /// # Errors
+    /// [`Interrupted`](signals::Interrupted), by a signal that the program does not listen to: it is ended.
+    pub fn wait_beside(mut self, others: &[BorrowedFd], mut work: impl FnMut()) -> Result<u8> {
+        let Some(child) = self.child else { return Ok(0) };
+        while !has_ended(self.helper)? {
+            match signals::wait(others)? {
+                None => work(),
+                Some(received) if received.is(Signal::SIGCHLD) || child.open()?.is_none() => {}
+                Some(received) => process::pass_on(Pid::from_raw(child.pid), received)?,
+            }
+        }
+        self.line = None;
+        process::wait(self.helper)
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if self.line.take().is_some() {
+            let _ = kill(self.helper, Signal::SIGTERM); // at a pause, it does not look at the line
+            let _ = waitpid(self.helper, None);
+        }
+    }
+}
+
+fn has_ended(child: Pid) -> Result<bool> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    Ok(waitid(Id::Pid(child), flags).during("cannot look at the child")? != WaitStatus::StillAlive)
+}
+
+/// Helper: its whole life. Its exit code is the child's.
+fn helper(process: &OwnedFd, namespaces: &[Namespace], gate: Gate, mut line: UnixStream) -> Result<()> {
+    // Ctrl-Z stops the host and the child; this one has to be there when the child ends.
+    let job_control = SigSet::from_iter([Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU]);
+    job_control.thread_block().during("cannot block signals")?;
+    let mut at = |stage: Stage, pid: Pid| {
+        explain::flush();
+        line.write_all(&[&[stage as u8], &pid.as_raw().to_ne_bytes()[..]].concat())?;
+        if stage == Stage::Started { Ok(()) } else { wait_for_host(&mut line, pid) }
+    };
+    let running = match bring_in(process, namespaces, gate, &mut at) {
+        Ok(running) => running,
+        // A host that is gone needs no answer.
+        Err(error) => return Ok(line.write_all(&Failure::of(&error).to_bytes()).unwrap_or(())),
+    };
+    let child = running.pid();
+    loop {
+        if let Some(code) = process::sys::exit_code(child).during("cannot wait for the child")? {
+            sys::exit(code);
+        }
+        // Signals are the host's to pass on; on the line it never writes any more: it has died.
+        if signals::wait(&[line.as_fd()])?.is_none() {
+            let _ = kill(child, Signal::SIGKILL);
+            std::thread::sleep(std::time::Duration::from_millis(10)); // a frozen one dies later
+        }
+    }
+}
+
+/// Helper, and the child held: until the host has done its part. Ends with the container, as the child does.
+fn wait_for_host(line: &mut UnixStream, child: Pid) -> Result<()> {
+    while !has_ended(child)? {
+        match signals::wait(&[line.as_fd()])? {
+            None => return line.read_exact(&mut [0]).context("the host is gone"),
+            Some(received) => signals::interrupt(received)?,
+        }
+    }
+    bail!("the container has just ended")
+}
+
+/// Helper: setns(2) moves a process into every kind of namespace but one, as a pid namespace takes only its children. So it
+/// joins, and makes the child.
+fn bring_in<'a>(
+    process: &OwnedFd,
+    namespaces: &[Namespace],
+    mut gate: Gate<'a>,
+    at: &mut dyn FnMut(Stage, Pid) -> Result<()>,
+) -> Result<namespaces::Running<'a>> {
     let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
     let number = process.as_raw_fd();
     let may_drop_groups = may_drop_groups(number) && getgroups().is_ok_and(|groups| !groups.is_empty());
-    die_with_host()?;
     // Before anything of the container's can be in the way, as its /proc is what it likes.
     process::start_clean()?;
     // From setns on, processes in there can see the helper and the child, and could reach the host's files by
@@ -86,8 +203,15 @@ fn setns_clone(process: &OwnedFd, namespaces: &[Namespace], gate: &mut Gate) -> 
     if may_drop_groups {
         explain::child(call!("setgroups(0, [])")).run(|| setgroups(&[]))?;
     }
-    explain::child(call!("clone(child, stack, CLONE_PARENT|SIGCHLD, NULL)"))
-        .run(|| namespaces::clone_child(gate, CloneFlags::CLONE_PARENT))
+    let pid = explain::child(call!("clone(child, stack, SIGCHLD, NULL)"))
+        .run(|| namespaces::clone_child(&mut gate, CloneFlags::empty()))?;
+    let waiting = gate.hold(pid)?;
+    at(Stage::Held, pid)?;
+    let ready = waiting.release()?;
+    at(Stage::Ready, pid)?;
+    let running = ready.start()?;
+    at(Stage::Started, pid)?;
+    Ok(running)
 }
 
 /// Whether setgroups(2) is allowed in the user namespace of the process that a pidfd means. user_namespaces(7); fdinfo has

@@ -1,23 +1,25 @@
 //! What is known of each container, on disk: it outlives the engine, and every command begins by reading it.
 //!
 //! ```text
-//! $XDG_RUNTIME_DIR/step04/         or /run/step04; nobody else may look into it
-//! ├── 4f0c6a19e3b7/                a container, by its id; whoever looks after it holds a lock on the folder
+//! $XDG_RUNTIME_DIR/step04/         or /run/step04, for this and all later steps; no other user may look into it
+//! ├── 4f0c6a19e3b7/                a container, by its id; the process that looks after it holds a lock on the directory
 //! │   ├── config.json              what it is to be; never changes
 //! │   ├── state.json               what has become of it so far; replaced whole, so never half written
-//! │   ├── exit                     how it ended; blank until then. Who waits has it open, also when it is removed
-//! │   ├── log.0, log.1, …          what it has written, if it is detached
+//! │   ├── exit                     how it ended; blank until then. A waiting process has it open, also when it is removed
+//! │   ├── log.0, log.1             what it has written, if it is detached: the newest, and before that
 //! │   └── start                    a socket: a connection is the wish that it be started
-//! ├── .new-…, .gone-…              on the way in or out; `clean` takes away those that nobody holds
+//! ├── .new-…, .gone-…              on the way in or out; `clean` removes those that no process holds
 //! └── names/web -> 4f0c6a19e3b7    a name belongs to one container
 //! ```
 
-use std::fs::{File, Permissions};
+use std::cell::RefCell;
+use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::unistd::{Pid, geteuid};
@@ -26,125 +28,148 @@ use shared::explain;
 use shared::failure::{During, is};
 use shared::lock::{is_locked, try_lock, wait_for_lock};
 
+use crate::Recipe;
 use crate::container::{Config, Container, Life, State, now};
+use crate::directory::{self, Directory};
 use crate::identity::Process;
-use crate::parts::Recipe;
 
 /// Where the containers of this user are.
 pub struct Store {
-    dir: PathBuf,
+    path: PathBuf,
+    /// None while it is not there.
+    dir: RefCell<Option<Rc<Directory>>>,
+    /// The step that asks.
+    step: &'static str,
 }
 
+/// How often the store is made again where it vanishes: another engine can have removed the empty one.
+const TRIES: usize = 1000;
+
 impl Store {
-    /// Where the containers are: below `$XDG_RUNTIME_DIR`, else `/run` for root, else `/run/user/UID` or a folder for temporary files.
+    /// Where the containers are: below `$XDG_RUNTIME_DIR` if that is this user's, else `/run` for root, else
+    /// `/run/user/UID`, or a directory for temporary files.
     ///
     /// # Errors
-    /// Where that folder is another user's, or open to others.
-    pub fn open() -> Result<Self> {
-        let given =
-            std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
-        let uid = geteuid();
-        let usual = if uid.is_root() { PathBuf::from("/run") } else { format!("/run/user/{uid}").into() };
-        let dir = match given.unwrap_or(usual) {
+    /// Where that directory is another user's, or open to others.
+    pub fn open<R: Recipe>() -> Result<Self> {
+        let user = geteuid();
+        // `sudo -E` brings that of the user who calls: theirs, and not root's.
+        let is_ours = |dir: &PathBuf| {
+            dir.is_absolute() && dir.metadata().is_ok_and(|it| it.is_dir() && it.uid() == user.as_raw())
+        };
+        let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_ours);
+        let usual = if user.is_root() { PathBuf::from("/run") } else { format!("/run/user/{user}").into() };
+        let temporary = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|dir| !dir.as_os_str().is_empty());
+        let path = match given.unwrap_or(usual) {
             dir if dir.is_dir() => dir.join("step04"),
             // Absolute: a monitor stands elsewhere.
-            _ => std::path::absolute(std::env::temp_dir().join(format!("step04-{uid}")))
-                .during("cannot tell the current folder")?,
+            _ => std::path::absolute(temporary.unwrap_or("/tmp".into()).join(format!("step04-{user}")))
+                .during("cannot tell the current directory")?,
         };
-        let store = Store { dir };
-        store.is_nobody_elses()?;
-        Ok(store)
-    }
-
-    /// In a folder for everybody's temporary files, somebody else may have been there first.
-    fn is_nobody_elses(&self) -> Result<()> {
-        let there = match self.dir.symlink_metadata() {
-            // Not there yet, or another engine has just taken the empty store away.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            there => there.during(format_args!("cannot look at {}", self.dir.display()))?,
-        };
-        ensure!(
-            there.is_dir() && there.uid() == geteuid().as_raw() && there.mode() & 0o077 == 0,
-            "{} is not a folder that this user alone can look into: remove it, or name another place in XDG_RUNTIME_DIR",
-            self.dir.display()
-        );
-        Ok(())
+        let dir = RefCell::new(Directory::open(&path)?.map(Rc::new));
+        Ok(Store { path, dir, step: R::STEP })
     }
 
     /// Writes a new container down, and takes it into this process's care.
     ///
     /// # Errors
     /// Where its name is taken. Nothing is left then.
-    pub fn add(&self, name: Option<String>, rm: bool, recipe: Recipe) -> Result<(Container, Life)> {
-        let config = Config { id: new_id()?, name, created: now(), rm, recipe };
-        let dir = self.dir.join(&config.id);
-        let making = self.dir.join(format!(".new-{}", config.id));
+    pub fn add<R: Recipe>(
+        &self,
+        name: Option<String>,
+        rm: bool,
+        command: Vec<String>,
+        recipe: &R,
+    ) -> Result<(Container, Life)> {
+        let options = serde_json::to_value(recipe).context("cannot write the options down")?;
+        let config = Config { id: new_id()?, name, created: now(), step: self.step.to_owned(), rm, command, options };
+        let id = config.id.clone();
         let _lock = self.lock()?;
+        let Some(store) = self.dir.borrow().clone() else {
+            // In a dry run, and the first time.
+            let store = Rc::new(Directory::stand_in(&self.path)?);
+            return Ok((Container { config, damage: None, store, place: id, asker: self.step }, Life(None)));
+        };
+        let mut container = Container { config, damage: None, store, place: format!(".new-{id}"), asker: self.step };
         if explain::dry_run() {
-            return Ok((Container { config, dir }, Life(None)));
+            container.place = id;
+            return Ok((container, Life(None)));
         }
-        explain::host(call!("mkdir {}", making.display())).run(|| make_folder(&making))?;
-        let life = try_lock(&making).during(format_args!("cannot lock {}", making.display()))?;
-        let container = Container { config, dir: making };
-        let added = container
-            .put("config.json", &container.config)
-            .and_then(|()| container.save(&State { monitor: Some(Process::of(Pid::this())?), ..State::default() }))
-            .and_then(|()| container.forget_end())
-            .and_then(|()| self.take_name(&container.config))
-            .and_then(|()| {
-                let told = call!("rename(\"{}\", \"{}\")", container.dir.display(), dir.display());
-                explain::host(told).run(|| std::fs::rename(&container.dir, &dir))
-            });
-        if let Err(error) = added {
+        let record = explain::group(container.store.shown(&id).display());
+        explain::host(call!("mkdir {}", container.path("").display())).run(|| directory::make(&container.at("")))?;
+        let life = try_lock(&container.at("")).during(format_args!("cannot lock {}", container.path("").display()))?;
+        if let Err(error) = self.fill(&mut container) {
             // What comes on top of it is not worth a word; `clean` finds what is left.
             let _ = self.free_name(&container.config);
-            let _ = remove_folder(&container.dir);
+            let _ = self.remove_directory(&container.place);
             return Err(error);
         }
-        Ok((Container { dir, ..container }, Life(Some(life))))
+        drop(record);
+        Ok((container, Life(Some(life))))
     }
 
-    /// Takes a container's folder away, and its name. Whoever calls it holds the container's lock.
+    fn fill(&self, container: &mut Container) -> Result<()> {
+        container.put("config.json", &container.config)?;
+        container.save(&State { monitor: Some(Process::of(Pid::this())?), ..State::default() })?;
+        container.forget_end()?;
+        self.take_name(&container.config)?;
+        let whole = container.store.shown(&container.config.id);
+        explain::host(call!("rename(\"{}\", \"{}\")", container.path("").display(), whole.display()))
+            .run(|| std::fs::rename(container.at(""), container.store.at(&container.config.id)))?;
+        container.place = container.config.id.clone();
+        Ok(())
+    }
+
+    /// Removes a container's directory, and its name. The caller holds the container's lock.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
     pub fn remove(&self, container: &Container, _life: &Life) -> Result<()> {
         if explain::dry_run() {
-            explain::note(format_args!("{} would be removed", container.dir.display()));
+            explain::note(format_args!("{} would be removed", container.path("").display()));
             return Ok(());
         }
-        let gone = self.dir.join(format!(".gone-{}", container.config.id));
-        let lock = wait_for_lock(&self.dir)?;
-        let told = call!("rename(\"{}\", \"{}\")", container.dir.display(), gone.display());
-        explain::host(told).cleanup().run(|| std::fs::rename(&container.dir, &gone))?;
+        let gone = format!(".gone-{}", container.config.id);
+        let lock = wait_for_lock(&self.path)?;
+        let (from, to) = (container.path(""), container.store.shown(&gone));
+        explain::host(call!("rename(\"{}\", \"{}\")", from.display(), to.display()))
+            .cleanup()
+            .run(|| std::fs::rename(container.at(""), container.store.at(&gone)))?;
         self.free_name(&container.config)?;
         drop(lock);
-        remove_folder(&gone)
+        self.remove_directory(&gone)
     }
 
-    /// All containers, the newest first; and the failures of those that cannot be read.
-    pub fn all(&self) -> Result<(Vec<Container>, Vec<anyhow::Error>)> {
+    /// All containers, the newest first; those that cannot be read have a sentence that says why.
+    ///
+    /// # Errors
+    /// Where the store cannot be listed.
+    pub fn all(&self) -> Result<Vec<Container>> {
         let ids = self.entries()?.into_iter().filter(|name| is_id(name));
-        let (mut all, mut broken) = (Vec::new(), Vec::new());
-        for id in ids {
-            match self.read(&id) {
-                Ok(container) => all.push(container),
-                // Removed between the list and the look.
-                Err(_) if !self.dir.join(&id).exists() => {}
-                Err(error) => broken.push(error.context(format!("container {id} (`step04 clean` takes it away)"))),
-            }
-        }
+        let mut all: Vec<_> = ids.filter_map(|id| self.read(&id)).collect();
         all.sort_by(|one, other| other.config.created.cmp(&one.config.created));
-        Ok((all, broken))
+        Ok(all)
     }
 
     /// The container with this id, this name, or an id that begins so and is the only one.
     ///
     /// # Errors
-    /// Where there is none, or more than one.
+    /// Where there is none, or more than one; where it is damaged.
     pub fn find(&self, word: &str) -> Result<Container> {
-        let read = |id: &str| match self.read(id) {
-            Err(_) if !self.dir.join(id).exists() => bail!("container {word} has just been removed"),
-            read => read,
-        };
-        if is_id(word) && self.dir.join(word).is_dir() {
+        let container = self.find_damaged(word)?;
+        match &container.damage {
+            Some(why) => bail!("{why} (`{} rm -f {word}` removes it)", self.step),
+            None => Ok(container),
+        }
+    }
+
+    /// The same, also where it is damaged.
+    ///
+    /// # Errors
+    /// Where there is none, or more than one.
+    pub fn find_damaged(&self, word: &str) -> Result<Container> {
+        let read = |id: &str| self.read(id).with_context(|| format!("container {word} has just been removed"));
+        if is_id(word) && self.has(word) {
             return read(word);
         }
         if let Some(id) = self.named(word) {
@@ -153,115 +178,143 @@ impl Store {
         let ids: Vec<_> = self.entries()?.into_iter().filter(|id| is_id(id) && id.starts_with(word)).collect();
         match ids.as_slice() {
             [id] => read(id),
-            [] => bail!("no container {word:?} (`step04 ps -a` lists them all)"),
+            [] => bail!("no container {word:?} (`{} ps -a` lists them all)", self.step),
             _ => bail!("{} containers have ids that begin with {word:?}: give more of it", ids.len()),
         }
     }
 
-    /// Folders of containers that were on the way in or out when their engine was killed, or that cannot be read, and
-    /// names of nobody: takes them away, or says in a dry run that it would. Then the store too, if nothing is in it: the
-    /// machine is as it was before.
+    /// Directories of containers that were on the way in or out when their engine was killed, and names that lead
+    /// nowhere: removes them, or says in a dry run that it would. Then the store too, if nothing is in it: the machine is
+    /// as it was before.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
     pub fn sweep(&self) -> Result<()> {
-        if !self.dir.exists() {
-            return Ok(());
-        }
-        // Nobody else is half way in while this is held.
+        let Some(dir) = self.dir.borrow().clone().filter(|dir| dir.is_there()) else { return Ok(()) };
+        // No other engine is half way in while this is held.
         let _lock = self.lock()?;
         for name in self.entries()? {
-            let dir = self.dir.join(&name);
             let is_half = name.starts_with(".new-") || name.starts_with(".gone-");
-            if (is_half || is_id(&name) && self.read(&name).is_err()) && !is_locked(&dir) {
-                remove_folder(&dir)?;
+            if is_half && !is_locked(&dir.at(&name)) {
+                self.remove_directory(&name)?;
             }
         }
-        for entry in std::fs::read_dir(self.dir.join("names")).into_iter().flatten().flatten() {
-            let is_nobodys = std::fs::read_link(entry.path()).is_ok_and(|id| !self.dir.join(id).exists());
-            if is_nobodys {
-                let path = entry.path();
-                explain::host(call!("rm {}", path.display())).run(|| std::fs::remove_file(&path))?;
+        for entry in std::fs::read_dir(dir.at("names")).into_iter().flatten().flatten() {
+            let leads_nowhere =
+                std::fs::read_link(entry.path()).is_ok_and(|id| !id.to_str().is_some_and(|id| self.has(id)));
+            if leads_nowhere {
+                let shown = dir.shown("names").join(entry.file_name());
+                explain::host(call!("rm {}", shown.display())).run(|| std::fs::remove_file(entry.path()))?;
             }
         }
         if !explain::dry_run() && self.entries()?.iter().all(|name| name == "names") {
-            let _ = std::fs::remove_dir(self.dir.join("names"));
-            let _ = std::fs::remove_dir(&self.dir);
+            let _ = std::fs::remove_dir(dir.at("names"));
+            let _ = std::fs::remove_dir(&self.path);
         }
         Ok(())
     }
 
-    /// One engine at a time adds, removes and names. Makes the folders where they are not there.
+    /// One engine at a time adds, removes and names. Makes the directories where they are not there.
     fn lock(&self) -> Result<Option<Flock<File>>> {
-        let names = self.dir.join("names");
-        let may_be_made = || self.dir.parent().is_some_and(Path::exists);
-        loop {
-            for dir in [&self.dir, &names] {
-                if dir.exists() {
-                    continue;
-                }
-                match explain::host(call!("mkdir {}", dir.display())).run(|| make_folder(dir)) {
-                    // Another engine may make the same folder at the same time, or take the store away again.
-                    Err(error) if is(&error, Errno::EEXIST) || is(&error, Errno::ENOENT) && may_be_made() => {}
-                    made => made?,
-                }
+        for _ in 0..TRIES {
+            if self.dir.borrow().as_ref().is_none_or(|dir| !dir.is_there()) {
+                self.make(&self.path, &self.path)?;
+                *self.dir.borrow_mut() = Directory::open(&self.path)?.map(Rc::new);
             }
             if explain::dry_run() {
                 return Ok(None);
             }
-            let inode = || self.dir.metadata().map(|it| it.ino()).ok();
-            match wait_for_lock(&self.dir) {
-                // Another engine may have taken the empty store away just before.
-                Ok(lock) if lock.metadata().map(|it| it.ino()).ok() == inode() && names.exists() => {
-                    // Looked at once more: between `open` and this, somebody else may have made it.
-                    self.is_nobody_elses()?;
-                    return Ok(Some(lock));
+            let Some(dir) = self.dir.borrow().clone() else { continue };
+            let lock = match wait_for_lock(&self.path) {
+                Err(error) if is(&error, Errno::ENOENT) => continue,
+                lock => lock?,
+            };
+            // Another engine may have removed the empty store just before, or made another one.
+            if lock.metadata().map(|it| it.ino()).ok() == dir.at(".").metadata().map(|it| it.ino()).ok()
+                && dir.is_there()
+            {
+                if !dir.at("names").exists() {
+                    self.make(&dir.at("names"), &dir.shown("names"))?;
                 }
-                Err(error) if !is(&error, Errno::ENOENT) => return Err(error),
-                _ => {}
+                return Ok(Some(lock));
             }
+        }
+        bail!("{} vanishes as often as it is made: name another place in XDG_RUNTIME_DIR", self.path.display())
+    }
+
+    fn make(&self, dir: &Path, shown: &Path) -> Result<()> {
+        match explain::host(call!("mkdir {}", shown.display())).run(|| directory::make(dir)) {
+            // Another engine may make the same directory at the same time, or remove the store again.
+            Err(error) if is(&error, Errno::EEXIST) || is(&error, Errno::ENOENT) => Ok(()),
+            made => made,
         }
     }
 
     fn entries(&self) -> Result<Vec<String>> {
-        match std::fs::read_dir(&self.dir) {
+        let Some(dir) = self.dir.borrow().clone() else { return Ok(Vec::new()) };
+        match std::fs::read_dir(dir.at("")) {
             Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error).during(format_args!("cannot list {}", self.dir.display())),
+            Err(error) => Err(error).during(format_args!("cannot list {}", self.path.display())),
         }
     }
 
-    fn read(&self, id: &str) -> Result<Container> {
-        let dir = self.dir.join(id);
-        let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).during(format_args!("cannot read {}", path.display()))?;
-        let config = serde_json::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))?;
-        Ok(Container { config, dir })
+    fn has(&self, id: &str) -> bool {
+        self.dir.borrow().as_ref().is_some_and(|dir| dir.at(id).exists())
     }
 
-    /// Whose name this is.
+    /// `None` where it is gone.
+    fn read(&self, id: &str) -> Option<Container> {
+        let store = self.dir.borrow().clone()?;
+        let config = Config { id: id.to_owned(), ..Config::default() };
+        let mut container = Container { config, damage: None, store, place: id.to_owned(), asker: self.step };
+        match container.read::<Config>("config.json") {
+            Ok(config) if config.id == id => container.config = config,
+            Ok(_) => container.damage = Some(format!("container {id}: its config.json is another container's")),
+            Err(error) => container.damage = Some(format!("container {id}: {error:#}")),
+        }
+        container.exists().then_some(container)
+    }
+
+    /// The container that has this name.
     fn named(&self, name: &str) -> Option<String> {
-        let id = std::fs::read_link(self.dir.join("names").join(name)).ok()?.into_os_string().into_string().ok()?;
-        (is_id(&id) && self.dir.join(&id).exists()).then_some(id)
+        let path = self.dir.borrow().as_ref()?.at("names").join(name);
+        let id = std::fs::read_link(path).ok()?.into_os_string().into_string().ok()?;
+        (is_id(&id) && self.has(&id)).then_some(id)
     }
 
     fn take_name(&self, config: &Config) -> Result<()> {
-        let Some(name) = &config.name else { return Ok(()) };
+        let (Some(name), Some(dir)) = (&config.name, self.dir.borrow().clone()) else { return Ok(()) };
         if let Some(id) = self.named(name) {
             bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
         }
-        let path = self.dir.join("names").join(name);
+        let (path, shown) = (dir.at("names").join(name), dir.shown("names").join(name));
         if path.symlink_metadata().is_ok() {
-            // Of an engine that was killed: nobody else is half way while the store is locked.
-            explain::host(call!("rm {}", path.display())).run(|| std::fs::remove_file(&path))?;
+            // Of an engine that was killed: no other is half way while the store is locked.
+            explain::host(call!("rm {}", shown.display())).run(|| std::fs::remove_file(&path))?;
         }
-        explain::host(call!("symlink(\"{}\", \"{}\")", config.id, path.display())).run(|| symlink(&config.id, &path))
+        explain::host(call!("symlink(\"{}\", \"{}\")", config.id, shown.display())).run(|| symlink(&config.id, &path))
     }
 
     fn free_name(&self, config: &Config) -> Result<()> {
-        let Some(name) = &config.name else { return Ok(()) };
-        let path = self.dir.join("names").join(name);
+        let (Some(name), Some(dir)) = (&config.name, self.dir.borrow().clone()) else { return Ok(()) };
+        let (path, shown) = (dir.at("names").join(name), dir.shown("names").join(name));
         if std::fs::read_link(&path).is_ok_and(|id| id == Path::new(&config.id)) {
-            explain::host(call!("rm {}", path.display())).cleanup().run(|| std::fs::remove_file(&path))?;
+            explain::host(call!("rm {}", shown.display())).cleanup().run(|| std::fs::remove_file(&path))?;
         }
         Ok(())
+    }
+
+    fn remove_directory(&self, name: &str) -> Result<()> {
+        let Some(dir) = self.dir.borrow().clone() else { return Ok(()) };
+        let path = dir.at(name);
+        explain::host(call!("rm -r {}", dir.shown(name).display())).cleanup().run(|| {
+            match std::fs::remove_dir_all(&path) {
+                // Another engine that cleans has come first.
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+        })
     }
 }
 
@@ -285,19 +338,4 @@ fn new_id() -> Result<String> {
     let mut bytes = [0; 6];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).during("cannot read /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Nobody else may look into it: a log can hold secrets, and the socket starts things.
-fn make_folder(dir: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().mode(0o700).create(dir)?;
-    // The caller's umask can only have taken rights away, from us too.
-    std::fs::set_permissions(dir, Permissions::from_mode(0o700))
-}
-
-fn remove_folder(dir: &Path) -> Result<()> {
-    explain::host(call!("rm -r {}", dir.display())).cleanup().run(|| match std::fs::remove_dir_all(dir) {
-        // Another engine that cleans has come first.
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    })
 }

@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use engine::container::Container;
-use engine::states::Status;
 use serde_json::{Value, json};
+
+use crate::container::Container;
+use crate::states::Status;
 
 /// `step04 ps`.
 pub fn table(rows: &[(Container, Status)]) -> String {
@@ -34,7 +35,7 @@ pub fn row(container: &Container, status: Status) -> Value {
     json!({
         "id": config.id,
         "name": config.name,
-        "command": config.recipe.command,
+        "command": config.command,
         "created": config.created,
         "status": status,
         "pid": init.filter(|_| running).map(|init| init.pid),
@@ -54,7 +55,7 @@ pub fn everything(container: &Container) -> Result<Value> {
 }
 
 fn command(container: &Container) -> String {
-    let words = &container.config.recipe.command;
+    let words = &container.config.command;
     let text = if words.is_empty() { "a shell".to_owned() } else { words.join(" ") };
     let text = shared::explain::printable(&text);
     let short: String = text.chars().take(24).collect();

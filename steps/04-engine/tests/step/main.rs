@@ -3,6 +3,7 @@
 mod home;
 mod killed;
 mod odd;
+mod proof;
 
 use std::collections::BTreeSet;
 use std::fs::{create_dir, read_dir, read_link, read_to_string, write};
@@ -562,6 +563,11 @@ fn checks() -> Vec<Check> {
             the_readme_shows_what_happens,
         )
         .differs_in([World::SystemdRoot]),
+        check("a_later_step_stores_its_options_and_adds_its_own", [needs::user_namespaces()], proof::options),
+        check("a_part_works_on_both_sides_and_confines_guests_too", [needs::user_namespaces()], proof::both_sides),
+        check("what_outlives_a_run_goes_with_the_container", [needs::user_namespaces()], proof::outlives),
+        check("a_namespace_is_joined_in_place_of_a_new_one", [groups(), needs::root()], proof::joined),
+        check("any_process_undoes_a_part_from_its_plan", [needs::user_namespaces()], proof::killed),
         check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred).alone(),
     ]
 }

@@ -1,0 +1,133 @@
+//! How commands speak with a monitor: the one that has made it, and the one that has its program begin.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use shared::call;
+use shared::explain;
+use shared::failure::{During, Failure};
+use shared::signals;
+
+use crate::container::Container;
+
+/// To a command that waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
+const DONE: u8 = 0;
+
+/// A monitor's way to be reached.
+pub struct Door {
+    listener: Option<UnixListener>,
+    /// The command that has made it.
+    engine: UnixStream,
+    /// Whether that command knows that the container is created. From then on the container is kept, however it ends.
+    pub has_said_created: bool,
+}
+
+/// A command that waits until the program has begun.
+pub struct Asker(UnixStream);
+
+impl Door {
+    /// Monitor: with the way back to the command that has made this process.
+    pub fn new(engine: UnixStream) -> Self {
+        Door { listener: None, engine, has_said_created: false }
+    }
+
+    /// Monitor: makes the socket `start`.
+    ///
+    /// # Errors
+    /// Where the container's directory is gone.
+    pub fn open(&mut self, container: &Container) -> Result<()> {
+        let listener = explain::host(call!("bind({})", container.path("start").display())).run(|| {
+            // Of the last time that it was started.
+            let _ = std::fs::remove_file(container.at("start"));
+            // By way of a descriptor: an address has at most 107 bytes, and a path can be longer. See unix(7).
+            UnixListener::bind(container.at("start")).map(OwnedFd::from)
+        })?;
+        self.listener = Some(listener.into());
+        Ok(())
+    }
+
+    /// Monitor: answers the command that has made it. One that was killed hears nothing; the container lives on, and is
+    /// listed.
+    pub fn say_created(&mut self) {
+        self.has_said_created = true;
+        let _ = self.engine.write_all(&[DONE]);
+    }
+
+    /// Monitor: the same command, where the container could not be made. Where it could, no command listens any more, and
+    /// the sentence is in the container's `exit`.
+    pub fn say_failed(&mut self, error: &anyhow::Error) {
+        if !self.has_said_created {
+            let _ = self.engine.write_all(&Failure::of(error).to_bytes());
+        }
+    }
+
+    /// Monitor: waits until a command wants the program to begin; `None` where the child has ended before.
+    ///
+    /// # Errors
+    /// [`Interrupted`](signals::Interrupted), by a signal.
+    pub fn wait_for_start(&self, child: Pid) -> Result<Option<Asker>> {
+        if explain::dry_run() {
+            explain::note("dry run: here the monitor waits for `start`");
+            return Ok(UnixStream::pair().ok().map(|(end, _)| Asker(end)));
+        }
+        let listener = self.listener.as_ref().context("it has no socket to be started at")?;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
+        while waitid(Id::Pid(child), flags).during("cannot look at the child")? == WaitStatus::StillAlive {
+            match signals::wait(&[listener.as_fd()])? {
+                None => return Ok(Some(Asker(listener.accept().during("cannot accept a connection")?.0))),
+                Some(received) => signals::interrupt(received)?,
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Asker {
+    /// Monitor: answers it.
+    pub fn answer<T>(mut self, started: &Result<T>) {
+        let _ = self.0.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
+    }
+}
+
+/// Host: has the program of a created container begin. An ending signal ends the wait for that, and not the container.
+///
+/// # Errors
+/// 127 where the program was not found, 126 where it cannot be executed.
+pub fn start(container: &Container) -> Result<()> {
+    let late = format!("container {} was started or ended by another engine just now", container.name());
+    let monitor = explain::host(call!("connect({})", container.path("start").display()))
+        .run(|| UnixStream::connect(container.at("start")).map(OwnedFd::from));
+    let monitor = monitor.with_context(|| late.clone())?;
+    explain::note("the monitor opens the last gate: the child becomes its program");
+    if explain::dry_run() {
+        return Ok(());
+    }
+    wait_for_answer(&mut UnixStream::from(monitor), &late, signals::interrupt)
+}
+
+/// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals received
+/// meanwhile are given to `signal`.
+///
+/// # Errors
+/// The monitor's.
+pub fn wait_for_answer(
+    from: &mut UnixStream,
+    silence: &str,
+    signal: impl FnMut(signals::Received) -> Result<()>,
+) -> Result<()> {
+    signals::wait_for_answer(from.as_fd(), signal)?;
+    let mut answer = vec![0];
+    match from.read(&mut answer).unwrap_or(0) {
+        0 => bail!("{silence}"),
+        _ if answer == [DONE] => Ok(()),
+        _ => {
+            from.read_to_end(&mut answer).during("cannot read the monitor's answer")?;
+            Err(Failure::from_bytes(&answer).context("the monitor has sent nothing")?.into())
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What a process of a container becomes, and what it gives up before that: each part contributes, and one owner does it
+//! in the order that works.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use process::Environment;
+
+/// A program that is about to begin in a container.
+pub struct Program {
+    /// Its words; a shell where there is none.
+    pub command: Vec<OsString>,
+    /// The variables that every program in this root expects.
+    pub environment: Environment,
+    /// Those that come on top of them; of two of one name, the last.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Where, inside, a process that `exec` brings in begins. The first one stands there already.
+    pub workdir: PathBuf,
+    /// For an error: `in the root /srv/web`.
+    pub place: String,
+    gives_up: Vec<(Right, Act)>,
+}
+
+type Act = Box<dyn FnOnce() -> Result<()>>;
+
+/// What a process gives up, in the order in which it can: each of these may take rights that the next ones remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// setrlimit(2): to raise a hard limit takes CAP_SYS_RESOURCE.
+    Resources,
+    /// A session and a controlling terminal: setsid(2), ioctl_tty(2).
+    Session,
+    /// The capabilities that it can ever have: PR_CAPBSET_DROP takes CAP_SETPCAP. capabilities(7).
+    Bounds,
+    /// Who it is: setgroups(2), setresgid(2), setresuid(2) take CAP_SETGID and CAP_SETUID.
+    Ids,
+    /// The capabilities that it has.
+    Capabilities,
+    /// PR_SET_NO_NEW_PRIVS.
+    NewPrivileges,
+    /// seccomp(2): last, or the calls above would have to be allowed.
+    Calls,
+}
+
+impl Program {
+    pub(crate) fn new(command: Vec<OsString>) -> Self {
+        let (environment, workdir) = (Environment::new([]), PathBuf::from("/"));
+        Program { command, environment, variables: Vec::new(), workdir, place: String::new(), gives_up: Vec::new() }
+    }
+
+    /// Has something given up in its turn; two of one kind in the order in which they were added.
+    pub fn gives_up(&mut self, right: Right, act: impl FnOnce() -> Result<()> + 'static) {
+        self.gives_up.push((right, Box::new(act)));
+    }
+
+    /// The process itself, its last act: gives up what it is to give up, and becomes the program.
+    pub(crate) fn execute(&mut self) -> Result<()> {
+        let mut acts = std::mem::take(&mut self.gives_up);
+        acts.sort_by_key(|(right, _)| *right);
+        acts.into_iter().try_for_each(|(_, act)| act())?;
+        let environment = self.environment.clone().with(std::mem::take(&mut self.variables));
+        process::exec(&self.command, &environment).with_context(|| self.place.clone())
+    }
+}
