@@ -230,7 +230,7 @@ impl Runner {
 
     fn start(&mut self, check: Check) {
         record(&check.name, "ran");
-        let place = surroundings::place();
+        let place = surroundings::tempdir();
         let nocapture = self.options.nocapture;
         std::io::stdout().flush().expect("standard output");
         // SAFETY: this process has one thread, so the child may do everything that this one may.

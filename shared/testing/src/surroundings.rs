@@ -69,8 +69,8 @@ impl Surroundings {
 /// A test's own, and the variables that name them to the steps.
 const DIRECTORIES: [(&str, &str); 2] = [("tmp", "TMPDIR"), ("run", "XDG_RUNTIME_DIR")];
 
-/// A directory for a test, where programs can be run: /run under systemd, say, is mounted noexec.
-pub fn place() -> TempDir {
+/// A directory for temporary files in which programs can be run: /run under systemd, say, is mounted noexec.
+pub fn tempdir() -> TempDir {
     let target = std::env::current_exe().expect("own path").with_file_name("");
     let usual = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into(), target];
     let is_good = |dir: &PathBuf| {
