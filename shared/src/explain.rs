@@ -5,7 +5,7 @@
 //! ```
 //!
 //! From that line come the narration (who, which call, its result), `--pause`, `--dry-run`, and the sentence of a
-//! failure with its remedy. How a call appears on the screen is decided in [`narration`](crate::narration): a step
+//! failure with its remedy. How a call appears on the screen is decided in [`narration`]: a step
 //! prints what is new in it and folds what earlier steps have taught; `--verbose` prints every call, and a test compares that
 //! with the output of strace(1).
 

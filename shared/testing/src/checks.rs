@@ -33,7 +33,7 @@ pub fn check(name: &str, needs: impl IntoIterator<Item = Option<String>>, body: 
 }
 
 impl Check {
-    /// Says that these worlds may answer differently: of the [slow](World::is_slow) ones, only these run it.
+    /// Says that these worlds may answer differently: of the slow ones, only these run it.
     pub fn differs_in(mut self, worlds: impl IntoIterator<Item = World>) -> Self {
         self.differs_in.extend(worlds);
         self
@@ -230,7 +230,7 @@ impl Runner {
 
     fn start(&mut self, check: Check) {
         record(&check.name, "ran");
-        let place = surroundings::place();
+        let place = surroundings::tempdir();
         let nocapture = self.options.nocapture;
         std::io::stdout().flush().expect("standard output");
         // SAFETY: this process has one thread, so the child may do everything that this one may.

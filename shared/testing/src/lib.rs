@@ -21,7 +21,7 @@ use shared::mountinfo;
 
 pub use checks::{Check, World, check, run};
 use surroundings::{children, reap};
-pub use surroundings::{groups_of_steps, without_own_groups};
+pub use surroundings::{groups_of_steps, tempdir, without_own_groups};
 
 /// Longer than anything here takes; what takes longer hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);

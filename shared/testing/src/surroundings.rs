@@ -7,6 +7,7 @@ use std::fs::{create_dir, read_dir, read_to_string, remove_dir, write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -36,8 +37,11 @@ impl Surroundings {
     pub fn enter(place: &Path) -> Self {
         // What a step leaves running becomes a child of this process, where it is found.
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
-        enter_own_groups();
+        let has_own_groups = enter_own_groups();
         leave_the_mounts_of_others();
+        if has_own_groups {
+            see_no_other_groups();
+        }
         for (name, variable) in DIRECTORIES {
             let dir = place.join(name);
             std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&dir).expect("mkdir");
@@ -65,8 +69,8 @@ impl Surroundings {
 /// A test's own, and the variables that name them to the steps.
 const DIRECTORIES: [(&str, &str); 2] = [("tmp", "TMPDIR"), ("run", "XDG_RUNTIME_DIR")];
 
-/// A directory for a test, where programs can be run: /run under systemd, say, is mounted noexec.
-pub fn place() -> TempDir {
+/// A directory for temporary files in which programs can be run: /run under systemd, say, is mounted noexec.
+pub fn tempdir() -> TempDir {
     let target = std::env::current_exe().expect("own path").with_file_name("");
     let usual = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into(), target];
     let is_good = |dir: &PathBuf| {
@@ -91,7 +95,9 @@ fn look() -> BTreeSet<String> {
     let mut all: BTreeSet<_> = mounts.iter().map(|mount| format!("mount {}", mount.point.display())).collect();
     all.extend(children().into_iter().map(|(_, process)| format!("process {process}")));
     // One that is locked has an owner who lives: where that is a process of this test's, it was found above.
-    let left = groups_of_steps().into_iter().filter(|group| has_own_groups_now() || !is_locked(Path::new(group)));
+    let left = groups_of_steps()
+        .into_iter()
+        .filter(|group| HAS_OWN_GROUPS.load(Ordering::Relaxed) || !is_locked(Path::new(group)));
     all.extend(left.map(|group| format!("cgroup {group}")));
     all
 }
@@ -176,8 +182,16 @@ pub fn has_own_groups() -> bool {
 }
 
 /// Whether this process is in groups that were made for its test.
-fn has_own_groups_now() -> bool {
-    own_groups().first().is_some_and(|it| it.dir.ends_with(name_of_groups(Pid::this())))
+static HAS_OWN_GROUPS: AtomicBool = AtomicBool::new(false);
+
+/// Each hierarchy, from the test's own group downwards, as in a Docker container: `step04 clean` looks at all that it can
+/// reach, and would remove what another test has killed on purpose.
+fn see_no_other_groups() {
+    for Group { dir, mount: point, .. } in own_groups() {
+        mount(Some(&dir), &point, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .unwrap_or_else(|error| panic!("{}: {error}", point.display()));
+    }
+    HAS_OWN_GROUPS.store(true, Ordering::Relaxed);
 }
 
 /// `check-4711`, by the pid of the test's process.
@@ -185,11 +199,12 @@ fn name_of_groups(pid: Pid) -> String {
     format!("check-{pid}")
 }
 
-fn enter_own_groups() {
+/// Whether it could.
+fn enter_own_groups() -> bool {
     let own = own_groups();
     let may = |it: &Group| access(&it.dir, AccessFlags::W_OK).is_ok();
     if !own.iter().any(|it| !it.is_v2) || !own.iter().all(may) {
-        return;
+        return false;
     }
     let me = Pid::this();
     for Group { dir: parent, .. } in own {
@@ -205,6 +220,7 @@ fn enter_own_groups() {
         }
         write(dir.join("cgroup.procs"), me.to_string()).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     }
+    true
 }
 
 /// What the text of a narration or a table says of the groups that a test has for itself, left out.

@@ -3,8 +3,8 @@
 //! The child gives itself a new root: a directory becomes a mount, gets its `/proc`, `/sys`, `/dev` and volumes, is
 //! swapped with the host's root, and the host's root is unmounted. After that no path leads back.
 //!
-//! Next door: places in a root that is not to be trusted ([`inside`]), `/dev` ([`dev`]), what is mounted read-only
-//! ([`read_only`]), the options, the default root, what the kernel confirms, and the reasons of failures.
+//! Next door: places in a root that is not to be trusted (`inside`), `/dev` (`dev`), what is mounted read-only
+//! (`read_only`), the options, the default root, what the kernel confirms, and the reasons of failures.
 //!
 //! Left open:
 //! - Nobody looks after the container (step 04).

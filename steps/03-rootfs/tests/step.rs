@@ -214,6 +214,7 @@ fn checks() -> Vec<Check> {
             [
                 needs::user_namespaces(),
                 (!cgroups::may_make_groups()).then(|| "needs a user who may make cgroups".to_owned()),
+                has_pids(),
             ],
             || {
                 let ran = inside_with(&["--pids-limit", "20"], &["/usr/local/bin/fork_bomb"]).ran();
@@ -549,7 +550,7 @@ static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
 /// A root of this machine's own tools, and of the programs that misbehave. Made once.
 fn rootfs() -> PathBuf {
     let made = ROOT.get_or_init(|| {
-        let dir = tempfile::tempdir().expect("tempdir");
+        let dir = testing::tempdir();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
         let programs = ["chroot_breakout", "fork_bomb"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
@@ -592,6 +593,12 @@ fn inside_with(options: &[&str], command: &[&str]) -> testing::Run {
 /// The same, and it tells every call.
 fn narrated_inside(option: &str, command: &str) -> testing::Run {
     narrated("step03", [option, "--rootfs", &rootfs_str(), command])
+}
+
+fn has_pids() -> Option<String> {
+    let all = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
+    let there = all.iter().any(|it| it.controllers.iter().any(|name| name == "pids"));
+    (!there).then(|| "needs the pids controller".to_owned())
 }
 
 fn initial_user_namespace() -> Option<String> {

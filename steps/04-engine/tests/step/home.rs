@@ -261,7 +261,7 @@ pub fn remove_rootfs() {
 
 /// A root with these programs of the project in it.
 pub fn own_root(programs: &[&str]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("tempdir");
+    let dir = testing::tempdir();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
     let programs = programs.iter().map(|name| program(name));
     let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
