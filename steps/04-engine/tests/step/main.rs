@@ -835,8 +835,9 @@ fn the_readme_shows_what_happens() {
     let home = Home::new();
     for block in blocks {
         let commands = block.lines().filter_map(|line| line.strip_prefix("root# "));
-        let script: Vec<_> =
-            commands.map(|line| format!("echo '# '; {}", line.replace("cargo run --quiet --bin step03 --", "step03"))).collect();
+        let script: Vec<_> = commands
+            .map(|line| format!("echo '# '; {}", line.replace("cargo run --quiet --bin step03 --", "step03")))
+            .collect();
         let built = program("step04").parent().expect("target/debug").display().to_string();
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("PATH={built}:$PATH; exec 2>&1; {}", script.join("\n"))]);
@@ -850,9 +851,7 @@ fn the_readme_shows_what_happens() {
                 .replace("seconds", "second")
         };
         let mut lines = ran.out.lines();
-        for line in
-            block.lines().filter(|line| *line != "⋮" && !line.starts_with("root# "))
-        {
+        for line in block.lines().filter(|line| *line != "⋮" && !line.starts_with("root# ")) {
             assert!(lines.any(|it| plain(it) == plain(line)), "the README has {line:?}, and not this run: {}", ran.out);
         }
     }
