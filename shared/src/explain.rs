@@ -9,6 +9,7 @@
 //! prints what is new in it and folds what earlier steps have taught; `--verbose` prints every call, and a test compares that
 //! with the output of strace(1).
 
+use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -75,11 +76,16 @@ static FRAME: OnceLock<Frame> = OnceLock::new();
 
 /// The command line as clap has parsed it, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
 pub fn parse<O: clap::Parser + Send>() -> Result<O, ExitCode> {
+    parse_from(std::env::args_os().collect())
+}
+
+/// The same of these words, the first of which is the program's name.
+pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, ExitCode> {
     // With many commands clap needs more than the caller's `ulimit -s` may leave. A thread has a stack of its own; it has
     // ended when a step clones, which takes a process with one thread.
     let parsed = match sys::has_small_stack() {
-        false => O::try_parse(),
-        true => std::thread::scope(|scope| match scope.spawn(O::try_parse).join() {
+        false => O::try_parse_from(words),
+        true => std::thread::scope(|scope| match scope.spawn(|| O::try_parse_from(words)).join() {
             Ok(parsed) => parsed,
             Err(panic) => std::panic::resume_unwind(panic),
         }),

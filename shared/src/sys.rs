@@ -4,7 +4,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 /// A descriptor that means this process and never another one, whatever becomes of its number. pidfd_open(2), Linux 5.3.
@@ -15,11 +14,12 @@ pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Sends a signal to the process that the descriptor means; ESRCH where it is gone. pidfd_send_signal(2), Linux 5.1.
-pub fn pidfd_send_signal(process: BorrowedFd, signal: Signal) -> nix::Result<()> {
+/// Sends a signal, by its number, as nix has no names for real-time ones, to the process that the descriptor means; ESRCH
+/// where it is gone. pidfd_send_signal(2), Linux 5.1.
+pub fn pidfd_send_signal(process: BorrowedFd, signal: i32) -> nix::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: without a siginfo the kernel fills in its own, as kill(2) does.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, no_info, 0) };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, no_info, 0) };
     Errno::result(result).map(drop)
 }
 

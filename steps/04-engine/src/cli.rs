@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use shared::explain::{self, Narration};
+use shared::failure::During;
 use shared::signals;
 
 use crate::join::Guest;
@@ -101,9 +102,9 @@ enum Command<R: Recipe> {
     },
     /// Sends a signal to the first process of containers
     Kill {
-        /// Which: KILL, SIGTERM, 15
+        /// Which: KILL, SIGTERM, 15, RTMIN+3
         #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
-        signal: Signal,
+        signal: i32,
         /// By name, by id, or by the beginning of an id
         #[arg(required = true, value_parser = name)]
         containers: Vec<String>,
@@ -172,7 +173,7 @@ pub struct NoOption {}
 /// The `main` of a step. The file that calls it says which step this is.
 #[track_caller]
 pub fn main<R: Recipe>() -> ExitCode {
-    match explain::parse::<Options<R>>() {
+    match explain::parse_from::<Options<R>>(protect::arguments()) {
         Ok(options) => explain::run(&options.narration, R::known(), || run(options.command)),
         Err(code) => code,
     }
@@ -187,13 +188,14 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
     }
     match command {
         // These put this program's own process into a container, or beside one for long. `start` may (see there).
-        Command::Run { .. } | Command::Create { .. } | Command::Exec { .. } => {
-            protect::against_writers(R::STEP)?;
+        Command::Run { .. } => protect::against_writers(R::STEP, "run")?,
+        Command::Create { .. } => protect::against_writers(R::STEP, "create")?,
+        Command::Exec { .. } => protect::against_writers(R::STEP, "exec")?,
+        // These only print: there is nothing to clean up, and where nobody reads, a signal would be waited for in vain.
+        Command::Ps { .. } | Command::Logs { .. } | Command::Inspect { .. } => {
+            signals::reset().during("cannot reset the signals")?;
         }
-        // These only print.
-        Command::Ps { .. } | Command::Logs { .. } | Command::Wait { .. } | Command::Inspect { .. } => {
-            signals::end_with_pipe()?;
-        }
+        Command::Wait { .. } => signals::end_with_pipe()?,
         _ => {}
     }
     match command {
@@ -217,12 +219,38 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
     }
 }
 
-/// As kill(1) takes it: with or without `SIG`, or its number.
-fn signal(text: &str) -> Result<Signal, String> {
+/// As kill(1) takes it: with or without `SIG`, or its number. Real-time signals have no names of their own: signal(7).
+fn signal(text: &str) -> Result<i32, String> {
+    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     let upper = text.to_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    let by_number = text.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let real_time = |name: &str| match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(""), _) => Some(first),
+        (_, Some("")) => Some(last),
+        (Some(rest), _) => rest.strip_prefix('+')?.parse::<i32>().ok()?.checked_add(first),
+        (_, Some(rest)) => last.checked_sub(rest.strip_prefix('-')?.parse().ok()?),
+        (None, None) => None,
+    };
+    let is_one = |number: &i32| Signal::try_from(*number).is_ok() || (first..=last).contains(number);
+    let by_number = text.parse().ok().or_else(|| real_time(name)).filter(is_one);
     by_number
-        .or_else(|| name.parse().ok())
+        .or_else(|| format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32))
         .ok_or_else(|| "no signal has this name or number; `kill -l` lists them".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_has_a_name_or_a_number() {
+        for text in ["TERM", "SIGTERM", "sigterm", "15"] {
+            assert_eq!(signal(text), Ok(15), "{text}");
+        }
+        assert_eq!(signal("RTMIN+1"), Ok(libc::SIGRTMIN() + 1));
+        assert_eq!(signal("SIGRTMAX-1"), Ok(libc::SIGRTMAX() - 1));
+        for text in ["", "0", "-9", "65", "33", "RTMAX+1", "RTMIN-1", "RTMIN+99", "NONE"] {
+            assert!(signal(text).is_err(), "{text}");
+        }
+    }
 }

@@ -57,7 +57,7 @@ pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
     let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
     if words.iter().any(is_stopped) {
         cgroups::ask_for_scope(R::STEP, &Limits::default())?;
-        protect::against_writers(R::STEP)?;
+        protect::against_writers(R::STEP, "start")?;
     }
     if !attach {
         return each(&store, words, |container| match make_again::<R>(&store, container)? {
@@ -101,7 +101,7 @@ fn make_again<R: Recipe>(store: &Store, container: &Container) -> Result<Status>
             return Ok(status);
         }
         // It gets a new monitor, made from this process.
-        protect::against_writers(R::STEP)?;
+        protect::against_writers(R::STEP, "start")?;
         // Its monitor may still be on its way out, or another engine may be as far as this one: then look again.
         let Some(life) = container.take()? else {
             signals::pause(signals::MOMENT)?;
@@ -148,9 +148,10 @@ pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
     print(&match format {
         _ if explain::quiet() => rows.iter().map(|(container, _)| format!("{}\n", container.config.id)).collect(),
         Format::Table => tables::table(&rows),
-        Format::Json => {
-            rows.iter().map(|(container, status)| format!("{}\n", tables::row(container, *status))).collect()
-        }
+        Format::Json => rows
+            .iter()
+            .map(|(container, status)| tables::escaped(&format!("{}\n", tables::row(container, *status))))
+            .collect(),
     })?;
     Ok(code)
 }
@@ -178,7 +179,11 @@ pub fn exec<R: Recipe>(word: &str, guest: &Guest, options: &R::Guest) -> Result<
 pub fn pause<R: Recipe>(words: &[String]) -> Result<u8> {
     each(&Store::open::<R>()?, words, |container| match container.allows(Verb::Pause)? {
         Status::Paused => Ok(()),
-        _ => members::freeze(&container.state()?.groups),
+        _ => match members::freeze(&container.state()?.groups) {
+            // Its groups are gone with it.
+            Err(_) if container.end()?.is_some() => container.allows(Verb::Pause).map(drop),
+            frozen => frozen,
+        },
     })
 }
 
@@ -189,16 +194,16 @@ pub fn unpause<R: Recipe>(words: &[String]) -> Result<u8> {
     })
 }
 
-pub fn kill<R: Recipe>(words: &[String], signal: Signal) -> Result<u8> {
+pub fn kill<R: Recipe>(words: &[String], signal: i32) -> Result<u8> {
     each(&Store::open::<R>()?, words, |container| {
         let status = container.allows(Verb::Kill)?;
         if status == Status::Created {
             return end(container); // there is no program yet that could make anything of a signal
         }
         let state = container.state()?;
-        state.init.context("it has no process")?.signal(signal)?;
+        state.init.context("it has no process")?.signal_by_number(signal)?;
         // A frozen process dies of it only when it goes on.
-        if status == Status::Paused && signal == Signal::SIGKILL { members::thaw(&state.groups) } else { Ok(()) }
+        if status == Status::Paused && signal == Signal::SIGKILL as i32 { members::thaw(&state.groups) } else { Ok(()) }
     })
 }
 
@@ -277,7 +282,7 @@ pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
             Err(error) => code = fail(error)?,
         }
     }
-    print(&format!("{:#}\n", serde_json::Value::Array(all)))?;
+    print(&tables::escaped(&format!("{:#}\n", serde_json::Value::Array(all))))?;
     Ok(code)
 }
 
@@ -312,7 +317,9 @@ fn remove_once_free<R: Recipe>(store: &Store, container: &Container, verb: Verb)
             // Before it has a process there is only its maker to end; a child dies with it.
             Some(Status::Creating) => state.monitor.map_or(Ok(()), |monitor| monitor.signal(Signal::SIGKILL))?,
             Some(Status::Created | Status::Running | Status::Paused) => end(container)?,
-            Some(Status::Stopped | Status::Dead) | None => {}
+            Some(Status::Stopped | Status::Dead) => {}
+            // A child dies with its monitor.
+            None => container.holders().iter().try_for_each(|holder| holder.signal(Signal::SIGKILL))?,
         }
         if let Some(life) = container.take()? {
             // With its monitor gone, its first process is, too, unless that has got rid of PR_SET_PDEATHSIG.
@@ -320,6 +327,9 @@ fn remove_once_free<R: Recipe>(store: &Store, container: &Container, verb: Verb)
                 state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
             }
             undo::end::<R>(&state)?;
+            if status.is_none() {
+                recovery::remove_groups()?; // which they are, its record does not say any more
+            }
             undo::remove::<R>(&state)?;
             return store.remove(container, &life);
         }

@@ -1,6 +1,6 @@
 //! One container as it is written down: what it is to be, what has become of it, how it ended, who looks after it.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, geteuid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -270,6 +270,21 @@ impl Container {
             Err(Errno::ENOENT) => bail!("container {} is gone already", self.name()),
             Err(errno) => Err(errno).during(format_args!("cannot lock {}", self.path("").display())),
         }
+    }
+
+    /// The other processes that have its directory open, as the one has that holds its lock: for where the record does not
+    /// say any more which that is.
+    pub(crate) fn holders(&self) -> Vec<Process> {
+        let Ok(own) = self.at("").metadata() else { return Vec::new() };
+        let is_it = |path: PathBuf| path.metadata().is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino()));
+        let holder = |process: DirEntry| {
+            let pid: i32 = process.file_name().to_str()?.parse().ok()?;
+            let mut open = std::fs::read_dir(process.path().join("fd")).ok()?.flatten();
+            let comm = std::fs::read_to_string(process.path().join("comm")).ok()?;
+            let is_other = pid != Pid::this().as_raw() && comm.trim() == self.asker && open.any(|fd| is_it(fd.path()));
+            is_other.then(|| Process::of(Pid::from_raw(pid)).ok())?
+        };
+        std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(holder).collect()
     }
 
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<T> {

@@ -55,10 +55,25 @@ impl Process {
     }
 
     /// Host: sends it a signal; succeeds where it is gone.
+    ///
+    /// # Errors
+    /// EPERM where it is another user's.
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.signal_by_number(signal as i32)
+    }
+
+    /// The same, for real-time signals too.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn signal_by_number(&self, number: i32) -> Result<()> {
         let Some(fd) = self.open()? else { return Ok(()) };
-        explain::host(call!("pidfd_send_signal({}, {signal})", fd.as_raw_fd())).undisturbed().run(|| {
-            match sys::pidfd_send_signal(fd.as_fd(), signal) {
+        let name = Signal::try_from(number).map_or_else(
+            |_| format!("SIGRTMIN+{}", number - libc::SIGRTMIN()), // nix has no name for it
+            |signal| signal.to_string(),
+        );
+        explain::host(call!("pidfd_send_signal({}, {name})", fd.as_raw_fd())).undisturbed().run(|| {
+            match sys::pidfd_send_signal(fd.as_fd(), number) {
                 Err(Errno::ESRCH) => Ok(()),
                 answer => answer,
             }

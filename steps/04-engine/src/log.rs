@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -346,10 +346,10 @@ fn read_lines(file: &mut BufReader<File>, rest: &mut Vec<u8>, show: OnLine, sign
     Ok(())
 }
 
-fn open(path: &PathBuf) -> Option<BufReader<File>> {
+fn open(path: &Path) -> Option<BufReader<File>> {
     directory::open_file(path).ok().map(BufReader::new)
 }
 
-fn is_same(path: &PathBuf, file: &File) -> bool {
+fn is_same(path: &Path, file: &File) -> bool {
     path.metadata().is_ok_and(|it| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (it.dev(), it.ino())))
 }

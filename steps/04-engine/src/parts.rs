@@ -11,7 +11,7 @@ use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::formula::{Formula, Term};
 
-use crate::{Identity, Letter, Part, Program};
+use crate::{Identity, Letter, Part, Program, recovery};
 
 /// Step 01: namespaces, and what belongs into them.
 #[derive(Serialize, Deserialize)]
@@ -68,7 +68,10 @@ impl Limited {
     }
 
     fn cgroup(&self) -> &Cgroup {
-        self.held.get_or_init(|| Cgroup::at(&self.groups))
+        // A record can be damaged: what no step has made is nobody's to empty.
+        let ours =
+            || self.groups.iter().filter(|group| recovery::is_named_by_a_step(group)).cloned().collect::<Vec<_>>();
+        self.held.get_or_init(|| Cgroup::at(&ours()))
     }
 }
 
@@ -98,9 +101,7 @@ impl Part for Limited {
     }
 
     fn admit_guest(&self, guest: Pid) -> Result<()> {
-        // One that was refused, as no limit was asked for, is not there.
-        let made: Vec<_> = self.groups.iter().filter(|group| group.exists()).cloned().collect();
-        Cgroup::at(&made).admit(guest)
+        self.cgroup().admit(guest)
     }
 
     fn cleanup(&self) -> Result<()> {

@@ -12,6 +12,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -22,7 +23,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_name;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use nix::unistd::{execve, geteuid};
+use nix::unistd::{close, execve, geteuid};
 use shared::call;
 use shared::explain;
 use shared::failure::{CallFailed, During};
@@ -38,12 +39,13 @@ const SEALS: SealFlag =
 ///
 /// # Errors
 /// Where the machine forbids programs in memory, and mounts.
-pub fn against_writers(step: &str) -> Result<()> {
+pub fn against_writers(step: &str, verb: &str) -> Result<()> {
     let own = File::open("/proc/self/exe").during("cannot open /proc/self/exe")?;
     if is_sealed(&own) || is_mounted_read_only(&own) {
         // The kernel has named this process after the descriptor.
         return set_name(&c_string(step.into())?).during("prctl(PR_SET_NAME)");
     }
+    let _program = explain::group("its own program, read-only");
     let program = match geteuid().is_root().then(read_only_mount) {
         None => sealed_copy(own)?,
         // A root without rights over its mounts, as in a Docker container.
@@ -52,13 +54,47 @@ pub fn against_writers(step: &str) -> Result<()> {
     };
     let number = program.as_raw_fd();
     explain::host(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| process::sys::close_range_on_exec(3))?;
-    let arguments = std::env::args_os().map(c_string).collect::<Result<Vec<_>>>()?;
+    let options = options_in_memory()?;
+    let arguments = [step.into(), verb.into(), format!("{OPTIONS}{}", options.as_raw_fd()).into()].map(c_string);
+    let arguments = arguments.into_iter().collect::<Result<Vec<_>>>()?;
     let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
     let environment = variables.map(c_string).collect::<Result<Vec<_>>>()?;
     let path = c_string(format!("/proc/self/fd/{number}").into())?;
     explain::host(call!("execve(\"/proc/self/fd/{number}\", …)"))
         .printed_first()
         .run(|| execve(&path, &arguments, &environment).map(drop))
+}
+
+/// How the one that begins once more finds its options: not in its command line, which every user can read as long as it
+/// lives, and `-e PASSWORD=…` may be among them. See proc_pid_cmdline(5).
+const OPTIONS: &str = "--options-in=";
+
+/// The arguments of this command, where it has begun once more, too.
+pub fn arguments() -> Vec<OsString> {
+    let given: Vec<_> = std::env::args_os().collect();
+    let number = given.get(2).and_then(|word| word.to_str()?.strip_prefix(OPTIONS)?.parse::<i32>().ok());
+    let Some(number) = number.filter(|number| *number > 2) else { return given };
+    let Ok(text) = std::fs::read(format!("/proc/self/fd/{number}")) else { return given };
+    let _ = close(number); // the container's program must not find it
+    text.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect()
+}
+
+/// Open across execve(2), unlike all others.
+fn options_in_memory() -> Result<OwnedFd> {
+    let words: Vec<_> = std::env::args_os().map(OsString::into_vec).collect();
+    let file = explain::host(call!("memfd_create(\"options\", MFD_NOEXEC_SEAL)")).run(|| {
+        match memfd_create(c"options", MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
+            Err(Errno::EINVAL) => memfd_create(c"options", MFdFlags::empty()), // before Linux 6.3
+            file => file,
+        }
+    })?;
+    if explain::dry_run() {
+        return Ok(file);
+    }
+    File::from(file.try_clone().during("cannot copy a descriptor")?)
+        .write_all(&words.join(&0))
+        .during("cannot write the options")?;
+    Ok(file)
 }
 
 /// What has come from execve(2) goes back into it: no word has a NUL byte.

@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, getgroups, setgroups};
+use nix::unistd::{Pid, close, getgroups, setgroups};
 use shared::call;
 use shared::explain;
 use shared::failure::{During, Failure};
@@ -71,9 +71,10 @@ pub fn join<'a>(
         return Ok(Joined { helper: Pid::this(), child: None, line: None });
     }
     let mut mine = Some((gate, helper_end));
-    let helper = process::fork(|| match mine.take() {
-        Some((gate, line)) => helper(process, namespaces, gate, line),
-        None => Ok(()),
+    let host_end = line.as_raw_fd();
+    let helper = process::fork(|| {
+        let _ = close(host_end); // kept open here, the host's end would hide the host's death
+        mine.take().map_or(Ok(()), |(gate, line)| helper(process, namespaces, gate, line))
     })?;
     drop(mine);
     let mut joined = Joined { helper, child: None, line: Some(line.try_clone().during("cannot copy a descriptor")?) };
@@ -155,8 +156,10 @@ fn helper(process: &OwnedFd, namespaces: &[Namespace], gate: Gate, mut line: Uni
     };
     let running = match bring_in(process, namespaces, gate, &mut at) {
         Ok(running) => running,
-        // A host that is gone needs no answer.
-        Err(error) => return Ok(line.write_all(&Failure::of(&error).to_bytes()).unwrap_or(())),
+        Err(error) => {
+            let _ = line.write_all(&Failure::of(&error).to_bytes()); // a host that is gone needs no answer
+            return Ok(());
+        }
     };
     let child = running.pid();
     loop {

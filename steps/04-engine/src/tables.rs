@@ -54,6 +54,15 @@ pub fn everything(container: &Container) -> Result<Value> {
     }))
 }
 
+/// JSON as it is, but for U+007F to U+009F: a terminal would obey them, and JSON need not escape them. RFC 8259, 7.
+pub fn escaped(json: &str) -> String {
+    let escape = |c: char| match c {
+        '\u{7f}'..='\u{9f}' => format!("\\u{:04x}", c as u32),
+        c => c.to_string(),
+    };
+    json.chars().map(escape).collect()
+}
+
 fn command(container: &Container) -> String {
     let words = &container.config.command;
     let text = if words.is_empty() { "a shell".to_owned() } else { words.join(" ") };
@@ -93,4 +102,17 @@ fn since(time: &str) -> String {
         _ => (seconds / 86400, "day"),
     };
     format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_drives_no_terminal_and_stays_the_same() {
+        let value = json!({ "name": "a\u{9b}31m\u{7f}é\n" });
+        let text = escaped(&value.to_string());
+        assert!(text.contains("a\\u009b31m\\u007fé"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("json"), value);
+    }
 }

@@ -1,0 +1,170 @@
+//! The cares of the engine: a record that is damaged or exchanged, an `exec` that is stopped, signals, secrets.
+
+use std::fs::{create_dir, remove_dir, set_permissions, write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use testing::{proc, random_word, wait_until};
+
+use crate::home::{Home, alive};
+
+/// Others could rename it, and put one of theirs into its place.
+pub fn exchanged_store() {
+    let home = Home::new();
+    let open = home.path().join("open");
+    create_dir(&open).expect("mkdir");
+    let store = open.join("step04");
+    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&store).expect("mkdir");
+    let ps = |mode: u32| {
+        set_permissions(&open, PermissionsExt::from_mode(mode)).expect("chmod");
+        home.step(&["-q", "ps"]).with(|command| _ = command.env("XDG_RUNTIME_DIR", &open)).ran()
+    };
+    assert_eq!(ps(0o755).code, 0);
+    assert_eq!(ps(0o1777).code, 0, "as /tmp is");
+    let ran = ps(0o777);
+    assert!(ran.code == 125 && ran.err.contains("alone can look into"), "{ran:?}");
+}
+
+type Damage = fn(&Path);
+
+/// A FIFO, a directory, a huge file: `ps` and `clean` go on, and `rm -f` removes it.
+pub fn damaged() {
+    let home = Home::new();
+    let good = home.ok(&["create", "true"]);
+    let damages: [(&str, Damage); 5] = [
+        ("config.json", |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo")),
+        ("state.json", |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo")),
+        ("exit", |path| create_dir(path).expect("mkdir")),
+        ("config.json", |path| std::fs::File::create(path).and_then(|file| file.set_len(1 << 40)).expect("huge")),
+        ("state.json", |_| {}),
+    ];
+    for verb in [&["rm", "-f"][..], &["clean"]] {
+        for (file, damage) in &damages {
+            let bad = home.ok(&["run", "-d", "sleep", "100"]);
+            let init = home.init(&bad);
+            if verb == ["clean"] {
+                kill(home.monitor(&bad), Signal::SIGKILL).expect("kill");
+                wait_until("it is dead", || home.status(&bad) == "dead");
+            }
+            let path = home.folder(&bad).join(file);
+            std::fs::remove_file(&path).expect("rm");
+            damage(&path);
+            assert!(home.step(&["ps", "-a"]).ran().out.contains(&good), "{file}");
+            match verb {
+                ["clean"] => home.ok(verb),
+                _ => home.ok(&[verb, &[&bad]].concat()),
+            };
+            assert!(!home.folder(&bad).exists(), "{verb:?} {file}");
+            wait_until("its process has ended", || !alive(init));
+            assert_eq!(home.status(&good), "created");
+        }
+    }
+}
+
+/// What is recorded can be damaged: a group that is not the container's is neither frozen nor emptied.
+pub fn forged_groups() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sleep", "100"]);
+    let state = home.folder(&id).join("state.json");
+    let text = std::fs::read_to_string(&state).expect("state");
+    let groups = home.json(&id)["state"]["groups"].clone();
+    let own = groups[0]["path"].as_str().expect("a path");
+    let other = Path::new(own).with_file_name("another");
+    create_dir(&other).expect("mkdir");
+    let mut victim = Command::new("sleep").arg("100").spawn().expect("sleep");
+    write(other.join("cgroup.procs"), victim.id().to_string()).expect("it is put in");
+    write(&state, text.replace(own, &other.display().to_string())).expect("state");
+    let _ = home.step(&["-q", "pause", &id]).ran();
+    let _ = home.step(&["-q", "unpause", &id]).ran();
+    home.ok(&["rm", "-f", &id]);
+    assert!(alive(Pid::from_raw(victim.id() as i32)));
+    victim.kill().expect("kill");
+    victim.wait().expect("wait");
+    wait_until("nobody is in there", || remove_dir(&other).is_ok());
+    let _ = remove_dir(own);
+    home.ok(&["clean"]);
+}
+
+fn ends_with(home: &Home, id: &str, here: &str) {
+    let since = std::time::Instant::now();
+    home.ok(&["stop", "-t", "0", id]);
+    assert!(since.elapsed() < Duration::from_secs(30), "{here}");
+    assert_eq!(home.status(id), "stopped");
+}
+
+/// As Ctrl-Z does, to the whole foreground; and one that waits for Enter with its child at the gate.
+pub fn stopped_exec() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sleep", "100"]);
+    let live = home.step(&["-q", "exec", &id, "sh", "-c", "echo ready; cat"]).until_ready();
+    kill(live.step(), Signal::SIGSTOP).expect("kill");
+    wait_until("it has stopped", || proc(live.step(), "stat").contains(") T "));
+    ends_with(&home, &id, "a stopped exec");
+    kill(live.step(), Signal::SIGCONT).expect("kill");
+    assert_eq!(live.ended().code, 137);
+
+    home.ok(&["start", &id]);
+    let pausing = home.step(&["--pause=echo,umask", "exec", &id, "true"]).with(|command| {
+        command.stdin(Stdio::piped());
+    });
+    let mut child = pausing.spawn();
+    let lines = testing::collect(child.stderr.take().expect("piped"));
+    while !lines.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
+    ends_with(&home, &id, "an exec at a pause");
+    drop(child.stdin.take());
+    assert_ne!(testing::end_of(&mut child, testing::PATIENCE), 0);
+}
+
+/// Its child is nobody's whom PID 1 would wait for: here that is this test, which waits for nobody.
+pub fn killed_exec() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sleep", "100"]);
+    let live = home.step(&["-q", "exec", &id, "sh", "-c", "echo ready; cat"]).until_ready();
+    let guest = std::iter::successors(Some(live.step()), |pid| testing::child_of(*pid)).last().expect("a guest");
+    kill(live.step(), Signal::SIGKILL).expect("kill");
+    wait_until("what it has brought in has ended", || !alive(guest));
+    ends_with(&home, &id, "a killed exec");
+    live.ended();
+}
+
+pub fn real_time_signals() {
+    let home = Home::new();
+    // No shell here knows their names: its number is 34 and more for each C library.
+    let number = libc::SIGRTMIN() + 2;
+    for name in [number.to_string(), "RTMIN+2".to_owned(), "SIGRTMIN+2".to_owned()] {
+        let script = format!("trap 'echo got it' {number}; echo ready; while :; do sleep 0.05; done");
+        let id = home.ok(&["run", "-d", "sh", "-c", &script]);
+        wait_until("it listens", || home.ok(&["logs", &id]) == "ready");
+        home.ok(&["kill", "-s", &name, &id]);
+        wait_until("it has got it", || home.ok(&["logs", &id]) == "ready\ngot it");
+        home.ok(&["rm", "-f", &id]);
+    }
+    home.refuses(&["kill", "-s", "RTMAX+1", "it"], "no signal");
+    home.refuses(&["kill", "-s", "65", "it"], "no signal");
+}
+
+/// A command line can be read by every user, for as long as the process lives.
+pub fn secrets() {
+    let home = Home::new();
+    let secret = random_word();
+    let id = home.ok(&["run", "-d", "-e", &format!("PASSWORD={secret}"), "sh", "-c", "echo $PASSWORD; exec sleep 100"]);
+    wait_until("it has it", || home.ok(&["logs", &id]) == secret);
+    assert!(!proc(home.monitor(&id), "cmdline").contains(&secret));
+    assert!(proc(home.monitor(&id), "cmdline").starts_with("step04\0run\0"), "and what it is can be seen");
+    assert!(!proc(home.init(&id), "cmdline").contains(&secret));
+}
+
+/// Blocked in write(2), as what reads the pipe does nothing.
+pub fn deaf_logs() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "sh", "-c", "yes | head -c 1000000"]);
+    home.ok(&["wait", &id]);
+    let mut logs = home.step(&["-q", "logs", &id]).spawn();
+    wait_until("it writes to a full pipe", || proc(Pid::from_raw(logs.id() as i32), "wchan").contains("pipe"));
+    kill(Pid::from_raw(logs.id() as i32), Signal::SIGINT).expect("kill");
+    assert_eq!(testing::end_of(&mut logs, testing::PATIENCE), 130);
+}
