@@ -106,13 +106,13 @@ fn open(path: &Path, kind: OFlag) -> nix::Result<OwnedFd> {
     }
 }
 
-/// The directory in the root, on the way to a path, that this process may not search.
+/// The directory in the root, on the way to a path, that this process may not search: as the host has it, so that no link
+/// of the root's is in its path.
 fn closed_directory(path: &Path) -> Option<PathBuf> {
     path.ancestors().skip(1).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir }).find_map(|dir| {
-        let there = open(dir, OFlag::O_DIRECTORY).ok()?;
-        let flags = AtFlags::AT_EACCESS;
-        let searched = faccessat(&there, ".", AccessFlags::X_OK, flags);
-        (searched == Err(Errno::EACCES)).then(|| Path::new("/").join(dir))
+        let there = Place(open(dir, OFlag::O_DIRECTORY).ok()?);
+        let searched = faccessat(&there, ".", AccessFlags::X_OK, AtFlags::AT_EACCESS);
+        (searched == Err(Errno::EACCES)).then(|| std::fs::read_link(there.path()).ok()).flatten()
     })
 }
 

@@ -408,6 +408,26 @@ fn checks() -> Vec<Check> {
             },
         ),
         check(
+            "a_closed_directory_in_the_root_is_named_as_the_host_has_it",
+            [needs::root(), needs::user_namespaces(), needs::tool("setpriv"), nobody_may_run_it()],
+            || {
+                // Its name is that of a directory of the host's, which is open to all.
+                let dir = tempfile::tempdir_in("/tmp").expect("tempdir");
+                std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+                let root = dir.path().canonicalize().expect("path");
+                for name in ["proc", "sys", "dev", "tmp"] {
+                    create_dir_all(root.join(name)).expect("mkdir");
+                }
+                std::fs::set_permissions(root.join("tmp"), PermissionsExt::from_mode(0o700)).expect("chmod");
+                let mut nobody = Command::new("setpriv");
+                nobody.args(NOBODY).arg(program("step03"));
+                nobody.args(["-q", "--rootfs"]).arg(&root).args(["-v", "/:/tmp/x", "true"]);
+                let ran = testing::Run::new(nobody).ran();
+                let sentence = format!("this user may not search the directory {}/tmp (mode 0700)", root.display());
+                assert!(ran.code == 125 && ran.err.contains(&sentence), "{}", ran.err);
+            },
+        ),
+        check(
             "in_a_chroot_it_is_the_steps_own_root_that_is_no_mount_point",
             [needs::root(), initial_user_namespace(), needs::tool("chroot"), needs::tool("unshare")],
             || {
@@ -610,4 +630,12 @@ fn default_root_is_ours() -> Option<String> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
     let may = nix::unistd::access(&target, nix::unistd::AccessFlags::W_OK).is_ok() || target.join("rootfs").exists();
     (!may).then(|| "needs a target folder that it may write to".to_owned())
+}
+
+const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+
+fn nobody_may_run_it() -> Option<String> {
+    let ran = Command::new("setpriv").args(NOBODY).arg(program("step03")).arg("--version").output();
+    let runs = ran.is_ok_and(|ran| ran.status.success());
+    (!runs).then(|| "needs a project that every user can read".to_owned())
 }
