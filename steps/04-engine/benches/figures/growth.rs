@@ -27,7 +27,7 @@ pub fn measure(place: &Place, effort: Effort) -> Result<Growth> {
     let last = ids.last().context("no container")?;
     let told: serde_json::Value = serde_json::from_str(&place.step04(&["inspect", last])?)?;
     let monitor = told[0]["state"]["monitor"]["pid"].as_i64().context("no monitor")?;
-    let groups = told[0]["state"]["cgroups"].as_array().map_or(0, Vec::len);
+    let groups = told[0]["state"]["groups"].as_array().map_or(0, Vec::len);
     let folder = Path::new(&place.path("step04")).join(last);
     let mut state = 0;
     for entry in std::fs::read_dir(folder)? {

@@ -80,7 +80,7 @@ impl Place {
     /// The cgroups that `step04 run` tells it would make, write to and take away: so `bare` does the very same.
     fn plan_of_bare(&self) -> Result<Vec<String>> {
         let mut dry = self.command(release("step04"));
-        dry.args(["--dry-run", "--color", "never", "run", "--rm", "--rootfs", &self.path("root")]);
+        dry.args(["--dry-run", "--verbose", "--color", "never", "run", "--rm", "--rootfs", &self.path("root")]);
         let ran = dry.args(self.limits).arg("/bin/true").output()?;
         let story = String::from_utf8_lossy(&ran.stderr).into_owned();
         let id = story.split_once("step04-").map(|(_, rest)| rest[..12].to_owned()).context("no cgroup is told of")?;
