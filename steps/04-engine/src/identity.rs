@@ -36,7 +36,7 @@ impl Process {
         stat(Pid::from_raw(self.pid), 4)
     }
 
-    /// A descriptor of exactly this process; `None` where it is gone, whoever has its pid now, and in a dry run.
+    /// A descriptor of exactly this process; `None` where it is gone, even if another has its pid now, and in a dry run.
     pub fn open(&self) -> Result<Option<OwnedFd>> {
         let pid = Pid::from_raw(self.pid);
         let fd = match sys::pidfd_open(pid) {
@@ -44,7 +44,7 @@ impl Process {
             Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             fd => fd.during(format_args!("pidfd_open({pid})"))?,
         };
-        // Looked at only now, when the descriptor already means whoever it is.
+        // Looked at only now, when the descriptor means one process already.
         Ok(Process::of(pid).is_ok_and(|now| now == *self).then_some(fd))
     }
 

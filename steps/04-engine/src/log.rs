@@ -232,6 +232,8 @@ pub struct Reader {
     file: Option<BufReader<File>>,
     /// Half a line, of a write that is just being made.
     rest: Vec<u8>,
+    /// Whether standard output and error are within a line that was split: its parts have one time.
+    within: [bool; 2],
 }
 
 type OnSignal<'s> = &'s mut dyn FnMut(Received) -> Result<()>;
@@ -241,7 +243,7 @@ impl Reader {
     /// From the first line on.
     pub fn from_start(container: &Container) -> Self {
         let files = [0, 1].map(|number| container.at(&format!("log.{number}")));
-        Reader { file: open(&files[1]).or_else(|| open(&files[0])), files, rest: Vec::new() }
+        Reader { file: open(&files[1]).or_else(|| open(&files[0])), files, rest: Vec::new(), within: [false; 2] }
     }
 
     /// From here on: only what is written now.
@@ -266,15 +268,19 @@ impl Reader {
     /// Where it cannot be read, or nobody reads what is shown.
     pub fn show(&mut self, timestamps: bool, signal: OnSignal) -> Result<()> {
         let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
+        let mut within = self.within;
         let mut show = |line: Line| {
-            let time = if timestamps { format!("{} ", line.time) } else { String::new() };
+            let begins = !std::mem::replace(&mut within[line.stream as usize], !line.log.ends_with('\n'));
+            let time = if timestamps && begins { format!("{} ", line.time) } else { String::new() };
             let text = format!("{time}{}", line.log);
             match line.stream {
                 Stream::Stdout => out.write_all(text.as_bytes()),
                 Stream::Stderr => out.flush().and_then(|()| err.write_all(text.as_bytes())),
             }
         };
-        self.read(&mut show, signal)?;
+        let read = self.read(&mut show, signal);
+        self.within = within;
+        read?;
         out.flush().during("cannot show the log")
     }
 

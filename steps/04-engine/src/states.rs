@@ -16,7 +16,7 @@ pub enum Status {
     Running,
     /// The same, frozen: its processes are there, and get no processor.
     Paused,
-    /// Its program has ended; what is left of it is its folder.
+    /// Its program has ended; what is left of it is its directory.
     Stopped,
     /// Its monitor was killed before it could write down an end. Something may be left.
     Dead,

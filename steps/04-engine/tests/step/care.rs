@@ -124,7 +124,8 @@ pub fn killed_exec() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "sleep", "100"]);
     let live = home.step(&["-q", "exec", &id, "sh", "-c", "echo ready; cat"]).until_ready();
-    let guest = std::iter::successors(Some(live.step()), |pid| testing::child_of(*pid)).last().expect("a guest");
+    let helper = testing::child_of(live.step()).expect("a helper");
+    let guest = testing::child_of(helper).expect("a guest");
     kill(live.step(), Signal::SIGKILL).expect("kill");
     wait_until("what it has brought in has ended", || !alive(guest));
     ends_with(&home, &id, "a killed exec");
