@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
+use crate::mountinfo;
+
 /// What a step knows of its own calls.
 pub struct Known {
     /// The names of the calls that it introduces.
@@ -90,7 +92,12 @@ pub fn look(call: &str, child: i32) -> Option<String> {
 
 /// Whether this is inside a container of Docker or podman.
 pub fn in_docker() -> bool {
-    Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists()
+    // A machine whose disk was made from an image has Docker's file, too; but its root is no overlay.
+    let has_overlay_root = || {
+        let mounts = mountinfo::read(Path::new("/proc/self")).unwrap_or_default();
+        mounts.iter().any(|mount| mount.point == Path::new("/") && mount.kind.contains("overlay"))
+    };
+    Path::new("/run/.containerenv").exists() || (Path::new("/.dockerenv").exists() && has_overlay_root())
 }
 
 /// A kernel parameter that is a number: `kernel/unprivileged_userns_clone`. proc_sys(5).

@@ -283,6 +283,13 @@ pub mod needs {
         }
     }
 
+    /// For root: that it may become another user, as where more than one id is mapped.
+    pub fn own_or_all_ids() -> Option<String> {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let has_one = map.split_whitespace().nth(2) == Some("1");
+        (nix::unistd::geteuid().is_root() && has_one).then(|| "needs a root that may become another user".to_owned())
+    }
+
     /// Another user id.
     pub fn ordinary_user() -> Option<String> {
         nix::unistd::geteuid().is_root().then(|| "needs an ordinary user".to_owned())

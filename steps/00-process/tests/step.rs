@@ -161,7 +161,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.err.lines().filter(|line| line.starts_with("[Enter]")).count(), pauses);
         }),
         check("it_ends_with_the_step", [], || testing::end_at_every_pause("step00", &[])),
-        check("of_the_causes_of_eacces_the_true_one_is_named", [], || {
+        check("of_the_causes_of_eacces_the_true_one_is_named", [needs::own_or_all_ids()], || {
             let dir = tempfile::tempdir().expect("a directory");
             let set_mode = |path: &std::path::Path, mode| {
                 std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("chmod");

@@ -113,7 +113,7 @@ pub fn freeze(groups: &[Group]) -> Result<()> {
 pub fn thaw(groups: &[Group]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
     match explain::host_echo(freezer.thawed, &freezer.file).run() {
-        Err(_) if !freezer.file.exists() => Ok(()), // it has ended meanwhile
+        Err(error) if !error.is::<signals::Interrupted>() && !freezer.file.exists() => Ok(()), // it has ended meanwhile
         thawed => thawed,
     }
 }

@@ -74,7 +74,11 @@ fn one_run(place: &Place) -> Result<Vec<(&'static str, Duration)>> {
         time
     };
     let mut step = place.command(release("step04"));
-    step.args(["run", "--rm", "--times", "--verbose"]).args(place.limits).args(["--rootfs", &place.path("root"), "/bin/true"]);
+    step.args(["run", "--rm", "--times", "--verbose"]).args(place.limits).args([
+        "--rootfs",
+        &place.path("root"),
+        "/bin/true",
+    ]);
     let ran = step.output()?;
     let end = now()?;
     let story = String::from_utf8_lossy(&ran.stderr);
