@@ -46,7 +46,7 @@ pub struct Narration {
     /// Print every call, those that earlier steps have introduced too (no -v: that is a volume, as Docker has it)
     #[arg(long)]
     verbose: bool,
-    /// Wait for Enter before each call that is printed on a line of its own, or before those that begin so
+    /// Wait for Enter before each call that is printed on a line of its own, or before calls that begin with one of these
     #[arg(long, value_name = "CALL,…", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     pause: Option<Vec<String>>,
     /// Print the calls and make none: needs no rights, works everywhere
@@ -103,7 +103,7 @@ pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, Exi
     })
 }
 
-/// The frame around every step's `main`: what to print, which failures have a remedy, no signal lost, one sentence for
+/// The frame around every step's `main`: what to print, which failures have a remedy, signals held, one sentence for
 /// a failure. The file that calls it says which step this is.
 #[track_caller]
 pub fn run(narration: &Narration, known: Vec<&'static Known>, body: impl FnOnce() -> Result<u8>) -> ExitCode {
@@ -115,6 +115,12 @@ pub fn run(narration: &Narration, known: Vec<&'static Known>, body: impl FnOnce(
         When::Always => colored::control::set_override(true),
         When::Auto | When::Never => colored::control::set_override(false),
     }
+    let unwinding = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        unwinding(panic);
+        // Unwinding, the child of a clone would go on in its parent's code, as a second host.
+        std::process::abort();
+    }));
     let step = Step::of(Location::caller());
     let _ = FRAME.set(Frame { narration: narration.clone(), step });
     remedy::know(known);
@@ -222,11 +228,11 @@ pub struct Call {
 /// What a signal that is pending does to a call.
 #[derive(PartialEq)]
 enum Signals {
-    /// The call is not made.
+    /// A pending signal cancels the call.
     Cancel,
-    /// Nothing; one that arrives in this call's own pause does.
+    /// Only a signal during this call's own pause cancels it.
     Wait,
-    /// Nothing: what is cleaned up is cleaned up.
+    /// Never cancels it; the signal is handled at the next call.
     Postponed,
 }
 
@@ -243,7 +249,7 @@ impl Call {
         Call { signals: Signals::Wait, ..self }
     }
 
-    /// Made whatever signal arrives. After a program's end its exit code is the result all the same; a command that has
+    /// Made even if a signal is pending. After a program's end its exit code is the result all the same; a command that has
     /// more to do stops at its next call.
     pub fn cleanup(self) -> Self {
         Call { signals: Signals::Postponed, ..self }
@@ -364,7 +370,7 @@ pub(crate) fn times() -> bool {
     options().is_some_and(|options| options.times)
 }
 
-/// The words of `--pause=WORD,…`; one empty word where there is none, as every call begins with that.
+/// The words of `--pause=WORD,…`; a bare `--pause` is one empty word, with which every call begins.
 pub(crate) fn pauses() -> Option<&'static [String]> {
     options()?.pause.as_deref()
 }

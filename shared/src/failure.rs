@@ -69,7 +69,7 @@ impl Failure {
 /// A call that the kernel refused.
 #[derive(Debug)]
 pub struct CallFailed {
-    /// As it was told.
+    /// As it was printed.
     pub call: String,
     /// Why.
     pub errno: Errno,
@@ -83,7 +83,7 @@ impl Display for CallFailed {
 
 impl std::error::Error for CallFailed {}
 
-/// For a failure of something that is not told, as nothing is changed by it.
+/// For a failure of something that is not printed, as it changes nothing.
 pub trait During<T> {
     /// `what: ENOENT: no such file or directory`, with the remedy where one is known.
     fn during(self, what: impl Display) -> Result<T>;

@@ -6,7 +6,7 @@
 //! - [`kernel_file`]: files without a size, read in one go.
 //! - [`lock`]: one at a time.
 //! - [`mountinfo`]: which file system is mounted where.
-//! - [`narration`]: what of that appears on the screen.
+//! - [`narration`]: how calls are printed and folded.
 //! - `pause`: `--pause`.
 //! - [`remedy`]: for the failures that everyone meets, what to do.
 //! - [`signals`]: taken at moments when nothing is half done.

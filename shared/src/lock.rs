@@ -1,4 +1,4 @@
-//! One at a time: a lock on a file or folder, which the kernel lets go of with whoever holds it. See flock(2).
+//! One at a time: a lock on a file or directory, which the kernel releases when its holder dies. See flock(2).
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -16,13 +16,13 @@ use crate::signals;
 /// How long one waits in silence for another.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// The lock on a file or folder, if nobody else has it: EWOULDBLOCK where somebody has.
+/// The lock on a file or directory, if nobody else has it: EWOULDBLOCK where somebody has.
 pub fn try_lock(path: &Path) -> nix::Result<Flock<File>> {
     let file = File::open(path).map_err(errno_of)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
-/// Whether somebody has the lock on a file or folder. Those who only ask do not get in each other's way.
+/// Whether somebody has the lock on a file or directory. Those who only ask do not get in each other's way.
 ///
 /// Who cannot ask, as too many files are open, say, must not take a living owner for dead: the answer is yes.
 pub fn is_locked(path: &Path) -> bool {
@@ -41,26 +41,26 @@ pub fn lock(path: &Path) -> nix::Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
 }
 
-/// The lock on a file or folder, as soon as nobody else has it.
+/// The lock on a file or directory, as soon as nobody else has it.
 ///
 /// # Errors
 /// Where it cannot be opened; [`signals::Interrupted`] where a signal ends the wait.
 pub fn wait_for_lock(path: &Path) -> Result<Flock<File>> {
     let since = Instant::now();
-    let mut told = false;
+    let mut printed = false;
     loop {
         match try_lock(path) {
             Err(Errno::EWOULDBLOCK) => {}
             answer => return answer.during(format_args!("cannot lock {}", path.display())),
         }
-        if since.elapsed() > SILENCE && !std::mem::replace(&mut told, true) {
-            // Told to the quiet, too: to them it would look like a step that hangs.
+        if since.elapsed() > SILENCE && !std::mem::replace(&mut printed, true) {
+            // Printed under `-q`, too: to them it would look like a step that hangs.
             explain::line(format_args!(
                 "# another step is at work at {}, or waits for Enter there: waiting for it",
                 path.display()
             ));
         }
         // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.
-        signals::pause(if told { Duration::from_millis(10) } else { signals::MOMENT })?;
+        signals::pause(if printed { Duration::from_millis(10) } else { signals::MOMENT })?;
     }
 }

@@ -12,7 +12,7 @@ use crate::kernel_file;
 pub struct Mount {
     /// The device, as stat(2) has it in `st_dev`.
     pub device: u64,
-    /// Which folder of its file system is mounted.
+    /// Which directory of its file system is mounted.
     pub root: String,
     /// Where, as the reader of the file sees it.
     pub point: PathBuf,

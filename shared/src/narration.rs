@@ -6,7 +6,7 @@
 //!   process, comes between: `child step 01: mount, sethostname, ioctl (3 calls)`.
 //! - A [`group`] of small calls is one line with a count.
 //!
-//! Folded lines wait in memory until something else is printed, so everything that another process can be waiting for
+//! Folded lines wait in memory until something else is printed, so everything that another process may wait for
 //! is preceded by a [`flush`].
 
 use std::borrow::Cow;
@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use crate::explain::{self, Call};
 use crate::pause;
 
-/// Columns of a line that is not printed whole under `--verbose` alone.
+/// Width of a folded line; `--verbose` prints lines in full.
 const WIDTH: usize = 110;
 
 /// Who makes a call.
@@ -356,12 +356,12 @@ fn with_screen<T>(act: impl FnOnce(&mut Screen) -> T) -> T {
     act(&mut SCREEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-/// Prints what is still folded. To be called before another process is let on, or waited for: its lines come after these.
+/// Prints what is still folded. To be called before another process is released, or waited for: its lines come after these.
 pub fn flush() {
     with_screen(Screen::flush);
 }
 
-/// Child, first of all: what its parent has not printed yet is its parent's to print.
+/// Child, first of all: what its parent has not printed yet is left to its parent.
 pub fn newborn() {
     with_screen(|screen| screen.waiting = Unprinted::Nothing);
 }
@@ -396,7 +396,7 @@ fn write_line(text: &str) {
     let _ = std::io::stderr().write_all(format!("{time}{text}\n").as_bytes());
 }
 
-/// `07.012345 `: host and child have the same clock, and so has the engine when it begins once more.
+/// `07.012345 `: host and child have the same clock, and so has the engine after it re-executes itself.
 fn time_of_minute() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{:02}.{:06} ", now.as_secs() % 60, now.subsec_micros())

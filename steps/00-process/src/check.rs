@@ -1,6 +1,6 @@
 //! The check: what this machine allows, found out by trying. See namespaces(7), user_namespaces(7), cgroups(7).
 //!
-//! Version numbers promise; distributions, Docker and AppArmor take away. So nothing is concluded from a version:
+//! Version numbers promise; distributions, Docker and AppArmor restrict. So nothing is concluded from a version:
 //! each thing is tried in a child, and what the child changed ends with it. Only "works with root" is concluded,
 //! from what an ordinary user was refused.
 
@@ -57,7 +57,7 @@ enum Works {
     NotHere,
 }
 
-/// Whether something works, and if not: why, and the line that mends it.
+/// Whether something works, and if not: why, and the line that fixes it.
 #[derive(Clone)]
 struct Verdict {
     works: Works,

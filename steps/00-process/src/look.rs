@@ -52,12 +52,12 @@ impl Look {
     /// # Errors
     /// Where there is no such process, or where nothing of it may be read.
     pub fn at(pid: Pid) -> Result<Look> {
-        let process = Process { pid, folder: PathBuf::from("/proc").join(pid.to_string()) };
+        let process = Process { pid, directory: PathBuf::from("/proc").join(pid.to_string()) };
         ensure!(
             std::fs::read_link("/proc/self").is_ok_and(|link| link == Path::new(&Pid::this().to_string())),
             "/proc is not mounted, or shows another pid namespace than this one: mount -t proc proc /proc"
         );
-        ensure!(process.folder.exists(), "there is no process {pid} here, or /proc hides it from this user");
+        ensure!(process.directory.exists(), "there is no process {pid} here, or /proc hides it from this user");
         let status = process.read("status").map_err(anyhow::Error::msg).context("cannot look")?;
         let facts = [
             process.itself(&status),
@@ -94,7 +94,7 @@ impl Look {
 
 struct Process {
     pid: Pid,
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Process {
@@ -134,12 +134,12 @@ impl Process {
     }
 
     fn rootfs(&self) -> Vec<Fact> {
-        let mounts = mountinfo::read(&self.folder).map_err(|error| match error.downcast_ref() {
+        let mounts = mountinfo::read(&self.directory).map_err(|error| match error.downcast_ref() {
             Some(CallFailed { errno, .. }) => self.refused(*errno),
             None => error.to_string(),
         });
         let on_root = |words: fn(&Mount) -> String| {
-            let no_mount = "none: `/` is a folder in somebody's mount, as after chroot(2)";
+            let no_mount = "none: `/` is a directory in somebody's mount, as after chroot(2)";
             mounts.clone().and_then(|all| on_root(&all).map(words).ok_or(no_mount.to_owned()))
         };
         vec![
@@ -150,7 +150,7 @@ impl Process {
         ]
     }
 
-    /// Who looks after it: whoever waits for its end.
+    /// Who looks after it: the process that waits for its end.
     fn engine(&self, status: &str) -> Vec<Fact> {
         let parent = field(status, "PPid").map(|pid| {
             let name = kernel_file::read(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -160,28 +160,28 @@ impl Process {
     }
 
     fn rights(&self, status: &str) -> Vec<Fact> {
-        let told = |what, name, words: fn(&str) -> String| {
+        let row = |what, name, words: fn(&str) -> String| {
             fact("rights", what, field(status, name).map(|value| words(&value)).ok_or(not_told()))
         };
         let map = |what, file| fact("rights", what, self.read(file).map(|map| words_for_map(&map)));
         vec![
-            told("uid", "Uid", words_for_ids),
-            told("gid", "Gid", words_for_ids),
-            told("groups", "Groups", |groups| if groups.is_empty() { "none" } else { groups }.to_owned()),
+            row("uid", "Uid", words_for_ids),
+            row("gid", "Gid", words_for_ids),
+            row("groups", "Groups", |groups| if groups.is_empty() { "none" } else { groups }.to_owned()),
             map("uid_map", "uid_map"),
             map("gid_map", "gid_map"),
             fact("rights", "setgroups", self.read("setgroups").map(|word| word.trim_end().to_owned())),
-            told("cap. effective", "CapEff", words_for_capabilities),
-            told("cap. permitted", "CapPrm", words_for_capabilities),
-            told("cap. bounding", "CapBnd", words_for_capabilities),
-            told("cap. inheritable", "CapInh", words_for_capabilities),
-            told("cap. ambient", "CapAmb", words_for_capabilities),
-            told("seccomp", "Seccomp", |mode| match mode {
+            row("cap. effective", "CapEff", words_for_capabilities),
+            row("cap. permitted", "CapPrm", words_for_capabilities),
+            row("cap. bounding", "CapBnd", words_for_capabilities),
+            row("cap. inheritable", "CapInh", words_for_capabilities),
+            row("cap. ambient", "CapAmb", words_for_capabilities),
+            row("seccomp", "Seccomp", |mode| match mode {
                 "0" => "0: no filter, every call may be tried".to_owned(),
                 "1" => "1: strict, read write exit alone".to_owned(),
                 _ => format!("{mode}: filter, a program decides on calls"),
             }),
-            told("no_new_privs", "NoNewPrivs", |set| match set {
+            row("no_new_privs", "NoNewPrivs", |set| match set {
                 "0" => "0: a setuid program gives rights".to_owned(),
                 _ => format!("{set}: exec never gives rights"),
             }),
@@ -189,12 +189,12 @@ impl Process {
     }
 
     fn read(&self, file: &str) -> Answer {
-        let bytes = std::fs::read(self.folder.join(file)).map_err(|error| self.refused(errno_of(error)))?;
+        let bytes = std::fs::read(self.directory.join(file)).map_err(|error| self.refused(errno_of(error)))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn link(&self, name: &str) -> Answer {
-        let target = std::fs::read_link(self.folder.join(name)).map_err(|error| self.refused(errno_of(error)))?;
+        let target = std::fs::read_link(self.directory.join(name)).map_err(|error| self.refused(errno_of(error)))?;
         Ok(target.to_string_lossy().into_owned())
     }
 
@@ -211,7 +211,7 @@ impl Process {
     }
 
     fn has_ended(&self) -> bool {
-        let status = kernel_file::read(self.folder.join("status")).unwrap_or_default();
+        let status = kernel_file::read(self.directory.join("status")).unwrap_or_default();
         field(&status, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
     }
 }
@@ -237,12 +237,12 @@ pub(crate) fn propagation(mount: &Mount) -> &'static str {
 
 fn words_for_mount(mount: &Mount) -> String {
     let (major, minor) = (stat::major(mount.device), stat::minor(mount.device));
-    let part = if mount.root == "/" { String::new() } else { format!(", its folder {}", mount.root) };
+    let part = if mount.root == "/" { String::new() } else { format!(", its directory {}", mount.root) };
     format!("{}, device {major}:{minor}{part}", mount.kind)
 }
 
 fn not_told() -> String {
-    "this kernel does not tell it".to_owned()
+    "this kernel does not show it".to_owned()
 }
 
 /// A line of `/proc/PID/status`: `Name:\tvalue`. See proc_pid_status(5).

@@ -1,11 +1,11 @@
 //! Step 01: what does the child see? See namespaces(7), clone(2), user_namespaces(7).
 //!
-//! The functions stand in the order in which they run. The host makes the child in namespaces of its own ([`clone`]), and
+//! The functions are in the order in which they run. The host makes the child in namespaces of its own ([`clone`]), and
 //! it is held at a [gate](Gate) until its ids are mapped ([`map_ids`]). Then the child gives those namespaces their content:
 //! its own mounts, name, network and processes.
 //!
 //! Left open: root inside is root over the caller's files (step 05); nothing limits what the child uses up (step 02); it
-//! still stands in the host's files (step 03).
+//! still sees the host's file system (step 03).
 
 mod clone3;
 mod gate;
@@ -60,7 +60,7 @@ pub fn clone<'a>(
     gate.hold(pid)
 }
 
-/// `clone(fun, stack, flags, arg)`, as the C library has it: `fun` is what the child does, on a stack of its own. clone(2).
+/// `clone(fun, stack, flags, arg)`, as the C library declares it: `fun` is what the child does, on a stack of its own. clone(2).
 ///
 /// # Errors
 /// As [`clone`].
@@ -109,7 +109,7 @@ fn drop_groups(may: bool) -> Result<()> {
     explain::child(call!("setgroups(0, [])")).run(|| nix::unistd::setgroups(&[]))
 }
 
-/// Child: keeps from the host whatever it mounts from here on.
+/// Child: hides from the host what it mounts from here on.
 ///
 /// A mount namespace begins as a copy of the host's mounts, and on most machines `/` is *shared*: without
 /// this line, a mount made in the child appears on the host too. With a user namespace the copy is a *slave*: then it is
@@ -131,7 +131,7 @@ pub fn set_hostname(view: &View, default: &str) -> Result<()> {
     explain::child(call!("sethostname({name:?})")).run(|| nix::unistd::sethostname(name))
 }
 
-/// Child: sets the loopback interface up; a new network namespace has nothing else, and has it down. See network_namespaces(7).
+/// Child: sets the loopback interface up; a new network namespace contains only that interface, and it is down. See network_namespaces(7).
 pub fn set_loopback_up(view: &View) -> Result<()> {
     if !view.has(Namespace::Net) {
         return Ok(());
@@ -141,8 +141,8 @@ pub fn set_loopback_up(view: &View) -> Result<()> {
 
 /// Child: a cgroup namespace rooted where the child is now, so after the host has put it into its cgroup.
 ///
-/// Made at clone(2) already, it would be rooted at the host's group, and the child would read `/step02-4711` as its own
-/// group in the place of `/`. See cgroup_namespaces(7).
+/// If it were made by clone(2), it would be rooted at the host's group, and the child would read `/step02-4711` as its own
+/// group instead of `/`. See cgroup_namespaces(7).
 pub fn unshare_cgroup(view: &View) -> Result<()> {
     if !view.has(Namespace::Cgroup) {
         return Ok(());

@@ -1,8 +1,8 @@
 //! Step 02: what may the child use up? See cgroups(7).
 //!
 //! A cgroup is a directory: made with mkdir, limited by writing to its files, entered by writing a pid, and removed with
-//! rmdir. Here is that life, in its order; `v1.rs` and `v2.rs` are twins that say which files and which values, and the
-//! difference between them is what there is to know about the two versions.
+//! rmdir. The functions follow that order; `v1.rs` and `v2.rs` are twins that say which files and which values, and
+//! the difference between them is what there is to know about the two versions.
 //!
 //! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03); a step
 //! that is killed with SIGKILL leaves its groups (step 04); on v2 no list of devices is kept, which takes an eBPF program,
@@ -69,7 +69,7 @@ impl Cgroup {
     /// Host: makes the groups and writes their limits.
     ///
     /// # Errors
-    /// EACCES or EROFS where the caller may not. What was made until then, [`remove`](Self::remove) removes.
+    /// EACCES or EROFS where the caller may not. [`remove`](Self::remove) removes what was made before that.
     pub fn create(&self) -> Result<()> {
         ensure!(
             !self.groups.is_empty(),
@@ -135,7 +135,7 @@ impl Group {
     }
 
     fn remove(&self) -> Result<()> {
-        // A group of that name may be another's: of a step with the same pid in another pid namespace.
+        // A group of that name may belong to another step: one with the same pid in another pid namespace.
         if self.ours.get().is_none() && !explain::dry_run() {
             return Ok(());
         }
@@ -153,7 +153,7 @@ impl Group {
     }
 }
 
-/// Host: lets the child use every CPU of its group. A smaller choice of the caller's, as by taskset(1), is inherited, and
+/// Host: lets the child use every CPU of its group. A narrower affinity of the caller's, as set by taskset(1), is inherited, and
 /// would make the list in the group say more than the child gets. See sched_setaffinity(2).
 fn use_all_of(list: &CpuList, child: Pid) -> Result<()> {
     let mut cpus = CpuSet::new();

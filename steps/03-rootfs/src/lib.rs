@@ -3,12 +3,12 @@
 //! The child gives itself a new root: a directory becomes a mount, gets its `/proc`, `/sys`, `/dev` and volumes, is
 //! swapped with the host's root, and the host's root is unmounted. After that no path leads back.
 //!
-//! Next door: places in a root that is not to be trusted (`inside`), `/dev` (`dev`), what is mounted read-only
+//! Beside it: paths in an untrusted root (`inside`), `/dev` (`dev`), what is mounted read-only
 //! (`read_only`), the options, the default root, what the kernel confirms, and the reasons of failures.
 //!
 //! Left open:
 //! - Nobody looks after the container (step 04).
-//! - Until execve(2) the child's program is this step's own file, and a root from a stranger decides what is executed
+//! - Until execve(2) the child's program is this step's own file, and an untrusted root decides what is executed
 //!   next: with `/bin/sh -> /proc/self/exe`, or a script whose interpreter is that, it is the step again, now with
 //!   libraries of the root's, which can write to the step's file on the host once nothing executes it. That was
 //!   CVE-2019-5736. Step 04 runs from a copy of itself that cannot be written to.
@@ -72,20 +72,20 @@ fn fill_and_pivot(root: &Root, dir: &Path, view: &View) -> Result<()> {
     // After the bind: from here on `.` is the new mount, and what is opened or mounted in it is on that.
     explain::child(call!("chdir({dir:?})")).run(|| chdir(dir)).map_err(|error| why::closed(error, dir))?;
 
-    // While the host's are in sight: a user namespace may mount a new /proc only where it sees a whole one already.
+    // While the host's /proc and /sys are visible: a user namespace may mount a new /proc only where it sees a whole one already.
     mount_proc(view)?;
     mount_sys(view)?;
     dev::make(view)?; // binds the host's devices where it may make none
     mount_volumes(root)?; // after those, as a volume may lie in one of them
     make_workdir(root)?; // after the volumes, as it may lie in one
     if root.read_only {
-        read_only::set_root_read_only()?; // after all that places were made for
+        read_only::set_root_read_only()?; // after every mount point has been made
     }
 
     // The old root is then mounted at the same place, above the new one: so no directory is needed for it inside.
     explain::child(call!("pivot_root(\".\", \".\")")).run(|| pivot_root(".", "."))?;
     // If it stayed, it would be the way out: everything of the host's is still below it. A plain umount fails with EBUSY,
-    // as there are mounts below it; MNT_DETACH removes all of them from sight at once.
+    // as there are mounts below it; MNT_DETACH detaches all of them at once.
     explain::child(call!("umount2(\".\", MNT_DETACH)")).run(|| umount2(".", MntFlags::MNT_DETACH))?;
 
     // Now `.` is `/`. Only inside can a link in the workdir be followed as the program would.

@@ -1,7 +1,7 @@
 //! Step 04: who looks after it?
 //!
 //! The heart is [`create`] and [`cleanup`]: what steps 01 to 03 have written by hand, with its moments named ([`Part`]).
-//! Around it lies what a life cycle takes: a directory where each container is written down (`store`, `container`), a
+//! Around it lies what a life cycle needs: a directory where each container is written down (`store`, `container`), a
 //! parent that stays with it (`monitor`), the table of what may be done when (`states`), its output (`log`), all its
 //! processes at once (`members`), one more process for it (`join`), and what a killed engine has left (`undo`).
 //!
@@ -100,7 +100,7 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
 
 /// What a part may know of its container when it plans.
 pub struct Identity {
-    /// Twelve hexadecimal digits, nobody else's.
+    /// Twelve hexadecimal digits, unique.
     pub id: String,
     /// As the user calls it.
     pub name: Option<String>,
@@ -112,8 +112,8 @@ pub struct Identity {
 
 /// One part of a container, as it is planned: a plain value that can be written down and read back.
 ///
-/// A part describes, and the kernel keeps: everything takes `&self`, because what [`enter`](Part::enter) writes into
-/// memory is written into the child's copy of it.
+/// A part has no state that changes: everything takes `&self`, because [`enter`](Part::enter) runs in the child's copy of
+/// memory, and the host would not see a change.
 ///
 /// | moment | runs in | the child is | makes | undone by |
 /// | --- | --- | --- | --- | --- |
@@ -139,7 +139,7 @@ pub trait Part {
     fn admit(&self, _child: Pid) -> Result<()> {
         Ok(())
     }
-    /// Child: changes its own view, and may send the host a letter. Fails for the whole container.
+    /// Child: changes its own view, and may send the host a letter. A failure here fails the whole container.
     fn enter(&self, _letter: &mut Letter) -> Result<()> {
         Ok(())
     }
@@ -156,7 +156,7 @@ pub trait Part {
     fn confirm(&self, _child: Pid, _formula: &mut Formula) -> Result<()> {
         Ok(())
     }
-    /// Host, while the program runs: what can be read at any time. [`serve`](Part::serve) is called when one of them can be.
+    /// Host, while the program runs: descriptors to poll. [`serve`](Part::serve) is called when one of them is readable.
     fn watch(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
@@ -216,7 +216,7 @@ pub fn create<'a>(
     Ok(ready)
 }
 
-/// Host, and the child gone: undoes a run, last made first, and stops at no failure. Reports the first.
+/// Host, and the child gone: undoes a run, last made first, and continues after a failure. Reports the first.
 ///
 /// # Errors
 /// The first part's that failed.

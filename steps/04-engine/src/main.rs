@@ -1,7 +1,8 @@
 //! Step 04: who looks after it?
 //!
 //! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 03: the engine, which has every command
-//! but `run`. What this step is made of is written here; how it is looked after, in the library.
+//! but `run`. What this step is made of is written here; how it is looked after, in the library. For `run -d` that is
+//! `cli::run`, `commands`, `monitor::create`, which forks the monitor, and there `create` in lib.rs; monitor.rs has a picture.
 
 use std::process::ExitCode;
 

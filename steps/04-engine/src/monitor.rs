@@ -217,7 +217,7 @@ struct Outcome {
     complaint: Option<String>,
 }
 
-/// Monitor, and everything cleaned up: writes the end down. Of a container that never came to be, nothing is kept.
+/// Monitor, and everything cleaned up: writes the end down. Of a container that was never created, nothing is kept.
 fn finish<R: Recipe>(
     store: &Store,
     container: &Container,

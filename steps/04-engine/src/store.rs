@@ -64,7 +64,7 @@ impl Store {
             dir if dir.is_dir() => dir.join("step04"),
             // Absolute: a monitor stands elsewhere.
             _ => std::path::absolute(temporary.unwrap_or("/tmp".into()).join(format!("step04-{user}")))
-                .during("cannot tell the current directory")?,
+                .during("cannot determine the current directory")?,
         };
         let dir = RefCell::new(Directory::open(&path)?.map(Rc::new));
         Ok(Store { path, dir, step: R::STEP })

@@ -69,13 +69,13 @@ fn tree(membership: &str, mounts: &[Mount]) -> Option<Tree> {
     let (kind, magic) = if is_v2 { ("cgroup2", CGROUP2_SUPER_MAGIC) } else { ("cgroup", CGROUP_SUPER_MAGIC) };
     let has_all = |mount: &&Mount| mount.kind == kind && names.iter().all(|name| mount.options.contains(name));
     let mount = mounts.iter().rfind(has_all)?;
-    // Where something was mounted over it, a folder would be made there, and be no group.
+    // Where something was mounted over it, a directory would be made there, and be no group.
     if !statfs(&mount.point).is_ok_and(|it| it.filesystem_type() == magic) {
         return None;
     }
     // In a Docker container only a part of the tree is mounted, and the path counts from the tree's top.
     let own = Path::new(path).strip_prefix(&mount.root).ok()?;
-    // Above this process's cgroup namespace the path is "/..", and names no folder here.
+    // Above this process's cgroup namespace the path is "/..", and names no directory here.
     if own.components().any(|part| part == Component::ParentDir) {
         return None;
     }
@@ -115,7 +115,7 @@ fn make_group(place: &Path) -> Tried {
     call(format_args!("rmdir {}", group.display()), || remove_dir(&group))
 }
 
-/// v2: what the groups in this place have, or could have: each controller is handed on, and taken back at once.
+/// v2: what the groups in this place have, or could have: each controller is enabled for children, and disabled again at once.
 fn handed_on(place: &Path) -> Vec<String> {
     let control = place.join("cgroup.subtree_control");
     // Without the lock, a controller could be taken back that a step has just asked for. A step has it for moments.

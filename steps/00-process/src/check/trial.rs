@@ -129,13 +129,13 @@ pub fn stand() -> Tried {
 /// What step 07 does inside: an overlay of three folders, in memory.
 pub fn lay() -> Tried {
     mount_new("tmpfs", None)?;
-    for folder in ["/proc/lower", "/proc/upper", "/proc/work"] {
-        call(format_args!("mkdir {folder}"), || create_dir(folder))?;
+    for directory in ["/proc/lower", "/proc/upper", "/proc/work"] {
+        call(format_args!("mkdir {directory}"), || create_dir(directory))?;
     }
     mount_new("overlay", Some("lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work"))
 }
 
-/// Mounts a new file system on `/proc`, the one folder that is sure to be there.
+/// Mounts a new file system on `/proc`, the one directory that is sure to be there.
 fn mount_new(kind: &str, options: Option<&str>) -> Tried {
     call(format_args!("mount({kind:?}, \"/proc\", {kind:?})"), || {
         mount(Some(kind), "/proc", Some(kind), MsFlags::empty(), options)
