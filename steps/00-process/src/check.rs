@@ -5,6 +5,7 @@
 //! from what an ordinary user was refused.
 
 mod groups;
+pub mod remedies;
 mod report;
 mod trial;
 
@@ -229,10 +230,11 @@ impl Verdict {
         tried.map_or_else(|refused| Verdict::refused(&refused), |()| Verdict::HERE)
     }
 
-    /// What an ordinary user is refused, root may do. What root is refused, or what is not there, nobody can.
+    /// What an ordinary user is refused, root may do. A limit that is reached may be root's, too; and what root is refused,
+    /// or what is not there, nobody can do.
     fn refused(refused: &CallFailed) -> Self {
         let works = match refused.errno {
-            Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EUSERS if !is_root() => Works::WithRoot,
+            Errno::EPERM | Errno::EACCES if !is_root() => Works::WithRoot,
             _ => Works::NotHere,
         };
         let remedy = match refused.errno {

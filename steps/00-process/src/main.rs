@@ -58,11 +58,15 @@ enum Instead {
 
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
-        Ok(options) => explain::run(&options.narration, process::known(), || match options.instead {
-            None => run(&options.command),
-            Some(Instead::Look { pid, other }) => look(pid, other),
-            Some(Instead::Check { json }) => check(json),
-        }),
+        Ok(options) => {
+            explain::run(&options.narration, [process::known(), process::check::remedies::known()].concat(), || {
+                match options.instead {
+                    None => run(&options.command),
+                    Some(Instead::Look { pid, other }) => look(pid, other),
+                    Some(Instead::Check { json }) => check(json),
+                }
+            })
+        }
         Err(code) => code,
     }
 }

@@ -95,6 +95,17 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.code == 0, told["ok"] == true, "{told}");
         })
         .differs_in(World::SLOW.into_iter().chain([World::DockerPlain])),
+        check(
+            "check_says_what_to_do_about_a_limit_on_namespaces",
+            [needs::user_namespaces(), needs::tool("unshare")],
+            || {
+                let mut limited = std::process::Command::new("unshare");
+                let script = "echo 0 >/proc/sys/user/max_user_namespaces; exec \"$0\" check";
+                limited.args(["--user", "--map-root-user", "sh", "-c", script]).arg(program("step00"));
+                let table = testing::Run::new(limited).ran().out;
+                assert!(table.contains("what to do: a limit on namespaces is reached"), "{table}");
+            },
+        ),
         check("inside_docker_check_advises_what_docker_can_do", [needs_docker()], || {
             let table = step("step00", ["check"]).ran().out;
             for remedy in table.lines().filter(|line| line.contains("what to do: ")) {
