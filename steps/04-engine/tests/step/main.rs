@@ -66,6 +66,14 @@ fn checks() -> Vec<Check> {
             }
         })
         .differs_in(World::SLOW),
+        check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let ran = home.step(&["run", "--rm", "true"]).ran();
+            // Where root has its containers; the directory of a test has a longer name.
+            let shown = ran.err.replace(&home.path().display().to_string(), "/run");
+            let lines: usize = shown.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
+        }),
         check("a_foreground_container_is_kept_until_it_is_removed", [needs::user_namespaces()], || {
             let home = Home::new();
             assert_eq!(home.step(&["-q", "run", "--name", "once", "sh", "-c", "exit 3"]).ran().code, 3);
