@@ -159,6 +159,15 @@ pub fn secrets() {
     assert!(!proc(home.init(&id), "cmdline").contains(&secret));
 }
 
+/// That the kernel says where a process waits. proc_pid_wchan(5): User Mode Linux says 0 of each.
+pub fn wchan() -> Option<String> {
+    let mut waiting = std::process::Command::new("sleep").arg("10").spawn().expect("sleep");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let place = proc(Pid::from_raw(waiting.id() as i32), "wchan");
+    let _ = waiting.kill().and_then(|()| waiting.wait());
+    (place.trim() == "0" || place.is_empty()).then(|| "needs a kernel that says where a process waits".to_owned())
+}
+
 /// Blocked in write(2), as what reads the pipe does nothing.
 pub fn deaf_logs() {
     let home = Home::new();
