@@ -1,11 +1,13 @@
 //! The cares of the engine: a record that is damaged or exchanged, an `exec` that is stopped, signals, secrets.
 
-use std::fs::{create_dir, remove_dir, set_permissions, write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, create_dir, remove_dir, set_permissions, write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testing::{proc, random_word, wait_until};
@@ -159,22 +161,23 @@ pub fn secrets() {
     assert!(!proc(home.init(&id), "cmdline").contains(&secret));
 }
 
-/// That the kernel says where a process waits. proc_pid_wchan(5): User Mode Linux says 0 of each.
-pub fn wchan() -> Option<String> {
-    let mut waiting = std::process::Command::new("sleep").arg("10").spawn().expect("sleep");
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let place = proc(Pid::from_raw(waiting.id() as i32), "wchan");
-    let _ = waiting.kill().and_then(|()| waiting.wait());
-    (place.trim() == "0" || place.is_empty()).then(|| "needs a kernel that says where a process waits".to_owned())
-}
-
 /// Blocked in write(2), as what reads the pipe does nothing.
 pub fn deaf_logs() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "sh", "-c", "yes | head -c 1000000"]);
     home.ok(&["wait", &id]);
     let mut logs = home.step(&["-q", "logs", &id]).spawn();
-    wait_until("it writes to a full pipe", || proc(Pid::from_raw(logs.id() as i32), "wchan").contains("pipe"));
+    let unread = logs.stdout.take().expect("piped");
+    let writer = File::options()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(format!("/proc/self/fd/{}", unread.as_raw_fd()));
+    let writer = writer.expect("the pipe's other end");
+    // Not writable is full. See poll(2).
+    let is_full =
+        || poll(&mut [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).expect("poll") == 0;
+    wait_until("it writes to a full pipe", is_full);
+    drop(writer);
     kill(Pid::from_raw(logs.id() as i32), Signal::SIGINT).expect("kill");
     assert_eq!(testing::end_of(&mut logs, testing::PATIENCE), 130);
 }
