@@ -28,7 +28,7 @@ use crate::narration::{self, Speaker, Step};
 use crate::remedy::{self, Known};
 use crate::{pause, signals, sys};
 
-pub use crate::narration::{child_is, flush, group, hush, line, newborn, note, notice, printable, speak_as_monitor};
+pub use crate::narration::{child_is, flush, hush, line, newborn, note, notice, one_line, printable, speak_as_monitor};
 
 /// A call as strace(1) would print it: `call!("sethostname({name:?})")`.
 #[macro_export]

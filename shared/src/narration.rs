@@ -4,7 +4,7 @@
 //!   `mkdir /sys/fs/cgroup/{cpu,memory,pids}/step02-4711`.
 //! - Calls of earlier steps become one line for each stretch in which no call of this step, and no message to another
 //!   process, comes between: `child step 01: mount, sethostname, ioctl (3 calls)`.
-//! - A [`group`] of small calls is one line with a count.
+//! - A [`one_line`] of small calls is one line with a count.
 //!
 //! Folded lines wait in memory until something else is printed, so everything that another process may wait for
 //! is preceded by a [`flush`].
@@ -88,17 +88,17 @@ enum Unprinted {
     Small(String, Stretch),
 }
 
-/// A [`group`] of small calls ends where this is dropped.
+/// A [`one_line`] of small calls ends where this is dropped.
 #[must_use = "a group ends where it is dropped"]
-pub struct Group(());
+pub struct OneLine(());
 
 /// From here on, until the result is dropped, this step's calls are one line with a count: `/dev: 6 mknodat, 3 mount`.
-pub fn group(name: impl Display) -> Group {
+pub fn one_line(name: impl Display) -> OneLine {
     with_screen(|screen| screen.group = Some(name.to_string()));
-    Group(())
+    OneLine(())
 }
 
-impl Drop for Group {
+impl Drop for OneLine {
     fn drop(&mut self) {
         with_screen(|screen| screen.group = None);
     }

@@ -14,7 +14,7 @@ pub struct Known {
     /// The first one that fits is printed; so the special ones stand before the general.
     pub remedies: &'static [Remedy],
     /// What to look at while `--pause` holds a call.
-    pub hint: fn(&Held) -> Option<String>,
+    pub hint: fn(&PausedCall) -> Option<String>,
 }
 
 /// One failure that is known.
@@ -30,7 +30,7 @@ pub struct Remedy {
 }
 
 /// A call that `--pause` holds.
-pub struct Held<'c> {
+pub struct PausedCall<'c> {
     /// As it is printed.
     pub call: &'c str,
     /// Its first word.
@@ -86,8 +86,8 @@ pub const GENERAL: &[Remedy] = &[
 
 /// What to look at from a second terminal while this call is held, and right after it.
 pub fn look(call: &str, child: i32) -> Option<String> {
-    let held = Held { call, name: crate::narration::name_of(call), step: std::process::id(), child };
-    known().iter().find_map(|known| (known.hint)(&held))
+    let paused = PausedCall { call, name: crate::narration::name_of(call), step: std::process::id(), child };
+    known().iter().find_map(|known| (known.hint)(&paused))
 }
 
 /// Whether this is inside a container of Docker or podman.

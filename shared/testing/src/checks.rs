@@ -165,14 +165,14 @@ fn record(name: &str, what: &str) {
 struct Runner {
     options: Options,
     at_once: usize,
-    running: Vec<Running>,
+    running: Vec<RunningCheck>,
     passed: usize,
     ignored: usize,
     failed: Vec<String>,
 }
 
 /// A test whose process has not ended.
-struct Running {
+struct RunningCheck {
     name: String,
     pid: Pid,
     /// Its temporary files, and what it prints.
@@ -216,7 +216,7 @@ impl Runner {
                 Some(Check { name, missing: Some(reason), .. }) => {
                     record(&name, &format!("ignored: {reason}"));
                     self.ignored += 1;
-                    self.tell(&name, &format!("ignored: cannot check here: {reason}"));
+                    self.report(&name, &format!("ignored: cannot check here: {reason}"));
                 }
                 Some(check) if self.running.len() < at_once => self.start(check),
                 Some(check) => {
@@ -236,7 +236,7 @@ impl Runner {
         // SAFETY: this process has one thread, so the child may do everything that this one may.
         match unsafe { fork() }.expect("fork") {
             ForkResult::Parent { child } => {
-                self.running.push(Running { name: check.name, pid: child, place, since: Instant::now() });
+                self.running.push(RunningCheck { name: check.name, pid: child, place, since: Instant::now() });
             }
             ForkResult::Child => {
                 // The parent's to remove.
@@ -258,7 +258,7 @@ impl Runner {
         };
         // Else it is what a test has left that was killed.
         let Some(place) = self.running.iter().position(|it| it.pid == pid) else { return };
-        let Running { name, pid, place, since } = self.running.remove(place);
+        let RunningCheck { name, pid, place, since } = self.running.remove(place);
         let printed = read_to_string(place.path().join("printed")).unwrap_or_default();
         let mut wrong = Vec::new();
         if status != 0 {
@@ -277,14 +277,14 @@ impl Runner {
         }
         if wrong.is_empty() {
             self.passed += 1;
-            self.tell(&name, &format!("ok, {:.1} s", since.elapsed().as_secs_f64()));
+            self.report(&name, &format!("ok, {:.1} s", since.elapsed().as_secs_f64()));
         } else {
             println!("test {name} ... FAILED\n{}\n", wrong.join("\n"));
             self.failed.push(name);
         }
     }
 
-    fn tell(&self, name: &str, what: &str) {
+    fn report(&self, name: &str, what: &str) {
         if !self.options.quiet {
             println!("test {name} ... {what}");
         }

@@ -51,7 +51,7 @@ pub struct Ran {
     pub code: i32,
     /// Standard output.
     pub out: String,
-    /// Standard error: the story, and the errors.
+    /// Standard error: the narration, and the errors.
     pub err: String,
 }
 
@@ -102,14 +102,15 @@ impl Run {
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command));
         let err = collect(child.stderr.take().expect("piped"));
         let out = collect(child.stdout.take().expect("piped"));
-        let mut live = Live { stdin: child.stdin.take(), child, out, err, told: String::new() };
+        let mut live = Live { stdin: child.stdin.take(), child, out, err, printed: String::new() };
         match live.out.recv_timeout(PATIENCE) {
             Ok(line) if line == "ready\n" => {}
-            answer => panic!("no \"ready\" but {answer:?}: {}", live.told()),
+            answer => panic!("no \"ready\" but {answer:?}: {}", live.printed()),
         }
         // What was told before comes by another pipe, and may come later.
-        while self.is_narrated && !live.told.contains("child execve(") {
-            live.told += &live.err.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no execve in {}", live.told));
+        while self.is_narrated && !live.printed.contains("child execve(") {
+            live.printed +=
+                &live.err.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no execve in {}", live.printed));
         }
         live
     }
@@ -122,7 +123,7 @@ pub struct Live {
     pub stdin: Option<ChildStdin>,
     out: mpsc::Receiver<String>,
     err: mpsc::Receiver<String>,
-    told: String,
+    printed: String,
 }
 
 impl Live {
@@ -136,15 +137,15 @@ impl Live {
         child_of(self.step()).unwrap_or_else(|| panic!("{} has no child", self.step()))
     }
 
-    /// The story so far.
-    pub fn told(&mut self) -> String {
-        self.told.extend(self.err.try_iter());
-        self.told.clone()
+    /// The narration so far.
+    pub fn printed(&mut self) -> String {
+        self.printed.extend(self.err.try_iter());
+        self.printed.clone()
     }
 
     /// The next line of the program's.
     pub fn line(&mut self) -> String {
-        self.out.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no further line: {}", self.told()))
+        self.out.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no further line: {}", self.printed()))
     }
 
     /// Waits until the program gives back a line, as `cat` does: then it is `cat` itself that runs, and not the shell that
@@ -169,7 +170,7 @@ impl Live {
     /// Waits for the step's end, which something else brings about.
     pub fn ended(mut self) -> Ran {
         let code = end_of(&mut self.child, PATIENCE);
-        Ran { code, out: rest(&self.out), err: std::mem::take(&mut self.told) + &rest(&self.err) }
+        Ran { code, out: rest(&self.out), err: std::mem::take(&mut self.printed) + &rest(&self.err) }
     }
 }
 
@@ -336,10 +337,10 @@ pub mod needs {
     }
 }
 
-/// The told calls of a story, without what differs from run to run: pids, descriptors and the results.
-pub fn calls(story: &str) -> Vec<String> {
-    let told = story.lines().filter(|line| line.starts_with("host  ") || line.starts_with("child "));
-    told.map(|line| without_numbers(line.rsplit_once(" = ").map_or(line, |(call, _)| call))).collect()
+/// The told calls of a narration, without what differs from run to run: pids, descriptors and the results.
+pub fn calls(narration: &str) -> Vec<String> {
+    let printed = narration.lines().filter(|line| line.starts_with("host  ") || line.starts_with("child "));
+    printed.map(|line| without_numbers(line.rsplit_once(" = ").map_or(line, |(call, _)| call))).collect()
 }
 
 /// Every number, and the dry run's `…` in the place of one, becomes `N`.
@@ -371,23 +372,24 @@ pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
             let out = collect(step.stdout.take().expect("piped"));
             let mut stdin = step.stdin.take().expect("piped");
             stdin.write_all(&b"\n".repeat(pause)).expect("enter");
-            let mut told = String::new();
+            let mut printed = String::new();
             if runs {
                 stdin.write_all(b"ready\n").expect("a line for cat");
                 while out.recv_timeout(PATIENCE).expect("a line of cat's") != "ready\n" {}
             } else {
-                while told.matches("[Enter]").count() <= pause {
-                    told += &err.recv_timeout(PATIENCE).expect("a pause");
+                while printed.matches("[Enter]").count() <= pause {
+                    printed += &err.recv_timeout(PATIENCE).expect("a pause");
                 }
             }
             kill(Pid::from_raw(step.id() as i32), signal).expect("kill");
             // Whoever cleans up goes on to the end, and asks for nothing: nobody presses Enter, and cat is told of no end.
             let code = end_of(&mut step, PATIENCE);
             drop(stdin);
-            let cleans_up = told.contains("execve(") && !told.ends_with("execve(\"/usr/bin/true\", [\"true\"], …)\n");
-            told.extend(err.iter());
+            let cleans_up =
+                printed.contains("execve(") && !printed.ends_with("execve(\"/usr/bin/true\", [\"true\"], …)\n");
+            printed.extend(err.iter());
             let expected = [128 + signal as i32, if cleans_up { 0 } else { 128 + signal as i32 }];
-            assert!(expected.contains(&code), "{name} at pause {pause}, {signal}, exit code {code}: {told}");
+            assert!(expected.contains(&code), "{name} at pause {pause}, {signal}, exit code {code}: {printed}");
             wait_until("nothing runs on", || {
                 reap();
                 children().is_empty()
@@ -408,8 +410,8 @@ pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
 pub fn count_pauses(mut step: Run) -> usize {
     let mut step = step.command.stdin(Stdio::piped()).spawn().expect("spawn");
     step.stdin.take().expect("piped").write_all(&b"\n".repeat(1000)).expect("enter");
-    let told = step.wait_with_output().expect("wait").stderr;
-    String::from_utf8_lossy(&told).lines().filter(|line| line.starts_with("[Enter]")).count()
+    let printed = step.wait_with_output().expect("wait").stderr;
+    String::from_utf8_lossy(&printed).lines().filter(|line| line.starts_with("[Enter]")).count()
 }
 
 /// Bad input: exit code 125, one sentence that has this word in it, and no more. Standard output stays empty.

@@ -148,14 +148,14 @@ fn leave_the_mounts_of_others() {
 }
 
 /// A cgroup that this process is in: the directory, the mount that it is below, and the version.
-struct Group {
+struct OwnGroup {
     dir: PathBuf,
     mount: PathBuf,
     is_v2: bool,
 }
 
 /// Those of this process, in every hierarchy that can limit something.
-fn own_groups() -> Vec<Group> {
+fn own_groups() -> Vec<OwnGroup> {
     let memberships = read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
     let group = |line: &str| {
@@ -168,7 +168,7 @@ fn own_groups() -> Vec<Group> {
         let mount = mounts.iter().rfind(is_this).filter(|_| !names.starts_with("name="))?;
         let below = Path::new(path).strip_prefix(&mount.root).ok()?;
         let dir: PathBuf = mount.point.join(below).components().collect();
-        dir.is_dir().then(|| Group { dir, mount: mount.point.clone(), is_v2 })
+        dir.is_dir().then(|| OwnGroup { dir, mount: mount.point.clone(), is_v2 })
     };
     memberships.lines().filter_map(group).collect()
 }
@@ -187,7 +187,7 @@ static HAS_OWN_GROUPS: AtomicBool = AtomicBool::new(false);
 /// Each hierarchy, from the test's own group downwards, as in a Docker container: `step04 clean` looks at all that it can
 /// reach, and would remove what another test has killed on purpose.
 fn see_no_other_groups() {
-    for Group { dir, mount: point, .. } in own_groups() {
+    for OwnGroup { dir, mount: point, .. } in own_groups() {
         mount(Some(&dir), &point, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .unwrap_or_else(|error| panic!("{}: {error}", point.display()));
     }
@@ -202,12 +202,12 @@ fn name_of_groups(pid: Pid) -> String {
 /// Whether it could.
 fn enter_own_groups() -> bool {
     let own = own_groups();
-    let may = |it: &Group| access(&it.dir, AccessFlags::W_OK).is_ok();
+    let may = |it: &OwnGroup| access(&it.dir, AccessFlags::W_OK).is_ok();
     if !own.iter().any(|it| !it.is_v2) || !own.iter().all(may) {
         return false;
     }
     let me = Pid::this();
-    for Group { dir: parent, .. } in own {
+    for OwnGroup { dir: parent, .. } in own {
         let dir = parent.join(name_of_groups(me));
         create_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
         // On v1 no process can be put in before there are processors and memory for it. See cpuset(7).
@@ -230,21 +230,21 @@ pub fn without_own_groups(text: &str) -> String {
 
 /// Removes the groups of a test whose process has ended; what runs in them is ended, and told.
 pub fn remove_groups_of(pid: Pid) -> Vec<String> {
-    let mut told = Vec::new();
-    for Group { dir, .. } in own_groups() {
+    let mut printed = Vec::new();
+    for OwnGroup { dir, .. } in own_groups() {
         let dir = dir.join(name_of_groups(pid));
-        if dir.is_dir() && !remove_group(&dir, Some(&mut told)) {
-            told.push(format!("{} cannot be removed", dir.display()));
+        if dir.is_dir() && !remove_group(&dir, Some(&mut printed)) {
+            printed.push(format!("{} cannot be removed", dir.display()));
         }
     }
-    told
+    printed
 }
 
 const LONGER_THAN_ANY_TEST: Duration = Duration::from_secs(3600);
 
 /// A run that was ended by Ctrl-C has removed nothing. What still runs in its groups keeps them.
 pub fn remove_those_of_interrupted_runs() {
-    for Group { dir, .. } in own_groups() {
+    for OwnGroup { dir, .. } in own_groups() {
         for entry in read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_a_tests = name.strip_prefix("check-").is_some_and(|pid| pid.parse::<u32>().is_ok());
@@ -258,10 +258,10 @@ pub fn remove_those_of_interrupted_runs() {
 }
 
 /// Removes a group and those below; with `told`, ends what runs in them.
-fn remove_group(dir: &Path, mut told: Option<&mut Vec<String>>) -> bool {
+fn remove_group(dir: &Path, mut printed: Option<&mut Vec<String>>) -> bool {
     for entry in read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_group(&entry.path(), told.as_deref_mut());
+            remove_group(&entry.path(), printed.as_deref_mut());
         }
     }
     let since = Instant::now();
@@ -269,13 +269,19 @@ fn remove_group(dir: &Path, mut told: Option<&mut Vec<String>>) -> bool {
         // The kernel counts a process for a moment after its end: EBUSY.
         match remove_dir(dir) {
             Err(error)
-                if error.raw_os_error() == Some(Errno::EBUSY as i32) && told.is_some() && since.elapsed() < MOMENT => {}
+                if error.raw_os_error() == Some(Errno::EBUSY as i32)
+                    && printed.is_some()
+                    && since.elapsed() < MOMENT => {}
             removed => return removed.is_ok(),
         }
         let pids = read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        if let Some(told) = told.as_deref_mut().filter(|_| !pids.is_empty()) {
+        if let Some(printed) = printed.as_deref_mut().filter(|_| !pids.is_empty()) {
             let _ = write(dir.join("freezer.state"), "THAWED");
-            told.push(format!("{} still has {}", dir.display(), pids.split_whitespace().collect::<Vec<_>>().join(" ")));
+            printed.push(format!(
+                "{} still has {}",
+                dir.display(),
+                pids.split_whitespace().collect::<Vec<_>>().join(" ")
+            ));
             for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 0) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
@@ -295,7 +301,7 @@ pub fn groups_of_steps() -> Vec<String> {
 /// is in, and, on v2, beside it or the ones above.
 fn all_groups_of_steps() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
-    for Group { dir, mount, .. } in own_groups() {
+    for OwnGroup { dir, mount, .. } in own_groups() {
         let is_own = dir.ends_with(name_of_groups(Pid::this()));
         let upwards = dir.ancestors().take_while(|it| it.starts_with(&mount)).take(if is_own { 1 } else { usize::MAX });
         upwards.for_each(|dir| marked(dir, &mut found));

@@ -32,19 +32,19 @@ const CAPABILITIES: [&str; 41] = [
 #[derive(Debug)]
 pub struct Look {
     title: String,
-    facts: Vec<Fact>,
+    findings: Vec<Finding>,
 }
 
 /// One thing that the kernel says of the process, or why it does not.
 #[derive(Debug)]
-struct Fact {
+struct Finding {
     term: &'static str,
     what: String,
-    is: Answer,
+    is: Reading,
 }
 
 /// What the kernel says, or the sentence that says why not.
-type Answer = Result<String, String>;
+type Reading = Result<String, String>;
 
 impl Look {
     /// Looks at a process.
@@ -52,14 +52,14 @@ impl Look {
     /// # Errors
     /// Where there is no such process, or where nothing of it may be read.
     pub fn at(pid: Pid) -> Result<Look> {
-        let process = Process { pid, directory: PathBuf::from("/proc").join(pid.to_string()) };
+        let process = ProcDir { pid, directory: PathBuf::from("/proc").join(pid.to_string()) };
         ensure!(
             std::fs::read_link("/proc/self").is_ok_and(|link| link == Path::new(&Pid::this().to_string())),
             "/proc is not mounted, or shows another pid namespace than this one: mount -t proc proc /proc"
         );
         ensure!(process.directory.exists(), "there is no process {pid} here, or /proc hides it from this user");
         let status = process.read("status").map_err(anyhow::Error::msg).context("cannot look")?;
-        let facts = [
+        let findings = [
             process.itself(&status),
             process.cgroup(),
             process.namespaces(),
@@ -68,7 +68,7 @@ impl Look {
             process.rights(&status),
         ];
         let name = field(&status, "Name").unwrap_or_default();
-        Ok(Look { title: format!("{pid} {name}"), facts: facts.into_iter().flatten().collect() })
+        Ok(Look { title: format!("{pid} {name}"), findings: findings.into_iter().flatten().collect() })
     }
 
     /// The one process, with marks where it is like the one that looks (`=`), and where not (`≠`).
@@ -86,19 +86,19 @@ impl Look {
         Look { title: format!("{title} ({})", self.title), ..self }
     }
 
-    fn answer(&self, term: &str, what: &str) -> Answer {
-        let fact = self.facts.iter().find(|fact| fact.term == term && fact.what == what);
-        fact.map_or(Err("none".to_owned()), |fact| fact.is.clone())
+    fn answer(&self, term: &str, what: &str) -> Reading {
+        let finding = self.findings.iter().find(|finding| finding.term == term && finding.what == what);
+        finding.map_or(Err("none".to_owned()), |finding| finding.is.clone())
     }
 }
 
-struct Process {
+struct ProcDir {
     pid: Pid,
     directory: PathBuf,
 }
 
-impl Process {
-    fn itself(&self, status: &str) -> Vec<Fact> {
+impl ProcDir {
+    fn itself(&self, status: &str) -> Vec<Finding> {
         let command = self.read("cmdline").map(|words| match words.trim_end_matches('\0') {
             "" if self.has_ended() => "none any more: the process has ended".to_owned(),
             "" => "none: a thread of the kernel's own".to_owned(),
@@ -107,33 +107,33 @@ impl Process {
         // Outermost first: the pid that the reader of /proc knows, then the one in each namespace further in.
         let pids = field(status, "NSpid").map(|pids| pids.replace(char::is_whitespace, ", inside "));
         vec![
-            fact("process", "command", command),
-            fact("process", "pid", Ok(pids.unwrap_or(self.pid.to_string()))),
-            fact("process", "state", field(status, "State").ok_or(not_told())),
+            finding("process", "command", command),
+            finding("process", "pid", Ok(pids.unwrap_or(self.pid.to_string()))),
+            finding("process", "state", field(status, "State").ok_or(unknown())),
         ]
     }
 
     /// The process's group in each hierarchy: `ID:CONTROLLERS:PATH`, without controllers for v2. See cgroups(7).
-    fn cgroup(&self) -> Vec<Fact> {
+    fn cgroup(&self) -> Vec<Finding> {
         let group = |line: &str| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
             let what = if controllers.is_empty() { "v2".to_owned() } else { format!("v1 {controllers}") };
-            Some(fact("cgroup", &what, Ok(path.to_owned())))
+            Some(finding("cgroup", &what, Ok(path.to_owned())))
         };
         match self.read("cgroup") {
-            Ok(text) if text.is_empty() => vec![fact("cgroup", "groups", Err("none is mounted".to_owned()))],
+            Ok(text) if text.is_empty() => vec![finding("cgroup", "groups", Err("none is mounted".to_owned()))],
             Ok(text) => text.lines().filter_map(group).collect(),
-            Err(why) => vec![fact("cgroup", "groups", Err(why))],
+            Err(why) => vec![finding("cgroup", "groups", Err(why))],
         }
     }
 
     /// The link `pid -> pid:[4026531836]`: two processes with the same number are in the same namespace.
-    fn namespaces(&self) -> Vec<Fact> {
+    fn namespaces(&self) -> Vec<Finding> {
         let number = |link: String| link.trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
-        KINDS.map(|(kind, _)| fact("namespace", kind, self.link(&format!("ns/{kind}")).map(number))).into()
+        KINDS.map(|(kind, _)| finding("namespace", kind, self.link(&format!("ns/{kind}")).map(number))).into()
     }
 
-    fn rootfs(&self) -> Vec<Fact> {
+    fn rootfs(&self) -> Vec<Finding> {
         let mounts = mountinfo::read(&self.directory).map_err(|error| match error.downcast_ref() {
             Some(CallFailed { errno, .. }) => self.refused(*errno),
             None => error.to_string(),
@@ -143,34 +143,34 @@ impl Process {
             mounts.clone().and_then(|all| on_root(&all).map(words).ok_or(no_mount.to_owned()))
         };
         vec![
-            fact("rootfs", "root", self.link("root")),
-            fact("rootfs", "mounted on /", on_root(words_for_mount)),
-            fact("rootfs", "propagation of /", on_root(|mount| propagation(mount).to_owned())),
-            fact("rootfs", "mounts", mounts.clone().map(|all| all.len().to_string())),
+            finding("rootfs", "root", self.link("root")),
+            finding("rootfs", "mounted on /", on_root(words_for_mount)),
+            finding("rootfs", "propagation of /", on_root(|mount| propagation(mount).to_owned())),
+            finding("rootfs", "mounts", mounts.clone().map(|all| all.len().to_string())),
         ]
     }
 
     /// Who looks after it: the process that waits for its end.
-    fn engine(&self, status: &str) -> Vec<Fact> {
+    fn engine(&self, status: &str) -> Vec<Finding> {
         let parent = field(status, "PPid").map(|pid| {
             let name = kernel_file::read(format!("/proc/{pid}/comm")).unwrap_or_default();
             if pid == "0" { "outside, or the kernel".to_owned() } else { format!("{pid} {}", name.trim_end()) }
         });
-        vec![fact("engine", "parent", parent.ok_or(not_told()))]
+        vec![finding("engine", "parent", parent.ok_or(unknown()))]
     }
 
-    fn rights(&self, status: &str) -> Vec<Fact> {
+    fn rights(&self, status: &str) -> Vec<Finding> {
         let row = |what, name, words: fn(&str) -> String| {
-            fact("rights", what, field(status, name).map(|value| words(&value)).ok_or(not_told()))
+            finding("rights", what, field(status, name).map(|value| words(&value)).ok_or(unknown()))
         };
-        let map = |what, file| fact("rights", what, self.read(file).map(|map| words_for_map(&map)));
+        let map = |what, file| finding("rights", what, self.read(file).map(|map| words_for_map(&map)));
         vec![
             row("uid", "Uid", words_for_ids),
             row("gid", "Gid", words_for_ids),
             row("groups", "Groups", |groups| if groups.is_empty() { "none" } else { groups }.to_owned()),
             map("uid_map", "uid_map"),
             map("gid_map", "gid_map"),
-            fact("rights", "setgroups", self.read("setgroups").map(|word| word.trim_end().to_owned())),
+            finding("rights", "setgroups", self.read("setgroups").map(|word| word.trim_end().to_owned())),
             row("cap. effective", "CapEff", words_for_capabilities),
             row("cap. permitted", "CapPrm", words_for_capabilities),
             row("cap. bounding", "CapBnd", words_for_capabilities),
@@ -188,12 +188,12 @@ impl Process {
         ]
     }
 
-    fn read(&self, file: &str) -> Answer {
+    fn read(&self, file: &str) -> Reading {
         let bytes = std::fs::read(self.directory.join(file)).map_err(|error| self.refused(errno_of(error)))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn link(&self, name: &str) -> Answer {
+    fn link(&self, name: &str) -> Reading {
         let target = std::fs::read_link(self.directory.join(name)).map_err(|error| self.refused(errno_of(error)))?;
         Ok(target.to_string_lossy().into_owned())
     }
@@ -216,8 +216,8 @@ impl Process {
     }
 }
 
-fn fact(term: &'static str, what: &str, is: Answer) -> Fact {
-    Fact { term, what: what.to_owned(), is }
+fn finding(term: &'static str, what: &str, is: Reading) -> Finding {
+    Finding { term, what: what.to_owned(), is }
 }
 
 /// The mount that the process stands on: the last one on `/` covers those before it.
@@ -241,7 +241,7 @@ fn words_for_mount(mount: &Mount) -> String {
     format!("{}, device {major}:{minor}{part}", mount.kind)
 }
 
-fn not_told() -> String {
+fn unknown() -> String {
     "this kernel does not show it".to_owned()
 }
 
@@ -258,7 +258,7 @@ fn words_for_ids(ids: &str) -> String {
             format!("real {real}, effective {effective}, saved {saved}, files {files}")
         }
         [real, ..] => real.to_owned(),
-        [] => not_told(),
+        [] => unknown(),
     }
 }
 
@@ -281,7 +281,7 @@ fn words_for_map(map: &str) -> String {
 fn words_for_capabilities(mask: &str) -> String {
     let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
     let last = last.trim().parse().unwrap_or(CAPABILITIES.len() - 1).min(63);
-    let Ok(mask) = u64::from_str_radix(mask, 16) else { return not_told() };
+    let Ok(mask) = u64::from_str_radix(mask, 16) else { return unknown() };
     let name = |bit: usize| CAPABILITIES.get(bit).map_or(bit.to_string(), |&name| name.to_owned());
     let (has, lacks): (Vec<_>, Vec<_>) = (0..=last).partition(|bit| mask & (1 << bit) != 0);
     let names = |bits: &[usize]| bits.iter().copied().map(name).collect::<Vec<_>>().join(" ");

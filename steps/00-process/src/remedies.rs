@@ -1,6 +1,6 @@
 //! What is known of this step's calls.
 
-use shared::remedy::{Held, Known};
+use shared::remedy::{Known, PausedCall};
 
 /// Of fork, exec and wait.
 pub const KNOWN: Known = Known {
@@ -24,8 +24,8 @@ pub fn known() -> Vec<&'static Known> {
     vec![&KNOWN]
 }
 
-fn hint(held: &Held) -> Option<String> {
-    let Held { name, step, child, .. } = held;
+fn hint(paused: &PausedCall) -> Option<String> {
+    let PausedCall { name, step, child, .. } = paused;
     match *name {
         "fork" => Some(format!("pstree -p {step}")),
         "execve" => Some(format!("ls -l /proc/{child}/exe")),

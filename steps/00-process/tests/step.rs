@@ -33,8 +33,8 @@ fn checks() -> Vec<Check> {
                 let file = format!("ns/{kind}");
                 assert_eq!(testing::proc_link(pid, &file), testing::proc_link(live.step(), &file));
             }
-            let told = live.end().err;
-            assert!(told.contains("Container = cgroup + namespace + rootfs + engine"), "{told}");
+            let printed = live.end().err;
+            assert!(printed.contains("Container = cgroup + namespace + rootfs + engine"), "{printed}");
         })
         .differs_in(World::SLOW),
         check("look_shows_what_the_kernel_says", [], || {
@@ -79,20 +79,20 @@ fn checks() -> Vec<Check> {
         }),
         check("check_agrees_with_what_the_steps_can_do", [], || {
             let ran = step("step00", ["check", "--json"]).ran();
-            let told: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+            let printed: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
             let works = |number: &str| {
-                let steps = told["steps"].as_array().expect("steps").iter();
+                let steps = printed["steps"].as_array().expect("steps").iter();
                 let step = steps.filter(|step| step["step"].as_str().is_some_and(|name| name.starts_with(number)));
-                let [step] = step.collect::<Vec<_>>()[..] else { panic!("{number}: {told}") };
+                let [step] = step.collect::<Vec<_>>()[..] else { panic!("{number}: {printed}") };
                 step["works"] == "here"
             };
             for (number, name) in [("01", "step01"), ("02", "step02")] {
                 let ran = step(name, ["true"]).ran();
                 let without_user = step(name, ["--namespaces", "pid,mount,net,ipc,uts", "true"]).ran();
                 let runs = ran.code == 0 || without_user.code == 0;
-                assert_eq!(works(number), runs, "{name}: {told} {}", ran.err);
+                assert_eq!(works(number), runs, "{name}: {printed} {}", ran.err);
             }
-            assert_eq!(ran.code == 0, told["ok"] == true, "{told}");
+            assert_eq!(ran.code == 0, printed["ok"] == true, "{printed}");
         })
         .differs_in(World::SLOW.into_iter().chain([World::DockerPlain])),
         check(

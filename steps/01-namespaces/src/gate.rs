@@ -21,10 +21,10 @@ use shared::explain;
 use shared::failure::{During, Failure};
 use shared::signals;
 
-use crate::life::{Child, Waiting};
+use crate::life::{Child, Held};
 
 /// What the child does in its own process.
-pub(crate) type Act<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
+pub(crate) type ChildAct<'a> = Box<dyn FnMut() -> Result<()> + 'a>;
 
 /// Child to host: "ready". Anything else is the exit code of a failure; its sentence and remedy follow.
 const READY: u8 = 0;
@@ -33,8 +33,8 @@ const READY: u8 = 0;
 pub struct Gate<'a> {
     host: UnixStream,
     child: UnixStream,
-    enter: Act<'a>,
-    program: Act<'a>,
+    enter: ChildAct<'a>,
+    program: ChildAct<'a>,
 }
 
 impl<'a> Gate<'a> {
@@ -91,13 +91,13 @@ impl<'a> Gate<'a> {
     ///
     /// # Errors
     /// The child's own failure, or how it died.
-    pub fn hold(self, pid: Pid) -> Result<Waiting<'a>> {
+    pub fn hold(self, pid: Pid) -> Result<Held<'a>> {
         let Gate { host, child, enter, program } = self;
         drop(child);
         explain::child_is(pid);
         let mut child = Child { pid, socket: host, enter, program };
         child.next(|_| die_with_host().and_then(|()| process::start_clean()))?;
-        Ok(Waiting(child))
+        Ok(Held(child))
     }
 }
 

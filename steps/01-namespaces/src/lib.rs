@@ -28,7 +28,7 @@ use shared::explain;
 
 pub use gate::{Gate, die_with_host};
 pub use ids::Ids;
-pub use life::{Ready, Running, Waiting};
+pub use life::{Held, Ready, Running};
 pub use mount::mount;
 pub use readback::{facts, own_of};
 pub use remedies::known;
@@ -43,7 +43,7 @@ pub fn clone<'a>(
     view: &View,
     mut enter: impl FnMut() -> Result<()> + 'a,
     program: impl FnMut() -> Result<()> + 'a,
-) -> Result<Waiting<'a>> {
+) -> Result<Held<'a>> {
     let has_groups = matches!(Ids::of_caller()?, Ids::Each { .. });
     let enter = move || {
         drop_groups(has_groups)?;

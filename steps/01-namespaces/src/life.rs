@@ -11,13 +11,13 @@ use nix::unistd::Pid;
 use shared::explain;
 use shared::signals;
 
-use crate::gate::Act;
+use crate::gate::ChildAct;
 
 /// How long a child that was killed is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A child that is born and waits at the gate: its namespaces are there, with nothing of its own in them yet.
-pub struct Waiting<'a>(pub(crate) Child<'a>);
+pub struct Held<'a>(pub(crate) Child<'a>);
 /// A child that has entered its new surroundings and waits before exec: time to look at it.
 pub struct Ready<'a>(Child<'a>);
 /// A child that is the program.
@@ -28,11 +28,11 @@ pub(crate) struct Child<'a> {
     pub(crate) pid: Pid,
     pub(crate) socket: UnixStream,
     /// What a dry run prints in the child's place: its entering, and its last act.
-    pub(crate) enter: Act<'a>,
-    pub(crate) program: Act<'a>,
+    pub(crate) enter: ChildAct<'a>,
+    pub(crate) program: ChildAct<'a>,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> Held<'a> {
     /// As the host knows it.
     pub fn pid(&self) -> Pid {
         self.0.pid

@@ -1,6 +1,6 @@
-//! What is known of this step's calls: what to do where they fail, what to look at while they are held.
+//! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
-use shared::remedy::{Held, Known};
+use shared::remedy::{Known, PausedCall};
 use shared::sys;
 
 /// Of clone and of what gives the new namespaces their content.
@@ -15,8 +15,8 @@ pub fn known() -> Vec<&'static Known> {
     [vec![&KNOWN], process::known()].concat()
 }
 
-fn hint(held: &Held) -> Option<String> {
-    let Held { call, name, step, child } = held;
+fn hint(paused: &PausedCall) -> Option<String> {
+    let PausedCall { call, name, step, child } = paused;
     // The child looks like root to itself. Into a user namespace that its owner has made, nsenter needs no root.
     let enter = if sys::in_first_user_namespace() { "nsenter" } else { "nsenter --user --preserve-credentials" };
     match *name {

@@ -241,14 +241,14 @@ fn checks() -> Vec<Check> {
         ),
         check("the_formula_is_lit_by_what_was_read_back", [needs::user_namespaces()], || {
             let mut live = narrated("step01", WAIT).until_ready();
-            let (pid, told) = (live.pid(), live.told());
+            let (pid, printed) = (live.pid(), live.printed());
             for file in ["pid", "mnt", "user", "net", "ipc", "uts"] {
                 let (own, host) =
                     (proc_link(pid, &format!("ns/{file}")), proc_link(live.step(), &format!("ns/{file}")));
-                let line = told.lines().find(|line| line.contains(&format!("✔ {file} namespace")));
-                assert!(line.is_some_and(|line| line.contains(&own) && line.contains(&host)), "{file}: {told}");
+                let line = printed.lines().find(|line| line.contains(&format!("✔ {file} namespace")));
+                assert!(line.is_some_and(|line| line.contains(&own) && line.contains(&host)), "{file}: {printed}");
             }
-            assert!(told.contains("Container = cgroup + [namespace] + rootfs + engine"), "{told}");
+            assert!(printed.contains("Container = cgroup + [namespace] + rootfs + engine"), "{printed}");
             live.end();
         }),
         check("a_dry_run_and_a_real_one_make_the_same_calls", [needs::user_namespaces()], || {
@@ -264,15 +264,15 @@ fn checks() -> Vec<Check> {
             let mut paused = Command::new("sh");
             let step01 = [&[program("step01").to_str().expect("UTF-8")], testing::VERBOSE].concat().join(" ");
             paused.args(["-c", &format!("yes '' | {step01} --pause true")]);
-            let told = testing::Run::new(paused).ran().err;
-            let clone = told.lines().find(|line| line.starts_with("host  clone")).expect("clone");
+            let printed = testing::Run::new(paused).ran().err;
+            let clone = printed.lines().find(|line| line.starts_with("host  clone")).expect("clone");
             let pid = clone.rsplit(' ').next().expect("a pid");
             for look in [
                 format!("cat /proc/{pid}/uid_map"),
                 format!("/proc/{pid}/mountinfo"),
                 format!("--target {pid} hostname"),
             ] {
-                assert!(told.contains(&look), "no {look:?} in {told}");
+                assert!(printed.contains(&look), "no {look:?} in {printed}");
             }
         }),
         check("what_a_pause_says_shows_the_childs_name", [needs::user_namespaces(), needs::tool("nsenter")], || {
@@ -280,10 +280,10 @@ fn checks() -> Vec<Check> {
             let mut paused = narrated("step01", ["--pause=sethostname,ioctl", "--hostname", &name, "true"])
                 .with(|command| _ = command.stdin(Stdio::piped()))
                 .spawn();
-            let told = testing::collect(paused.stderr.take().expect("piped"));
+            let printed = testing::collect(paused.stderr.take().expect("piped"));
             let mut stdin = paused.stdin.take().expect("piped");
             let hint = || loop {
-                let line = told.recv_timeout(testing::PATIENCE).expect("a hint");
+                let line = printed.recv_timeout(testing::PATIENCE).expect("a hint");
                 if let Some((_, hint)) = line.split_once("second terminal: ") {
                     return hint.trim().to_owned();
                 }

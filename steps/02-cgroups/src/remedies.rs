@@ -1,6 +1,6 @@
-//! What is known of this step's calls: what to do where they fail, what to look at while they are held.
+//! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
-use shared::remedy::{Held, Known};
+use shared::remedy::{Known, PausedCall};
 
 /// Of making a cgroup, limiting it, entering it and removing it.
 pub const KNOWN: Known = Known {
@@ -14,8 +14,8 @@ pub fn known() -> Vec<&'static Known> {
     [vec![&KNOWN], namespaces::known()].concat()
 }
 
-fn hint(held: &Held) -> Option<String> {
-    let Held { call, name, .. } = held;
+fn hint(paused: &PausedCall) -> Option<String> {
+    let PausedCall { call, name, .. } = paused;
     match *name {
         "mkdir" | "rmdir" => Some(format!("ls -d {}", call.split(' ').nth(1)?)),
         // These two can only be written; what they make is in the list.

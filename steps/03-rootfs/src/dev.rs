@@ -27,7 +27,7 @@ const LINKS: [(&str, &str); 5] = [
 
 /// Child, standing in the new root: mounts an empty `/dev` and fills it.
 pub fn make(view: &View) -> Result<()> {
-    let _dev = explain::group("/dev");
+    let _dev = explain::one_line("/dev");
     let path = Path::new("dev");
     let covered = place(path, Make::Directory)?;
     mount("tmpfs", &covered.path(), Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755,size=64M"))?;

@@ -124,7 +124,7 @@ fn closed_directory(path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// Those of openat2(2) and fchdir(2).
 pub fn stand_in(workdir: &Path) -> Result<()> {
-    let _workdir = explain::group(workdir.display());
+    let _workdir = explain::one_line(workdir.display());
     explain::child(call!("chdir(\"/\")")).run(|| chdir("/"))?;
     let place = find(relative(workdir), Make::Directory)?;
     let place = place.ok_or(Errno::ENOENT).during(workdir.display())?;

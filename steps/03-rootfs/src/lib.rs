@@ -102,7 +102,7 @@ pub fn exec(root: &Root, dir: &Path, command: &[OsString], hostname: &str) -> Re
 
 /// Child: `/proc`, of its own pid namespace where it has one, else the host's.
 fn mount_proc(view: &View) -> Result<()> {
-    let _proc = explain::group("/proc");
+    let _proc = explain::one_line("/proc");
     let proc = place(Path::new("proc"), Make::Directory)?;
     if !view.has(Namespace::Pid) {
         return mount("/proc", &proc.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None);
@@ -114,7 +114,7 @@ fn mount_proc(view: &View) -> Result<()> {
 /// Child: `/sys`, read-only, as it is the host's hardware. It shows the network namespace of the process that mounts it; a
 /// process without one of its own may mount no new one (EPERM), and gets the host's.
 fn mount_sys(view: &View) -> Result<()> {
-    let _sys = explain::group("/sys");
+    let _sys = explain::one_line("/sys");
     let sys = place(Path::new("sys"), Make::Directory)?;
     if !view.has(Namespace::Net) {
         return read_only::bind("/sys", &sys);
@@ -126,7 +126,7 @@ fn mount_sys(view: &View) -> Result<()> {
 /// Child: the host's directories and files that were asked for.
 fn mount_volumes(root: &Root) -> Result<()> {
     for Volume { source, target, read_only } in volume::in_mount_order(&root.volumes)? {
-        let _volume = explain::group(target.display());
+        let _volume = explain::one_line(target.display());
         let make = if why::metadata(source)?.is_dir() { Make::Directory } else { Make::File };
         let place = place(target, make)?;
         let path = source.to_str().context("a volume's path is not UTF-8")?;
@@ -142,7 +142,7 @@ fn mount_volumes(root: &Root) -> Result<()> {
 
 /// Child: the directory in which the program begins, made where it is missing.
 fn make_workdir(root: &Root) -> Result<()> {
-    let _workdir = explain::group(root.workdir.display());
+    let _workdir = explain::one_line(root.workdir.display());
     match root.workdir.as_path() {
         top if top == Path::new("/") => Ok(()),
         workdir => place(workdir, Make::Directory).map(drop),

@@ -1,4 +1,4 @@
-//! What is known of this step's calls: what to do where they fail, what to look at while they are held.
+//! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
 #![forbid(unsafe_code)]
 
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::errno::Errno::*;
 use shared::mountinfo;
-use shared::remedy::{Held, Known, Remedy};
+use shared::remedy::{Known, PausedCall, Remedy};
 
 use crate::why::{self, Pivot};
 
@@ -117,8 +117,8 @@ fn pivot() -> Option<Pivot> {
     mountinfo::read(Path::new("/proc/self")).ok().map(|mounts| why::pivot(&mounts))
 }
 
-fn hint(held: &Held) -> Option<String> {
-    let Held { call, name, child, .. } = held;
+fn hint(paused: &PausedCall) -> Option<String> {
+    let PausedCall { call, name, child, .. } = paused;
     match *name {
         _ if *child == 0 => None,
         "mount_setattr" | "move_mount" | "umount2" => Some(format!("awk '{{print $5}}' /proc/{child}/mountinfo")),

@@ -180,7 +180,7 @@ fn checks() -> Vec<Check> {
             assert!(ran.out == "shm\n" && ran.err.contains("ead-only"), "{ran:?}");
             assert!(!rootfs().join("tmp/x").exists());
         }),
-        check("the_program_begins_in_the_folder_that_was_named", [needs::user_namespaces()], || {
+        check("the_program_begins_in_the_directory_that_was_named", [needs::user_namespaces()], || {
             assert_eq!(inside_with(&["-w", "/tmp"], &["pwd"]).ran().out, "/tmp\n");
             assert_eq!(inside_with(&["-w", "/made/for/it"], &["pwd"]).ran().out, "/made/for/it\n");
         }),
@@ -290,9 +290,9 @@ fn checks() -> Vec<Check> {
             },
         ),
         check(
-            "the_story_is_what_strace_sees",
+            "the_narration_is_what_strace_sees",
             [needs::user_namespaces(), needs::tool("strace")],
-            the_story_is_what_strace_sees,
+            the_narration_is_what_strace_sees,
         ),
         check("it_ends_with_the_step_at_every_pause", [needs::user_namespaces()], || {
             testing::end_at_every_pause("step03", &["--rootfs", &rootfs_str()]);
@@ -479,7 +479,7 @@ fn checks() -> Vec<Check> {
 
 /// Every call of the lesson that strace sees is told, and every told one is seen: by whom, in which order, and with
 /// which first word of its answer.
-fn the_story_is_what_strace_sees() {
+fn the_narration_is_what_strace_sees() {
     const LESSON: [&str; 17] = [
         "clone",
         "clone3",
@@ -533,7 +533,7 @@ fn the_story_is_what_strace_sees() {
                     .then(|| (who.to_owned(), name, first_argument(call), first_word(answer)))
             })
             .collect();
-        let told: Vec<_> = ran
+        let printed: Vec<_> = ran
             .err
             .lines()
             .filter_map(|line| {
@@ -552,9 +552,9 @@ fn the_story_is_what_strace_sees() {
             let of = |calls: &[(String, String, String, String)]| {
                 calls.iter().filter(|it| it.0 == who).cloned().collect::<Vec<_>>()
             };
-            assert_eq!(of(&told), of(&seen), "{name}, {who}");
+            assert_eq!(of(&printed), of(&seen), "{name}, {who}");
         }
-        assert!(told.len() > 3, "{name}: {}", ran.err);
+        assert!(printed.len() > 3, "{name}: {}", ran.err);
     }
 }
 

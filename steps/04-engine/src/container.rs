@@ -22,7 +22,7 @@ use shared::lock::{is_locked, try_lock};
 
 use crate::directory::{self, Directory};
 use crate::identity::Process;
-use crate::members::{self, Group};
+use crate::members::{self, RecordedGroup};
 use crate::states::{Answer, Status, Verb, answer};
 use crate::{Identity, Recipe};
 
@@ -66,7 +66,7 @@ pub struct State {
     /// Its first process.
     pub init: Option<Process>,
     /// Its groups, made or not.
-    pub groups: Vec<Group>,
+    pub groups: Vec<RecordedGroup>,
     /// When its program began, RFC 3339.
     pub started: Option<String>,
     /// What its parts make, written down before they make it: a [`Recipe::Plan`].

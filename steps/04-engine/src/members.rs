@@ -23,16 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A record can be damaged, and a path can lead to another group by now: so a group is known again by its inode, which
 /// the kernel gives to no other one until the machine starts again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Group {
+pub struct RecordedGroup {
     path: PathBuf,
     /// None where it had not been made when it was written down.
     inode: Option<u64>,
 }
 
-impl Group {
+impl RecordedGroup {
     /// The group in this directory, made or not.
     pub fn at(path: PathBuf) -> Self {
-        Group { inode: path.metadata().map(|it| it.ino()).ok(), path }
+        RecordedGroup { inode: path.metadata().map(|it| it.ino()).ok(), path }
     }
 
     /// Its directory.
@@ -48,7 +48,7 @@ impl Group {
     }
 }
 
-fn known(groups: &[Group]) -> Vec<&Path> {
+fn known(groups: &[RecordedGroup]) -> Vec<&Path> {
     groups.iter().filter(|group| group.is_known()).map(|group| group.path.as_path()).collect()
 }
 
@@ -62,7 +62,7 @@ struct Freezer {
 
 impl Freezer {
     /// The first of the container's groups that can. On a hybrid machine both could, and v1 comes first.
-    fn of(groups: &[Group]) -> Option<Self> {
+    fn of(groups: &[RecordedGroup]) -> Option<Self> {
         let groups = known(groups);
         groups.iter().find_map(|dir| Freezer::v1(dir)).or_else(|| groups.iter().find_map(|dir| Freezer::v2(dir)))
     }
@@ -90,7 +90,7 @@ impl Freezer {
 ///
 /// # Errors
 /// Where the container has no group, or the kernel does not stop them in time: then they all go on.
-pub fn freeze(groups: &[Group]) -> Result<()> {
+pub fn freeze(groups: &[RecordedGroup]) -> Result<()> {
     let freezer = Freezer::of(groups)
         .context("pausing takes a cgroup, and this container has none with a freezer (`step00 check` says why)")?;
     explain::host_echo(freezer.frozen, &freezer.file).run()?;
@@ -110,7 +110,7 @@ pub fn freeze(groups: &[Group]) -> Result<()> {
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn thaw(groups: &[Group]) -> Result<()> {
+pub fn thaw(groups: &[RecordedGroup]) -> Result<()> {
     let Some(freezer) = Freezer::of(groups) else { return Ok(()) };
     match explain::host_echo(freezer.thawed, &freezer.file).run() {
         Err(error) if !error.is::<signals::Interrupted>() && !freezer.file.exists() => Ok(()), // it has ended meanwhile
@@ -119,7 +119,7 @@ pub fn thaw(groups: &[Group]) -> Result<()> {
 }
 
 /// Whether they are frozen, as the kernel says.
-pub fn are_frozen(groups: &[Group]) -> bool {
+pub fn are_frozen(groups: &[RecordedGroup]) -> bool {
     Freezer::of(groups).is_some_and(|freezer| freezer.is_frozen())
 }
 
@@ -127,7 +127,7 @@ pub fn are_frozen(groups: &[Group]) -> bool {
 ///
 /// # Errors
 /// Where processes are left after all: those of a pid namespace that we cannot see into.
-pub fn kill_all(groups: &[Group]) -> Result<()> {
+pub fn kill_all(groups: &[RecordedGroup]) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }

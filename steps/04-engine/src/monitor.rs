@@ -35,7 +35,7 @@ use crate::container::{Container, Life, State, now};
 use crate::door::{self, Door};
 use crate::identity::Process;
 use crate::log::Output;
-use crate::members::Group;
+use crate::members::RecordedGroup;
 use crate::store::Store;
 use crate::{Part, Program, Recipe, undo};
 
@@ -207,8 +207,8 @@ fn start<'a>(container: &Container, ready: Ready<'a>, state: State) -> Result<Ru
     Ok(running)
 }
 
-fn groups(parts: &[&dyn Part]) -> Vec<Group> {
-    parts.iter().flat_map(|part| part.groups()).map(Group::at).collect()
+fn groups(parts: &[&dyn Part]) -> Vec<RecordedGroup> {
+    parts.iter().flat_map(|part| part.groups()).map(RecordedGroup::at).collect()
 }
 
 /// The end of a program, and what went wrong after it.

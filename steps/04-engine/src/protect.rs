@@ -45,7 +45,7 @@ pub fn against_writers(step: &str, verb: &str) -> Result<()> {
         // The kernel has named this process after the descriptor.
         return set_name(&c_string(step.into())?).during("prctl(PR_SET_NAME)");
     }
-    let _program = explain::group("its own program, read-only");
+    let _program = explain::one_line("its own program, read-only");
     let program = match geteuid().is_root().then(read_only_mount) {
         None => sealed_copy(own)?,
         // A root without rights over its mounts, as in a Docker container.

@@ -1,9 +1,9 @@
-//! What is known of this step's calls: what to do where they fail, what to look at while they are held.
+//! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
 use std::path::Path;
 
 use nix::errno::Errno::*;
-use shared::remedy::{Held, Known, Remedy};
+use shared::remedy::{Known, PausedCall, Remedy};
 
 /// Of the engine's records, of its monitor and of joining a container.
 pub const KNOWN: Known = Known {
@@ -53,8 +53,8 @@ const REMEDIES: &[Remedy] = &[
     },
 ];
 
-fn hint(held: &Held) -> Option<String> {
-    let Held { call, name, child, .. } = held;
+fn hint(paused: &PausedCall) -> Option<String> {
+    let PausedCall { call, name, child, .. } = paused;
     match *name {
         "rename" => Some(format!("ls -la {}", Path::new(call.split('"').nth(1)?).parent()?.display())),
         "bind" | "connect" => Some(format!("ls -l {}", call.split(['(', ')']).nth(1)?)),

@@ -95,7 +95,7 @@ impl Store {
             container.place = id;
             return Ok((container, Life(None)));
         }
-        let record = explain::group(container.store.shown(&id).display());
+        let record = explain::one_line(container.store.shown(&id).display());
         explain::host(call!("mkdir {}", container.path("").display())).run(|| directory::make(&container.at("")))?;
         let life = try_lock(&container.at("")).during(format_args!("cannot lock {}", container.path("").display()))?;
         if let Err(error) = self.fill(&mut container) {

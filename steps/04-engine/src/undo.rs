@@ -6,7 +6,7 @@ use anyhow::Result;
 use cgroups::Cgroup;
 
 use crate::container::State;
-use crate::members::Group;
+use crate::members::RecordedGroup;
 use crate::{Recipe, cleanup};
 
 /// Host, and its processes gone: what its parts have made for a run.
@@ -19,7 +19,8 @@ pub fn end<R: Recipe>(state: &State) -> Result<()> {
         Ok(None) => Ok(()),
         // A damaged plan, or that of an older version: the groups that are known again, at least.
         Err(_) => {
-            let groups: Vec<PathBuf> = state.groups.iter().filter(|group| group.is_known()).map(Group::path).collect();
+            let groups: Vec<PathBuf> =
+                state.groups.iter().filter(|group| group.is_known()).map(RecordedGroup::path).collect();
             Cgroup::at(&groups).remove()
         }
     }

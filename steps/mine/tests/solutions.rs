@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use support::{Reason, Verdict, chapters, checked};
+use support::{Checked, Reason, chapters, checked};
 
 /// What the chapter's test says of the solution of the chapter before.
 const MISSING: [&str; 5] = [
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn solution(before: &str, name: &str, chapter: support::Chapter, missing: &str) -> Verdict {
+fn solution(before: &str, name: &str, chapter: support::Chapter, missing: &str) -> Checked {
     checked(chapter, &example(name))?;
     match checked(chapter, &example(before)) {
         Err(Reason::Missing(sentence, _)) if sentence == missing => Ok(()),

@@ -130,11 +130,11 @@ fn handed_on(place: &Path) -> Vec<String> {
     // A step that is alone in its group steps aside, and the group has no processes any more.
     let is_alone = words(&place.join("cgroup.procs")) == [std::process::id().to_string()]
         && access(&control, AccessFlags::W_OK).is_ok();
-    let can_hand_on = |name: &String| {
+    let can_delegate = |name: &String| {
         lock.is_some() && write(&control, format!("+{name}")).is_ok() && write(&control, format!("-{name}")).is_ok()
     };
     let all = words(&place.join("cgroup.controllers"));
-    all.into_iter().filter(|name| has.contains(name) || is_alone || can_hand_on(name)).collect()
+    all.into_iter().filter(|name| has.contains(name) || is_alone || can_delegate(name)).collect()
 }
 
 /// The words of a kernel file; none where it cannot be read.

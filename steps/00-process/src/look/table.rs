@@ -1,11 +1,11 @@
-//! Looks as text: a row for each fact, grouped by the terms of the formula, with marks that compare.
+//! Looks as text: a row for each finding, grouped by the terms of the formula, with marks that compare.
 
 use std::fmt::Write;
 
 use colored::{ColoredString, Colorize};
 use shared::explain;
 
-use super::{Answer, Look};
+use super::{Look, Reading};
 
 /// The order of the formula, with the process itself before it and its rights after it.
 const TERMS: [&str; 6] = ["process", "cgroup", "namespace", "rootfs", "engine", "rights"];
@@ -32,15 +32,15 @@ pub(super) fn draw(first: &Look, second: &Look, widths: &[usize]) -> String {
 /// What is known of the one or of the other, each once.
 fn questions<'a>(first: &'a Look, second: &'a Look, term: &str) -> Vec<&'a str> {
     let mut questions = Vec::new();
-    for fact in first.facts.iter().chain(&second.facts).filter(|fact| fact.term == term) {
-        if !questions.contains(&fact.what.as_str()) {
-            questions.push(&fact.what);
+    for finding in first.findings.iter().chain(&second.findings).filter(|finding| finding.term == term) {
+        if !questions.contains(&finding.what.as_str()) {
+            questions.push(&finding.what);
         }
     }
     questions
 }
 
-fn mark(one: &Answer, other: &Answer) -> ColoredString {
+fn mark(one: &Reading, other: &Reading) -> ColoredString {
     match (one, other) {
         (Ok(one), Ok(other)) if one == other => "=".green(),
         (Ok(_), Ok(_)) => "≠".yellow().bold(),
@@ -49,7 +49,7 @@ fn mark(one: &Answer, other: &Answer) -> ColoredString {
 }
 
 /// One row, of as many lines as its longest cell needs. The mark stands before the last cell.
-fn row(text: &mut String, what: &str, mark: ColoredString, cells: Vec<Answer>, widths: &[usize]) {
+fn row(text: &mut String, what: &str, mark: ColoredString, cells: Vec<Reading>, widths: &[usize]) {
     let cells: Vec<_> = cells.iter().zip(widths).map(|(cell, width)| wrap(cell, *width)).collect();
     for at in 0..cells.iter().map(Vec::len).max().unwrap_or(0) {
         let mut line = format!("  {:<20}", if at == 0 { what } else { "" });
@@ -65,7 +65,7 @@ fn row(text: &mut String, what: &str, mark: ColoredString, cells: Vec<Answer>, w
 }
 
 /// Lines of at most this many characters, broken at spaces; a long path has none and is broken anywhere.
-fn wrap(cell: &Answer, width: usize) -> Vec<ColoredString> {
+fn wrap(cell: &Reading, width: usize) -> Vec<ColoredString> {
     let (Ok(words) | Err(words)) = cell;
     let words: Vec<char> = explain::printable(words).chars().collect();
     let (mut lines, mut rest) = (Vec::new(), &words[..]);

@@ -7,13 +7,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Effort;
 use crate::measure::spread;
-use crate::place::Place;
+use crate::place::Workplace;
 use crate::report::{Beside, Growth};
 
 /// How many are started between two looks.
 const PACE: usize = 50;
 
-pub fn measure(place: &Place, effort: Effort) -> Result<Growth> {
+pub fn measure(place: &Workplace, effort: Effort) -> Result<Growth> {
     let (mut beside, mut ids) = (vec![look(place, effort, 0)?], Vec::new());
     let before = available_kib()?;
     while ids.len() < effort.containers {
@@ -47,11 +47,11 @@ pub fn measure(place: &Place, effort: Effort) -> Result<Growth> {
     })
 }
 
-fn run(place: &Place, options: &[&str], program: &[&str]) -> Result<String> {
+fn run(place: &Workplace, options: &[&str], program: &[&str]) -> Result<String> {
     place.step04(&[&["run"], options, &["--rootfs", &place.path("root")], place.limits, program].concat())
 }
 
-fn look(place: &Place, effort: Effort, running: usize) -> Result<Beside> {
+fn look(place: &Workplace, effort: Effort, running: usize) -> Result<Beside> {
     let median = |act: &dyn Fn() -> Result<String>| {
         let times = (0..effort.runs * 2).map(|_| {
             let since = Instant::now();
@@ -70,7 +70,7 @@ fn look(place: &Place, effort: Effort, running: usize) -> Result<Beside> {
 }
 
 /// Containers a second, so many at a time, beside those that run already.
-fn rate(place: &Place, effort: Effort, at_a_time: usize) -> Result<f64> {
+fn rate(place: &Workplace, effort: Effort, at_a_time: usize) -> Result<f64> {
     let each = (effort.containers / 2).div_ceil(at_a_time);
     let since = Instant::now();
     std::thread::scope(|scope| {

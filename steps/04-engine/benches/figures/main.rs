@@ -8,17 +8,17 @@
 mod build;
 mod growth;
 mod measure;
+mod phases;
 mod place;
 mod plot;
 mod programs;
 mod report;
-mod story;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use place::Place;
+use place::Workplace;
 use report::Figures;
 
 /// How often everything is done.
@@ -47,20 +47,20 @@ fn figures(quick: bool) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the figures are those of root: sudo -E cargo bench --bench figures");
     let effort = if quick { QUICK } else { FULL };
     let build = build::measure(quick)?;
-    let place = Place::new()?;
+    let place = Workplace::new()?;
     let (programs, lives) = (programs::runs(&place), programs::lives(&place)?);
     let calls = measure::calls(&place, effort)?;
     let figures = Figures {
         machine: measure::machine(&programs)?,
         runs: measure::programs(&place, &programs, effort)?,
         lives: measure::programs(&place, &lives, Effort { rounds: effort.rounds.div_ceil(4), ..effort })?,
-        phases: story::phases(&place, effort, &calls)?,
+        phases: phases::phases(&place, effort, &calls)?,
         calls,
         namespaces: measure::namespaces(&place)?,
         growth: growth::measure(&place, effort)?,
         build,
         // Last: from here on this process sees other cgroups.
-        one_tree: match Place::on_one_tree()? {
+        one_tree: match Workplace::on_one_tree()? {
             Some(place) => Some(measure::programs(&place, &programs::runs(&place), effort)?),
             None => None,
         },

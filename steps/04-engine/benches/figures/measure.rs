@@ -11,12 +11,12 @@ use libc::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPI
 use serde_json::Value;
 
 use crate::Effort;
-use crate::place::{Place, release};
+use crate::place::{Workplace, release};
 use crate::programs::{self, installed};
-use crate::report::{Call, Machine, Program, Spread};
+use crate::report::{CallFigures, Machine, ProgramFigures, Spread};
 
 /// Where and with what this was measured.
-pub fn machine(all: &[programs::Program]) -> Result<Machine> {
+pub fn machine(all: &[programs::Contender]) -> Result<Machine> {
     let cpuinfo = read_to_string("/proc/cpuinfo")?;
     let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("processor");
     let hierarchies = cgroups::detect(Path::new("/proc"), "self")?;
@@ -42,7 +42,7 @@ pub fn machine(all: &[programs::Program]) -> Result<Machine> {
 }
 
 /// Each program in each round, a few times.
-pub fn programs(place: &Place, all: &[programs::Program], effort: Effort) -> Result<Vec<Program>> {
+pub fn programs(place: &Workplace, all: &[programs::Contender], effort: Effort) -> Result<Vec<ProgramFigures>> {
     // Once, so that whatever does not work says so itself.
     all.iter().try_for_each(|it| sh(place, &it.command))?;
     let mut times = vec![Vec::new(); all.len()];
@@ -76,7 +76,7 @@ pub fn programs(place: &Place, all: &[programs::Program], effort: Effort) -> Res
     all.iter()
         .zip(times)
         .map(|(it, times)| {
-            Ok(Program {
+            Ok(ProgramFigures {
                 name: it.name.to_owned(),
                 differs: it.differs.to_owned(),
                 milliseconds: spread(times),
@@ -88,7 +88,7 @@ pub fn programs(place: &Place, all: &[programs::Program], effort: Effort) -> Res
 }
 
 /// KiB of the largest process. Started by `time`, which is small: a child counts what it was before its exec, too.
-fn peak(place: &Place, command: &str) -> Result<Option<u64>> {
+fn peak(place: &Workplace, command: &str) -> Result<Option<u64>> {
     let Some(time) = installed("time") else {
         eprintln!("left out, as `time` is not installed: peak memory");
         return Ok(None);
@@ -99,7 +99,7 @@ fn peak(place: &Place, command: &str) -> Result<Option<u64>> {
 }
 
 /// System calls of every process, until the container's program begins.
-fn system_calls(place: &Place, command: &str) -> Result<Option<usize>> {
+fn system_calls(place: &Workplace, command: &str) -> Result<Option<usize>> {
     if installed("strace").is_none() {
         eprintln!("left out, as `strace` is not installed: system calls");
         return Ok(None);
@@ -122,19 +122,19 @@ fn system_calls(place: &Place, command: &str) -> Result<Option<usize>> {
     Ok(Some(count))
 }
 
-fn sh(place: &Place, command: &str) -> Result<()> {
+fn sh(place: &Workplace, command: &str) -> Result<()> {
     let ran = place.command("sh").args(["-c", command]).output()?;
     ensure!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
     Ok(())
 }
 
 /// What the bare run is made of: for each kind of call its median over all runs, the dearest first.
-pub fn calls(place: &Place, effort: Effort) -> Result<Vec<Call>> {
+pub fn calls(place: &Workplace, effort: Effort) -> Result<Vec<CallFigures>> {
     let at_once = medians(place, effort.rounds * effort.runs, Duration::ZERO)?;
     let rested = medians(place, effort.runs * 3, Duration::from_millis(100))?;
     let call = |(name, (count, microseconds)): (String, _)| {
         let after_a_rest = rested.get(&name).map(|(_, it)| *it);
-        Call { name, count, microseconds, after_a_rest }
+        CallFigures { name, count, microseconds, after_a_rest }
     };
     let mut calls: Vec<_> = at_once.into_iter().map(call).collect();
     calls.sort_by(|one, other| other.microseconds.total_cmp(&one.microseconds));
@@ -142,7 +142,7 @@ pub fn calls(place: &Place, effort: Effort) -> Result<Vec<Call>> {
 }
 
 /// By the kind of call: how many, and microseconds of them all.
-fn medians(place: &Place, runs: usize, rest: Duration) -> Result<BTreeMap<String, (usize, f64)>> {
+fn medians(place: &Workplace, runs: usize, rest: Duration) -> Result<BTreeMap<String, (usize, f64)>> {
     let mut all: BTreeMap<String, (usize, Vec<f64>)> = BTreeMap::new();
     for _ in 0..runs {
         std::thread::sleep(rest);
@@ -165,7 +165,7 @@ fn medians(place: &Place, runs: usize, rest: Duration) -> Result<BTreeMap<String
 }
 
 /// `clone` and `waitpid` of a child that does nothing, by the namespaces that it gets.
-pub fn namespaces(place: &Place) -> Result<Vec<Call>> {
+pub fn namespaces(place: &Workplace) -> Result<Vec<CallFigures>> {
     let all = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
     let kinds = [
         ("no flag", 0),
@@ -182,7 +182,7 @@ pub fn namespaces(place: &Place) -> Result<Vec<Call>> {
         let ran = place.command(release("bare")).args(["clone", &flags.to_string()]).output()?;
         ensure!(ran.status.success(), "bare clone: {}", String::from_utf8_lossy(&ran.stderr));
         let nanoseconds: f64 = String::from_utf8_lossy(&ran.stdout).trim().parse()?;
-        Ok(Call { name: name.to_owned(), count: 1, microseconds: nanoseconds / 1000.0, after_a_rest: None })
+        Ok(CallFigures { name: name.to_owned(), count: 1, microseconds: nanoseconds / 1000.0, after_a_rest: None })
     };
     kinds.into_iter().map(one).collect()
 }

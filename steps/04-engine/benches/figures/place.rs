@@ -12,7 +12,7 @@ use serde_json::json;
 /// The limits of every run that has some.
 const LIMITS: [&str; 6] = ["--memory", "64M", "--pids-limit", "20", "--cpus", "0.5"];
 
-pub struct Place {
+pub struct Workplace {
     dir: tempfile::TempDir,
     /// What every container that can be limited is limited to.
     pub limits: &'static [&'static str],
@@ -20,11 +20,11 @@ pub struct Place {
     pub plan: Vec<String>,
 }
 
-impl Place {
+impl Workplace {
     /// On this machine's own cgroups.
     pub fn new() -> Result<Self> {
         leave_hybrid_tree()?;
-        Place::with(&LIMITS)
+        Workplace::with(&LIMITS)
     }
 
     /// On cgroup version 2 alone, where the first was on version 1: its tree is mounted over the others, in the mount
@@ -35,7 +35,7 @@ impl Place {
         own_mounts()?;
         let above = first.mount.parent().context("a place for the tree")?;
         mount(Some("none"), above, Some("cgroup2"), MsFlags::empty(), None::<&str>).context("mount of cgroup2")?;
-        Place::with(&[]).map(Some)
+        Workplace::with(&[]).map(Some)
     }
 
     fn with(limits: &'static [&'static str]) -> Result<Self> {
@@ -45,7 +45,7 @@ impl Place {
         let root = dir.path().join("root");
         let made = Command::new(script).arg(&root).output().context("rootfs-scripts/busybox.sh")?;
         ensure!(made.status.success(), "busybox.sh: {}", String::from_utf8_lossy(&made.stderr));
-        let mut place = Place { dir, limits, plan: Vec::new() };
+        let mut place = Workplace { dir, limits, plan: Vec::new() };
         place.plan = place.plan_of_bare()?;
         create_dir(place.path("bundle"))?;
         write(place.path("bundle/config.json"), bundle(&root, limits, &place.plan).to_string())?;
@@ -101,7 +101,7 @@ impl Place {
 }
 
 /// No container stays behind, also where something has failed.
-impl Drop for Place {
+impl Drop for Workplace {
     fn drop(&mut self) {
         let ids = self.step04(&["ps", "-aq"]).unwrap_or_default();
         for id in ids.lines() {

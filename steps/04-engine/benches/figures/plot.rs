@@ -4,13 +4,13 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::report::{Beside, Call, Growth, Phase};
+use super::report::{Beside, CallFigures, Growth, Phase};
 
 const SERIF: &str = "sans-serif";
 
 /// A bar for each kind of call.
-pub fn calls(calls: &[Call]) -> Result<String> {
-    let name = |it: &Call| if it.count > 1 { format!("{} ({}×)", it.name, it.count) } else { it.name.clone() };
+pub fn calls(calls: &[CallFigures]) -> Result<String> {
+    let name = |it: &CallFigures| if it.count > 1 { format!("{} ({}×)", it.name, it.count) } else { it.name.clone() };
     bars(calls.iter().map(|it| (name(it), it.microseconds, it.microseconds)).collect())
 }
 

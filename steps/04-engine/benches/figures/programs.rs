@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::place::{Place, release, static_step04};
+use crate::place::{Workplace, release, static_step04};
 
-pub struct Program {
+pub struct Contender {
     pub name: &'static str,
     pub differs: &'static str,
     /// As a shell reads it. It ends when the container has.
@@ -14,11 +14,11 @@ pub struct Program {
 }
 
 /// Everything on: all namespaces, every cgroup, limits, a root with /proc, /dev and /sys; `true` in it.
-pub fn runs(place: &Place) -> Vec<Program> {
+pub fn runs(place: &Workplace) -> Vec<Contender> {
     let root = format!("'{}'", place.path("root"));
     let limits = place.limits.join(" ");
     let plan: Vec<_> = place.plan.iter().map(|word| format!("'{word}'")).collect();
-    let program = |name, differs, command| Program { name, differs, command };
+    let program = |name, differs, command| Contender { name, differs, command };
     let mut all = vec![
         program(
             "bare",
@@ -73,7 +73,7 @@ pub fn runs(place: &Place) -> Vec<Program> {
 }
 
 /// The same in three commands, one after the other.
-pub fn lives(place: &Place) -> Result<Vec<Program>> {
+pub fn lives(place: &Workplace) -> Result<Vec<Contender>> {
     let (step04, root, limits) = (release("step04"), place.path("root"), place.limits.join(" "));
     let ours = format!(
         "{step04} -q create --name figures --rootfs '{root}' {limits} /bin/true >/dev/null && \
@@ -93,16 +93,16 @@ pub fn lives(place: &Place) -> Result<Vec<Program>> {
         .map(|(name, differs, script)| {
             let file = place.path(&format!("life-{name}"));
             std::fs::write(&file, script).with_context(|| format!("cannot write {file}"))?;
-            Ok(Program { name, differs, command: format!("sh '{file}'") })
+            Ok(Contender { name, differs, command: format!("sh '{file}'") })
         })
         .collect()
 }
 
-fn runtime(place: &Place, name: &str) -> String {
+fn runtime(place: &Workplace, name: &str) -> String {
     format!("{name} --root '{}'", place.path(name))
 }
 
-fn bundle(place: &Place) -> String {
+fn bundle(place: &Workplace) -> String {
     format!("'{}'", place.path("bundle"))
 }
 

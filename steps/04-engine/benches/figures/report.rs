@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 pub struct Figures {
     pub machine: Machine,
     /// A whole life in one command: made, run, waited for, taken away.
-    pub runs: Vec<Program>,
+    pub runs: Vec<ProgramFigures>,
     /// The same life in three commands: create, start, remove.
-    pub lives: Vec<Program>,
+    pub lives: Vec<ProgramFigures>,
     /// The same in one command on cgroup version 2, without limits. None where the machine has no other.
-    pub one_tree: Option<Vec<Program>>,
+    pub one_tree: Option<Vec<ProgramFigures>>,
     /// Where `step04 run` spends its time, told, in the order in which it happens.
     pub phases: Vec<Phase>,
     /// What the bare run is made of: microseconds of each kind of call.
-    pub calls: Vec<Call>,
+    pub calls: Vec<CallFigures>,
     /// `clone` and `waitpid` alone, in microseconds, by the namespaces that are made.
-    pub namespaces: Vec<Call>,
+    pub namespaces: Vec<CallFigures>,
     pub growth: Growth,
     pub build: Build,
 }
@@ -36,7 +36,7 @@ pub struct Machine {
 }
 
 #[derive(Serialize, Deserialize)]
-pub struct Program {
+pub struct ProgramFigures {
     pub name: String,
     /// What it does less than `step04 run`, or more.
     pub differs: String,
@@ -56,7 +56,7 @@ pub struct Spread {
 }
 
 #[derive(Serialize, Deserialize)]
-pub struct Call {
+pub struct CallFigures {
     pub name: String,
     pub count: usize,
     pub microseconds: f64,
@@ -153,7 +153,7 @@ impl Figures {
 
     fn short(&self) -> String {
         let mut table = "| program | ms | × bare |\n| --- | ---: | ---: |\n".to_owned();
-        for Program { name, milliseconds, .. } in &self.runs {
+        for ProgramFigures { name, milliseconds, .. } in &self.runs {
             let ratio = milliseconds.median / bare(&self.runs);
             table += &format!("| `{name}` | {:.1} | {ratio:.2} |\n", milliseconds.median);
         }
@@ -176,7 +176,7 @@ impl Figures {
     fn calls_table(&self) -> String {
         let mut table = "| calls of `bare` | how many | µs together | µs after a rest |\n".to_owned();
         table += "| --- | ---: | ---: | ---: |\n";
-        for Call { name, count, microseconds, after_a_rest } in &self.calls {
+        for CallFigures { name, count, microseconds, after_a_rest } in &self.calls {
             let rested = after_a_rest.map_or("–".to_owned(), |it| format!("{it:.0}"));
             table += &format!("| {name} | {count} | {microseconds:.0} | {rested} |\n");
         }
@@ -185,7 +185,7 @@ impl Figures {
 
     fn namespaces_table(&self) -> String {
         let mut table = "| `clone` with | µs |\n| --- | ---: |\n".to_owned();
-        for Call { name, microseconds, .. } in &self.namespaces {
+        for CallFigures { name, microseconds, .. } in &self.namespaces {
             table += &format!("| {name} | {microseconds:.0} |\n");
         }
         table
@@ -224,14 +224,14 @@ impl Figures {
 }
 
 /// Milliseconds of the bare calls among these.
-fn bare(programs: &[Program]) -> f64 {
+fn bare(programs: &[ProgramFigures]) -> f64 {
     programs.iter().find(|it| it.name == "bare").map_or(f64::NAN, |bare| bare.milliseconds.median)
 }
 
-fn runs_table(programs: &[Program], bare: f64, with_calls: bool) -> String {
+fn runs_table(programs: &[ProgramFigures], bare: f64, with_calls: bool) -> String {
     let mut table = "| program | ms, median (least) | × bare | peak KiB | system calls | what differs |\n".to_owned();
     table += "| --- | ---: | ---: | ---: | ---: | --- |\n";
-    for Program { name, differs, milliseconds, peak_kib, system_calls } in programs {
+    for ProgramFigures { name, differs, milliseconds, peak_kib, system_calls } in programs {
         let or_none = |it: Option<String>| it.unwrap_or_else(|| "–".to_owned());
         table += &format!(
             "| `{name}` | {:.1} ({:.1}) | {:.2} | {} | {} | {differs} |\n",

@@ -58,10 +58,10 @@ struct Options {
 
 #[derive(Serialize, Deserialize)]
 struct Plan {
-    joined: Joined,
+    joined: JoinPart,
     namespaces: Namespaces,
     cgroup: Limited,
-    word: Word,
+    word: WordPart,
     note: Note,
     handed: Handed,
     rootfs: Rootfs,
@@ -111,10 +111,10 @@ impl Recipe for Options {
     fn plan(&self, container: &Identity) -> Result<Plan> {
         let note = self.notes.as_ref().map(|dir| dir.join(&container.id));
         Ok(Plan {
-            joined: Joined { path: self.join.clone(), file: OnceCell::new() },
+            joined: JoinPart { path: self.join.clone(), file: OnceCell::new() },
             namespaces: Namespaces::plan(&self.view, container),
             cgroup: Limited::plan(&self.limits, &self.view, container)?,
-            word: Word { word: self.word.clone() },
+            word: WordPart { word: self.word.clone() },
             note: Note { dir: note.clone() },
             handed: Handed { path: self.letter.clone(), ..Handed::default() },
             rootfs: Rootfs::plan(&self.root, &self.view, container)?,
@@ -156,11 +156,11 @@ fn main() -> ExitCode {
 
 /// An option that is stored, and read back by every command.
 #[derive(Serialize, Deserialize)]
-struct Word {
+struct WordPart {
     word: Option<String>,
 }
 
-impl Part for Word {
+impl Part for WordPart {
     fn name(&self) -> &'static str {
         "word"
     }
@@ -328,13 +328,13 @@ impl Part for Terminal {
 
 /// A namespace that is joined in the place of a new one.
 #[derive(Serialize, Deserialize)]
-struct Joined {
+struct JoinPart {
     path: Option<PathBuf>,
     #[serde(skip)]
     file: OnceCell<File>,
 }
 
-impl Part for Joined {
+impl Part for JoinPart {
     fn name(&self) -> &'static str {
         "joined"
     }

@@ -27,9 +27,9 @@ pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
         before(&home);
         let here = format!("{who:?} killed at pause {pause} of {arguments:?}");
         match end_at(&home, arguments, who, Signal::SIGKILL, pause).how {
-            Ended::Killed => killed += 1,
-            Ended::NobodyToKill => {}
-            Ended::Finished => break,
+            How::Killed => killed += 1,
+            How::NobodyToKill => {}
+            How::Finished => break,
         }
         tells_the_truth(&home, &here);
         home.clear();
@@ -44,8 +44,8 @@ pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
         let home = Home::new();
         before(&home);
         let here = format!("Ctrl-C at pause {pause} of {arguments:?}");
-        let End { how, code, told } = end_at(&home, arguments, Who::Engine, Signal::SIGINT, pause);
-        if how == Ended::Finished {
+        let Ending { how, code, told } = end_at(&home, arguments, Who::Engine, Signal::SIGINT, pause);
+        if how == How::Finished {
             break;
         }
         interrupted += 1;
@@ -70,21 +70,21 @@ fn is_slow() -> bool {
     std::thread::available_parallelism().is_ok_and(|count| count.get() == 1)
 }
 
-/// How a command has ended, and what it had told until the signal came.
-struct End {
-    how: Ended,
+/// How a command ended, and what it had printed before the signal.
+struct Ending {
+    how: How,
     code: i32,
     told: String,
 }
 
 #[derive(PartialEq)]
-enum Ended {
+enum How {
     Killed,
     NobodyToKill,
     Finished,
 }
 
-fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usize) -> End {
+fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usize) -> Ending {
     let step = home.narrated(&[&["--pause"], arguments].concat()).with(|command| {
         command.stdin(Stdio::piped());
     });
@@ -93,7 +93,7 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
     let mut stdin = step.stdin.take().expect("piped");
     stdin.write_all(&b"\n".repeat(pause)).expect("enter");
     let mut pauses = 0;
-    let mut how = Ended::Finished;
+    let mut how = How::Finished;
     let mut told = String::new();
     loop {
         let line = match lines.recv_timeout(testing::PATIENCE) {
@@ -106,7 +106,7 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
         if pauses > pause {
             let engine = Pid::from_raw(step.id() as i32);
             let victim = if who == Who::Engine { Some(engine) } else { child_of(engine) };
-            how = if victim.is_some() { Ended::Killed } else { Ended::NobodyToKill };
+            how = if victim.is_some() { How::Killed } else { How::NobodyToKill };
             if let Some(victim) = victim {
                 kill(victim, signal).expect("kill");
             }
@@ -114,10 +114,10 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
         }
     }
     // After SIGKILL, whoever goes on does not wait any more: the end of a file is as good as Enter. After Ctrl-C nobody asks.
-    let _still_open = (how == Ended::Killed && signal != Signal::SIGKILL).then_some(stdin);
+    let _still_open = (how == How::Killed && signal != Signal::SIGKILL).then_some(stdin);
     let code = testing::end_of(&mut step, testing::PATIENCE);
-    assert!(how != Ended::Finished || code == 0, "{arguments:?} ends with {code} before pause {pause}");
-    End { how, code, told }
+    assert!(how != How::Finished || code == 0, "{arguments:?} ends with {code} before pause {pause}");
+    Ending { how, code, told }
 }
 
 /// What `ps -a` says of each container is what the host sees of it.

@@ -725,7 +725,7 @@ fn exec_joins() {
     let id = home.ok(&["run", "-d", "sleep", "100"]);
     let init = home.init(&id);
     let mut live = home.narrated(&[&["exec", &id], &WAIT[..]].concat()).until_ready();
-    let told = live.told();
+    let told = live.printed();
     let line =
         told.lines().find(|line| line.contains("clone(child, stack, SIGCHLD, NULL)")).expect("a clone").to_owned();
     let guest = Pid::from_raw(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid"));

@@ -22,12 +22,12 @@ pub const STEPS: [&str; 5] = ["step00", "step01", "step02", "step03", "step04"];
 pub struct Row {
     pub what: &'static str,
     /// Does it in this step; whether it has worked.
-    works: fn(&Place, &str) -> bool,
+    works: fn(&Playground, &str) -> bool,
     pub stopped_by: &'static str,
 }
 
 /// What the misbehaviours need around them.
-pub struct Place {
+pub struct Playground {
     dir: tempfile::TempDir,
 }
 
@@ -75,14 +75,14 @@ pub const ROWS: [Row; 17] = [
     },
 ];
 
-impl Place {
+impl Playground {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
         let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
         assert!(made.status.success(), "{made:?}");
-        Place { dir }
+        Playground { dir }
     }
 
     /// Whether this misbehaviour works in each step.
@@ -166,13 +166,13 @@ impl Drop for Victim {
     }
 }
 
-fn see_process(place: &Place, step: &str) -> bool {
+fn see_process(place: &Playground, step: &str) -> bool {
     let word = random_word();
     let victim = Victim::new(&word);
     place.sh(step, &format!("cat /proc/{}/cmdline", victim.0.id())).out.contains(&word)
 }
 
-fn signal_process(place: &Place, step: &str) -> bool {
+fn signal_process(place: &Playground, step: &str) -> bool {
     let mut victim = Victim::new("");
     place.sh(step, &format!("kill -KILL {}", victim.0.id()));
     (0..20).any(|_| {
@@ -181,26 +181,26 @@ fn signal_process(place: &Place, step: &str) -> bool {
     })
 }
 
-fn leave_process(place: &Place, step: &str) -> bool {
+fn leave_process(place: &Playground, step: &str) -> bool {
     // As long as it lives it has the output open, so this waits for its end.
     let script = "(while kill -0 $$ 2>/dev/null; do sleep 0.02; done; echo still here) &";
     place.sh(step, script).out.contains("still here")
 }
 
-fn rename_host(place: &Place, step: &str) -> bool {
+fn rename_host(place: &Playground, step: &str) -> bool {
     let word = random_word();
     let ran = place.on_a_host_of_its_own("--uts", "hostname host", step, &format!("hostname {word}"), "hostname");
     ran.out.trim() == word
 }
 
-fn mount_over_proc(place: &Place, step: &str) -> bool {
+fn mount_over_proc(place: &Playground, step: &str) -> bool {
     let after = "test -e /proc/self && echo there";
     let shared = "mount --make-rshared /";
     let ran = place.on_a_host_of_its_own("--mount", shared, step, "mount -t tmpfs none /proc", after);
     ran.out.trim() != "there"
 }
 
-fn connect(place: &Place, step: &str) -> bool {
+fn connect(place: &Playground, step: &str) -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let port = listener.local_addr().expect("address").port();
     listener.set_nonblocking(true).expect("nonblocking");
@@ -212,7 +212,7 @@ fn connect(place: &Place, step: &str) -> bool {
     }
 }
 
-fn find_shared_memory(place: &Place, step: &str) -> bool {
+fn find_shared_memory(place: &Playground, step: &str) -> bool {
     let made = Command::new("ipcmk").args(["--shmem", "4096"]).output().expect("ipcmk");
     let id = String::from_utf8_lossy(&made.stdout).split_whitespace().last().unwrap_or_default().to_owned();
     assert!(id.parse::<u32>().is_ok(), "{made:?}");
@@ -223,11 +223,11 @@ fn find_shared_memory(place: &Place, step: &str) -> bool {
 }
 
 /// Nothing is written to it.
-fn open_device(place: &Place, step: &str) -> bool {
+fn open_device(place: &Playground, step: &str) -> bool {
     place.sh(step, "test -c /dev/kmsg && : >>/dev/kmsg").code == 0
 }
 
-fn make_node(place: &Place, step: &str) -> bool {
+fn make_node(place: &Playground, step: &str) -> bool {
     let file = place.dir.path().join("rootfs/tmp/node");
     let path = if step >= "step03" { PathBuf::from("/tmp/node") } else { file.clone() };
     let _ = std::fs::remove_file(&file);
@@ -235,12 +235,12 @@ fn make_node(place: &Place, step: &str) -> bool {
     file.exists()
 }
 
-fn fork_bomb(place: &Place, step: &str) -> bool {
+fn fork_bomb(place: &Playground, step: &str) -> bool {
     place.example(step, &["--pids-limit", "20"], "fork_bomb", "300").out.contains("300 forks")
 }
 
 /// Before step 02 there is no limit that it could lift.
-fn lifted_fork_bomb(place: &Place, step: &str) -> bool {
+fn lifted_fork_bomb(place: &Playground, step: &str) -> bool {
     let in_root = ("/tmp".to_owned(), "/usr/local/bin/fork_bomb".to_owned());
     let on_host = (place.dir.path().display().to_string(), program("fork_bomb").display().to_string());
     let (dir, fork_bomb) = if step >= "step03" { in_root } else { on_host };
@@ -252,13 +252,13 @@ fn lifted_fork_bomb(place: &Place, step: &str) -> bool {
     tried(place.step(step, &["--pids-limit", "20"], &["sh", "-c", &script])).out.contains("300 forks")
 }
 
-fn memory_hog(place: &Place, step: &str) -> bool {
+fn memory_hog(place: &Playground, step: &str) -> bool {
     place.example(step, &["--memory", "32M"], "memory_hog", "128").out.contains("128 MiB taken")
 }
 
 /// Where the machine is busy, nobody gets a whole processor, so a quarter of one counts as that; the limit is a tenth. One
 /// look in three may be wrong: a second of a kernel that is itself kept waiting says little.
-fn cpu_hog(place: &Place, step: &str) -> bool {
+fn cpu_hog(place: &Playground, step: &str) -> bool {
     let used_a_quarter = || {
         let ran = place.example(step, &["--cpus", "0.1"], "cpu_spinner", "1000");
         let used: Vec<u64> = ran.out.split(' ').filter_map(|word| word.parse().ok()).collect();
@@ -269,21 +269,21 @@ fn cpu_hog(place: &Place, step: &str) -> bool {
     if used_a_quarter() == first { first } else { used_a_quarter() }
 }
 
-fn read_file(place: &Place, step: &str) -> bool {
+fn read_file(place: &Playground, step: &str) -> bool {
     let word = random_word();
     let file = place.dir.path().join("secret");
     std::fs::write(&file, &word).expect("secret");
     place.sh(step, &format!("cat {}", file.display())).out == word
 }
 
-fn change_file(place: &Place, step: &str) -> bool {
+fn change_file(place: &Playground, step: &str) -> bool {
     let file = place.dir.path().join("mine");
     std::fs::write(&file, "mine").expect("file");
     place.sh(step, &format!("echo theirs >{}", file.display()));
     std::fs::read_to_string(&file).expect("file") != "mine"
 }
 
-fn break_out(place: &Place, step: &str) -> bool {
+fn break_out(place: &Playground, step: &str) -> bool {
     let word = random_word();
     let file = place.dir.path().join("secret");
     std::fs::write(&file, &word).expect("secret");
@@ -291,7 +291,7 @@ fn break_out(place: &Place, step: &str) -> bool {
 }
 
 /// Opened to be added to, and nothing is.
-fn open_setting(place: &Place, step: &str) -> bool {
+fn open_setting(place: &Playground, step: &str) -> bool {
     place.sh(step, ": >>/proc/sys/vm/swappiness").code == 0
 }
 
@@ -302,7 +302,7 @@ fn has_nsdelegate() -> bool {
 }
 
 /// The table as the text has it.
-pub fn table(place: &Place) -> String {
+pub fn table(place: &Playground) -> String {
     let mut table = format!(
         "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- |\n",
         ["00", "01", "02", "03", "04"].join(" | ")

@@ -56,7 +56,7 @@ fn checks() -> Vec<Check> {
             "the_matrix_is_what_was_found",
             [needs::root(), groups(), needs::tool("unshare"), needs::tool("bash")],
             || {
-                let found = containment::table(&containment::Place::new());
+                let found = containment::table(&containment::Playground::new());
                 let text = tutorial();
                 assert!(text.contains(&found), "found this, and TUTORIAL.md has something else:\n{found}");
             },

@@ -26,8 +26,8 @@ pub const ALL: [(&str, Chapter); 5] = [
 pub const CODE: &str = "mine does not end with the exit code of its program";
 
 /// Chapter 00: the host waits for its child, and ends as the child has ended.
-pub fn process(mine: &Path) -> Verdict {
-    let held = Held::start(mine, &[], ":")?;
+pub fn process(mine: &Path) -> Checked {
+    let held = WaitingProgram::start(mine, &[], ":")?;
     held.end()?;
     let killed = Command::new(mine).args(["sh", "-c", "kill -TERM $$"]).stderr(Stdio::null()).status().expect("mine");
     let seen = format!("SIGTERM is 15, and mine has ended with {}", code(killed));
@@ -35,9 +35,9 @@ pub fn process(mine: &Path) -> Verdict {
 }
 
 /// Chapter 01: a view of its own.
-pub fn namespaces(mine: &Path) -> Verdict {
+pub fn namespaces(mine: &Path) -> Checked {
     enter_shared_world()?;
-    let held = Held::start(mine, &[], "cat /proc/sys/kernel/hostname; id -u")?;
+    let held = WaitingProgram::start(mine, &[], "cat /proc/sys/kernel/hostname; id -u")?;
     let pid = held.pid;
     for (kind, flag) in [
         ("user", "CLONE_NEWUSER"),
@@ -69,7 +69,7 @@ pub fn namespaces(mine: &Path) -> Verdict {
     held.end().map(drop)
 }
 
-fn mounts_are_private(pid: Pid) -> Verdict {
+fn mounts_are_private(pid: Pid) -> Checked {
     let is_tied = |mount: &&Vec<String>| {
         let tags = mount.iter().skip(6).take_while(|word| *word != "-");
         tags.into_iter().any(|tag| tag.starts_with("shared:") || tag.starts_with("master:"))
@@ -80,7 +80,7 @@ fn mounts_are_private(pid: Pid) -> Verdict {
     }
 }
 
-fn proc_is_its_own(pid: Pid) -> Verdict {
+fn proc_is_its_own(pid: Pid) -> Checked {
     let first = fs::read_link(format!("/proc/{pid}/root/proc/1/ns/pid")).unwrap_or_default();
     let sentence = "process 1 in the program's /proc is not the program: mount a new proc";
     require(first == namespace(pid, "pid"), sentence, format!("its /proc/1/ns/pid: {:?}", first.display()))
@@ -103,10 +103,10 @@ fn why_no_groups(trees: &[(&str, PathBuf)]) -> Option<String> {
 }
 
 /// Chapter 02: a group in every tree, a limit, and nothing left.
-pub fn cgroups(mine: &Path) -> Verdict {
+pub fn cgroups(mine: &Path) -> Checked {
     enter_shared_world()?;
     let trees = trees();
-    let held = Held::start(mine, &[], "cat /proc/self/cgroup")?;
+    let held = WaitingProgram::start(mine, &[], "cat /proc/self/cgroup")?;
     let pid = held.pid;
     if let Some(reason) = why_no_groups(&trees) {
         let said = held.end()?;
@@ -132,7 +132,7 @@ pub fn cgroups(mine: &Path) -> Verdict {
     nothing_is_left(&made)
 }
 
-fn nothing_is_left(groups: &[PathBuf]) -> Verdict {
+fn nothing_is_left(groups: &[PathBuf]) -> Checked {
     let left = groups.iter().find(|group| group.exists());
     let seen = left.map(|group| group.display().to_string()).unwrap_or_default();
     // For whoever runs the test again.
@@ -141,12 +141,12 @@ fn nothing_is_left(groups: &[PathBuf]) -> Verdict {
 }
 
 /// Chapter 03: a root of its own, and no way back.
-pub fn rootfs(mine: &Path) -> Verdict {
+pub fn rootfs(mine: &Path) -> Checked {
     enter_shared_world()?;
     let scratch = Scratch::new();
     let root = scratch.root()?;
     let before = mounts("self");
-    let held = match Held::start(mine, &[&root], ":") {
+    let held = match WaitingProgram::start(mine, &[&root], ":") {
         Err(Reason::Missing(_, seen)) => return missing("`mine ROOT COMMAND` has not run the command", seen),
         other => other?,
     };
@@ -157,7 +157,7 @@ pub fn rootfs(mine: &Path) -> Verdict {
     held.end().map(drop)
 }
 
-fn stands_in(pid: Pid, root: &Path) -> Verdict {
+fn stands_in(pid: Pid, root: &Path) -> Checked {
     let identity = |path: &Path| metadata(path).map(|it| (it.dev(), it.ino())).ok();
     let wanted = identity(root);
     let is_root = |what: &str| identity(Path::new(&format!("/proc/{pid}/{what}"))) == wanted;
@@ -264,7 +264,7 @@ impl Background {
         soon(|| open().and_then(|mut fifo| fifo.write_all(b"go on\n")).is_ok())
     }
 
-    fn says_at_its_end(&self, wanted: &str) -> Verdict {
+    fn says_at_its_end(&self, wanted: &str) -> Checked {
         let is_said = soon(|| self.text().lines().last() == Some(wanted));
         let seen = format!("FILE says:\n{}", self.text());
         require(is_said, "the last line of FILE does not say how the program has ended (`exited CODE`)", seen)
@@ -281,7 +281,7 @@ impl Drop for Background {
 }
 
 /// Chapter 04: in the background, with a file that says how it ended.
-pub fn engine(mine: &Path) -> Verdict {
+pub fn engine(mine: &Path) -> Checked {
     enter_shared_world()?;
     let scratch = Scratch::new();
     let root = scratch.root()?;

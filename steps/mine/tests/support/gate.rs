@@ -11,12 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::{Verdict, missing, soon, stat};
+use super::{Checked, missing, soon, stat};
 
 const NO_GATE: &str = "the child runs on before the host has mapped its ids: hold it at a gate";
 
 /// Holds the host as soon as it has made the child (ptrace(2)), and looks at what the child does without it.
-pub fn holds_the_child(mine: &Path) -> Verdict {
+pub fn holds_the_child(mine: &Path) -> Checked {
     let mut command = Command::new(mine);
     command.args(["sh", "-c", ":"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: between fork and exec, one system call.
@@ -29,7 +29,7 @@ pub fn holds_the_child(mine: &Path) -> Verdict {
     verdict
 }
 
-fn watch(host: Pid) -> Verdict {
+fn watch(host: Pid) -> Checked {
     waitpid(host, Some(WaitPidFlag::__WALL)).expect("the stop at exec");
     let births = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
     ptrace::setoptions(host, births | Options::PTRACE_O_EXITKILL).expect("ptrace");

@@ -35,16 +35,16 @@ pub enum Reason {
     CannotCheck(String),
 }
 
-pub type Verdict = Result<(), Reason>;
+pub type Checked = Result<(), Reason>;
 
 /// What a chapter asks of the program at this path.
-pub type Chapter = fn(&Path) -> Verdict;
+pub type Chapter = fn(&Path) -> Checked;
 
 pub fn missing<T>(sentence: impl Into<String>, seen: impl ToString) -> Result<T, Reason> {
     Err(Reason::Missing(sentence.into(), seen.to_string()))
 }
 
-pub fn require(is_so: bool, sentence: &str, seen: impl ToString) -> Verdict {
+pub fn require(is_so: bool, sentence: &str, seen: impl ToString) -> Checked {
     if is_so { Ok(()) } else { missing(sentence, seen) }
 }
 
@@ -73,7 +73,7 @@ pub fn main(name: &str, chapter: Chapter, mine: &str) -> ExitCode {
 }
 
 /// Whatever the answer is, no process of the test is left.
-pub fn checked(chapter: Chapter, mine: &Path) -> Verdict {
+pub fn checked(chapter: Chapter, mine: &Path) -> Checked {
     // What a container leaves running becomes a child of this process, where it is found and ended.
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
     let verdict = chapter(mine);
@@ -174,7 +174,7 @@ fn end(processes: &[Pid]) {
 
 /// A world of its own for this test, in which `/` is shared as on most machines: what a container lets out of its mount
 /// namespace is seen here, and comes no further.
-pub fn enter_shared_world() -> Verdict {
+pub fn enter_shared_world() -> Checked {
     static ENTERED: std::sync::OnceLock<Result<(), String>> = std::sync::OnceLock::new();
     ENTERED.get_or_init(make_shared_world).clone().map_err(Reason::CannotCheck)
 }
@@ -268,7 +268,7 @@ pub fn code(status: ExitStatus) -> i32 {
 }
 
 /// A container whose program has said its first lines and waits for one more line from us.
-pub struct Held {
+pub struct WaitingProgram {
     mine: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -281,7 +281,7 @@ pub struct Held {
     code: i32,
 }
 
-impl Held {
+impl WaitingProgram {
     /// `mine WORDS… sh -c SCRIPT`, where the script goes on to wait for us and to end with a random exit code.
     pub fn start(mine: &Path, words: &[&Path], script: &str) -> Result<Self, Reason> {
         let scratch = Scratch::new();
@@ -294,7 +294,7 @@ impl Held {
         let stdin = mine.stdin.take().expect("piped");
         let stdout = BufReader::new(mine.stdout.take().expect("piped"));
         let pid = Pid::from_raw(0);
-        let mut held = Held { mine, stdin, stdout, errors, scratch, pid, lines: Vec::new(), code };
+        let mut held = WaitingProgram { mine, stdin, stdout, errors, scratch, pid, lines: Vec::new(), code };
         held.read_until_ready()?;
         let host = Pid::from_raw(held.mine.id() as i32);
         match children(host)[..] {
@@ -305,7 +305,7 @@ impl Held {
         Ok(held)
     }
 
-    fn read_until_ready(&mut self) -> Verdict {
+    fn read_until_ready(&mut self) -> Checked {
         loop {
             let mut fds = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
             let patience = PollTimeout::try_from(PATIENCE).expect("short");
@@ -350,7 +350,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for WaitingProgram {
     fn drop(&mut self) {
         if let Ok(None) = self.mine.try_wait() {
             let host = Pid::from_raw(self.mine.id() as i32);

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Effort;
 use crate::measure::spread;
-use crate::place::{Place, release};
-use crate::report::{Call, Phase};
+use crate::place::{Workplace, release};
+use crate::report::{CallFigures, Phase};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -27,7 +27,7 @@ const ALL: [&str; 11] =
     [FIRST_START, SECOND_START, WRITTEN_DOWN, MADE, CLONE, TIES, VIEW, ASKED, PROGRAM, TAKEN_AWAY, END];
 
 /// In the order in which they begin: microseconds, the median of many runs; and beside them the calls of `bare`.
-pub fn phases(place: &Place, effort: Effort, bare: &[Call]) -> Result<Vec<Phase>> {
+pub fn phases(place: &Workplace, effort: Effort, bare: &[CallFigures]) -> Result<Vec<Phase>> {
     let mut times = ALL.map(|_| Vec::new());
     let mut lines = ALL.map(|_| 0);
     for _ in 0..effort.rounds * effort.runs {
@@ -65,7 +65,7 @@ fn phase_of_bare(call: &str) -> &'static str {
 }
 
 /// Each line's phase, and the time that has passed since the line before.
-fn one_run(place: &Place) -> Result<Vec<(&'static str, Duration)>> {
+fn one_run(place: &Workplace) -> Result<Vec<(&'static str, Duration)>> {
     let mut last = now()?;
     let mut passed = |now: Duration| {
         // A minute may have ended meanwhile.
