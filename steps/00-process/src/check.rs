@@ -26,14 +26,6 @@ use crate::program::{self, Environment};
 use groups::Groups;
 use trial::Tried;
 
-/// Calls that the steps need, by number.
-const CALLS: [(&str, libc::c_long); 4] = [
-    ("clone3", libc::SYS_clone3),
-    ("close_range", libc::SYS_close_range),
-    ("mount_setattr", libc::SYS_mount_setattr),
-    ("openat2", libc::SYS_openat2),
-];
-
 /// Programs that the text uses, and what for.
 const TOOLS: [(&str, &str); 12] = [
     ("bash", "the command that runs inside by default"),
@@ -91,7 +83,7 @@ impl Report {
     pub fn make() -> Result<Report> {
         let here = Environment::inherited();
         let mounts = mountinfo::read(Path::new("/proc/self"))?;
-        let calls = CALLS.map(|(name, number)| (name, trial::is_there(number))).to_vec();
+        let calls = trial::calls();
         let groups = Groups::find()?;
         Ok(Report {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),

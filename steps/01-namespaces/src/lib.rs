@@ -20,6 +20,7 @@ mod view;
 use std::path::Path;
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, getgid, getgroups, getuid};
@@ -33,6 +34,9 @@ pub use mount::mount;
 pub use readback::{facts, own_of};
 pub use remedies::known;
 pub use view::{Namespace, View, flag_names};
+
+/// Bytes of the child's stack until exec gives it another: a page is allocated only when it is used.
+const STACK_SIZE: usize = 1 << 20;
 
 /// Host: makes a child in namespaces of its own, and holds it at the gate. Once released it runs `enter`, and once started
 /// `program`, which ends with exec.
@@ -63,9 +67,13 @@ pub fn clone<'a>(
 /// `clone(fun, stack, flags, arg)`, as the C library declares it: `fun` is what the child does, on a stack of its own. clone(2).
 ///
 /// # Errors
-/// As [`clone`].
+/// As [`clone`]; EINVAL for CLONE_VM.
 pub fn clone_child(gate: &mut Gate, flags: CloneFlags) -> nix::Result<Pid> {
-    let mut stack = vec![0; 1 << 20];
+    // With it, the child would run on this very `stack`, which is freed when this function returns.
+    if flags.contains(CloneFlags::CLONE_VM) {
+        return Err(Errno::EINVAL);
+    }
+    let mut stack = vec![0; STACK_SIZE];
     let fun = || gate.child();
     // SAFETY: a step has one thread; and without CLONE_VM the child runs on its own copy of `stack`.
     unsafe { nix::sched::clone(Box::new(fun), &mut stack, flags, Some(libc::SIGCHLD)) }
@@ -122,12 +130,11 @@ pub fn keep_mounts_private(view: &View) -> Result<()> {
 }
 
 /// Child: a host name of its own.
-pub fn set_hostname(view: &View, default: &str) -> Result<()> {
+pub fn set_hostname(view: &View, name: &str) -> Result<()> {
     // In the host's uts namespace this would rename the host.
     if !view.has(Namespace::Uts) {
         return Ok(());
     }
-    let name = view.hostname.as_deref().unwrap_or(default);
     explain::child(call!("sethostname({name:?})")).run(|| nix::unistd::sethostname(name))
 }
 
@@ -158,4 +165,15 @@ pub fn mount_proc(view: &View) -> Result<()> {
         return Ok(());
     }
     mount("proc", "/proc", Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_child_shares_the_stack_of_its_parent() {
+        let mut gate = Gate::new(|| Ok(()), || Ok(())).expect("a gate");
+        assert_eq!(clone_child(&mut gate, CloneFlags::CLONE_VM | CloneFlags::CLONE_NEWUSER), Err(Errno::EINVAL));
+    }
 }

@@ -31,7 +31,6 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use shared::failure::is;
 use shared::lock::lock;
@@ -92,7 +91,7 @@ impl Cgroup {
         for group in self.groups() {
             group.admit(child)?;
         }
-        self.limits.cpuset_cpus.as_ref().map_or(Ok(()), |list| use_all_of(list, child))
+        Ok(())
     }
 
     /// Host, and the child gone: removes the groups; what still runs in them ends. Succeeds where there is nothing.
@@ -151,12 +150,4 @@ impl Group {
     fn twin(&self) -> &'static dyn Twin {
         self.hierarchy.version.twin()
     }
-}
-
-/// Host: lets the child use every CPU of its group. A narrower affinity of the caller's, as set by taskset(1), is inherited, and
-/// would make the list in the group say more than the child gets. See sched_setaffinity(2).
-fn use_all_of(list: &CpuList, child: Pid) -> Result<()> {
-    let mut cpus = CpuSet::new();
-    CpuList::numbers(&list.0).unwrap_or_default().into_iter().try_for_each(|cpu| cpus.set(cpu as usize))?;
-    explain::host(call!("sched_setaffinity({child}, [{}])", list.0)).run(|| sched_setaffinity(child, &cpus))
 }

@@ -52,6 +52,7 @@ fn run(options: &Options) -> Result<u8> {
 }
 
 fn contain(options: &Options, cgroup: &Cgroup, formula: &mut Formula) -> Result<u8> {
+    // A cgroup namespace as well: there is a group for it to begin at.
     let view = &options.view.clone().with_cgroup();
     let hostname = view.hostname.as_deref().unwrap_or(STEP);
 

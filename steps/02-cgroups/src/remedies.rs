@@ -1,13 +1,10 @@
 //! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
+use process::check::remedies::{CGROUPS, in_cgroups};
 use shared::remedy::{Known, PausedCall};
 
 /// Of making a cgroup, limiting it, entering it and removing it.
-pub const KNOWN: Known = Known {
-    calls: &["mkdir", "echo", "sched_setaffinity", "rmdir"],
-    remedies: process::check::remedies::CGROUPS,
-    hint,
-};
+pub const KNOWN: Known = Known { calls: &["mkdir", "echo", "rmdir"], remedies: CGROUPS, hint };
 
 /// What is known of the calls of this step and of those before it.
 pub fn known() -> Vec<&'static Known> {
@@ -28,8 +25,4 @@ fn hint(paused: &PausedCall) -> Option<String> {
         }
         _ => None,
     }
-}
-
-fn in_cgroups(call: &str) -> bool {
-    call.contains("/cgroup")
 }

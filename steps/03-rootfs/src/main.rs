@@ -48,6 +48,7 @@ fn run(options: &Options) -> Result<u8> {
 
     // Host, and no child yet: what will outlive the child.
     let cgroup = Cgroup::new(STEP, &options.limits)?;
+    // Without the right to make groups there are no limits; but if none was asked for, the rest can still be had.
     let status = cgroup.create_or_go_without(&mut formula);
     let status = status.and_then(|()| contain(options, &dir, &cgroup, &mut formula));
 
@@ -57,6 +58,7 @@ fn run(options: &Options) -> Result<u8> {
 }
 
 fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, formula: &mut Formula) -> Result<u8> {
+    // A cgroup namespace as well: there is a group for it to begin at.
     let view = &options.view.clone().with_cgroup();
     let hostname = view.hostname.as_deref().unwrap_or(STEP);
 

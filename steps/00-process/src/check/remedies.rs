@@ -155,6 +155,7 @@ fn has_v2_alone() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-fn in_cgroups(call: &str) -> bool {
+/// Whether a printed call is about a file or directory of a cgroup.
+pub fn in_cgroups(call: &str) -> bool {
     call.contains("/cgroup")
 }

@@ -41,12 +41,20 @@ pub fn default_kinds() -> CloneFlags {
     KINDS.iter().map(|(_, flag)| *flag).collect::<CloneFlags>().difference(without)
 }
 
-/// Whether the kernel knows a call of this number.
-pub fn is_there(number: libc::c_long) -> bool {
-    // SAFETY: -1 is no descriptor, no address and no operation, so each call that is asked for here is refused
-    // before it does a thing.
-    let answer = unsafe { libc::syscall(number, -1, 0, 0, 0, 0) };
-    Errno::result(answer) != Err(Errno::ENOSYS)
+/// The newer calls that the steps need, and whether the kernel knows them: an unknown one is ENOSYS.
+pub fn calls() -> Vec<(&'static str, bool)> {
+    let is_known = |number| {
+        // SAFETY: the four calls of the list are refused before they do anything: -1 is no address (clone3), no range that
+        // ends at 0 begins there (close_range), and no path is at address 0 (mount_setattr, openat2).
+        Errno::result(unsafe { libc::syscall(number, -1, 0, 0, 0, 0) }) != Err(Errno::ENOSYS)
+    };
+    let numbers = [
+        ("clone3", libc::SYS_clone3),
+        ("close_range", libc::SYS_close_range),
+        ("mount_setattr", libc::SYS_mount_setattr),
+        ("openat2", libc::SYS_openat2),
+    ];
+    numbers.map(|(name, number)| (name, is_known(number))).into()
 }
 
 /// Whether a filter decides on this process's calls: it can answer ENOSYS for a call that the kernel knows. seccomp(2).
