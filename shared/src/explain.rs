@@ -194,7 +194,7 @@ impl Returned for OwnedFd {
 /// Host: a call to be made with [`run`](Call::run).
 #[track_caller]
 pub fn host(text: fmt::Arguments) -> Call {
-    Call::new(narration::host_speaker(), text)
+    Call::new(narration::host(), text)
 }
 
 /// Child: the same. Signals are the host's to receive, which ends the child.
@@ -271,38 +271,25 @@ impl Call {
     /// [`CallFailed`], with the call as it was printed; [`Interrupted`](signals::Interrupted), by a signal.
     pub fn run<T: Returned, E: Into<std::io::Error>>(self, make: impl FnOnce() -> Result<T, E>) -> Result<T> {
         self.wait_for_enter()?;
-        if self.first || dry_run() {
+        let is_printed = self.first || dry_run();
+        if is_printed {
             narration::print(&self, None);
         }
         if self.first {
             flush();
         }
-        if dry_run() {
-            return T::stand_in().map_err(|error| self.failed(error));
+        let made = if dry_run() { T::stand_in() } else { make().map_err(Into::into) }.map_err(errno_of);
+        match &made {
+            _ if is_printed => {}
+            Ok(value) => narration::print(&self, Some(value.printed())),
+            Err(errno) => narration::print_failed(&self, *errno),
         }
-        match make() {
-            Ok(value) => {
-                if !self.first {
-                    narration::print(&self, Some(&value.printed()));
-                }
-                Ok(value)
-            }
-            Err(error) => {
-                let error = self.failed(error.into());
-                if !self.first {
-                    narration::print_failed(&self, errno_of_call(&error));
-                }
-                Err(error)
-            }
-        }
+        made.map_err(|errno| CallFailed { call: self.text, errno }.into())
     }
 
     /// Prints a call that does not return (execve), which the caller makes next.
     pub fn announce(self) -> Result<()> {
-        self.wait_for_enter()?;
-        narration::print(&self, None);
-        flush();
-        Ok(())
+        self.printed_first().run(|| Ok::<_, std::io::Error>(()))
     }
 
     fn wait_for_enter(&self) -> Result<()> {
@@ -320,14 +307,6 @@ impl Call {
             (waited, _) => waited,
         }
     }
-
-    fn failed(&self, error: std::io::Error) -> anyhow::Error {
-        CallFailed { call: self.text.clone(), errno: errno_of(error) }.into()
-    }
-}
-
-fn errno_of_call(error: &anyhow::Error) -> nix::errno::Errno {
-    error.downcast_ref::<CallFailed>().map_or(nix::errno::Errno::EIO, |failed| failed.errno)
 }
 
 /// A write to a kernel file that is about to be printed and made.

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use colored::Colorize;
 
 use crate::explain::{self, printable};
+use crate::narration::{WIDTH, fitting};
 
 /// The terms, in the order of the formula.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,7 +73,7 @@ impl Formula {
     pub fn light(&mut self, term: Term, facts: &[Fact]) -> anyhow::Result<()> {
         let brief: Vec<_> = facts.iter().map(|fact| fact.brief.as_str()).filter(|it| !it.is_empty()).collect();
         if !explain::quiet() && !explain::verbose() && !brief.is_empty() && facts.iter().all(|fact| fact.holds) {
-            let text = shortened(&brief.join(", "), 96);
+            let text = fitting(&brief, ", ", WIDTH - "  ✔ namespace ".chars().count());
             explain::line(format_args!("  {} {:<9} {}", "✔".green(), term.name(), printable(&text)));
         } else if !explain::quiet() {
             for fact in facts.iter().filter(|fact| explain::verbose() || !fact.holds) {
@@ -124,24 +125,9 @@ impl Fact {
     }
 }
 
-fn shortened(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let mut short: String = text.chars().take(width - 1).collect();
-    short.truncate(short.rfind(", ").unwrap_or(short.len()));
-    short + ", …"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_long_line_ends_at_a_word() {
-        assert_eq!(shortened("cpu, memory, pids", 17), "cpu, memory, pids");
-        assert_eq!(shortened("cpu, memory, pids", 14), "cpu, memory, …");
-    }
 
     #[test]
     fn a_term_that_the_kernel_does_not_confirm_is_a_failure() {

@@ -1,20 +1,19 @@
 //! What appears on the screen: the calls that are new in this step one by one, the others folded.
 //!
-//! - A call of this step is a line. Calls that differ in one word become one line with braces:
+//! - A call of this step is a line. Calls that differ in one word are one line with braces:
 //!   `mkdir /sys/fs/cgroup/{cpu,memory,pids}/step02-4711`.
-//! - Calls of earlier steps become one line for each stretch in which no call of this step, and no message to another
-//!   process, comes between: `child step 01: mount, sethostname, ioctl (3 calls)`.
-//! - A [`one_line`] of small calls is one line with a count.
+//! - Small calls can be put on [`one_line`] with their number: `/dev: 6 mknodat, 5 symlinkat, 3 mount (14 calls)`.
+//! - Calls of earlier steps are one line for each stretch in which this process neither makes a call of this step nor
+//!   sends a message to another process: `child step 01: mount, sethostname, ioctl (3 calls)`.
 //!
-//! Folded lines wait in memory until something else is printed, so everything that another process may wait for
-//! is preceded by a [`flush`].
+//! So a call that was made waits in memory until one is made that cannot be on the same line. Before another process is
+//! released or waited for, [`flush`] prints the calls that wait.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt::{self, Display};
 use std::io::Write;
 use std::panic::Location;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use colored::Colorize;
@@ -24,8 +23,8 @@ use nix::unistd::Pid;
 use crate::explain::{self, Call};
 use crate::pause;
 
-/// Width of a folded line; `--verbose` prints lines in full.
-const WIDTH: usize = 110;
+/// Columns of a folded line: as many as half a large screen has, beside a second terminal. `--verbose` prints calls in full.
+pub(crate) const WIDTH: usize = 110;
 
 /// Who makes a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,147 +63,236 @@ impl Step {
     }
 }
 
-static SCREEN: Mutex<Screen> = Mutex::new(Screen { waiting: Unprinted::Nothing, group: None });
-/// The child's pid as the host knows it. In a pid namespace of its own the child cannot ask for it.
-static CHILD: AtomicI32 = AtomicI32::new(0);
-static IS_MONITOR: AtomicBool = AtomicBool::new(false);
-/// Whether nobody reads what this process prints any more.
-static HUSHED: AtomicBool = AtomicBool::new(false);
+/// How a call is printed.
+#[derive(Clone, Debug, PartialEq)]
+enum Form {
+    /// On its own line, or with others of its name that differ in one word.
+    Shown,
+    /// As one of those that this title stands for.
+    Titled(String),
+    /// As one of earlier steps.
+    Earlier,
+}
 
+/// A call that was made and is not printed yet.
+#[derive(Debug)]
+struct Made {
+    speaker: Speaker,
+    step: Step,
+    text: String,
+    result: Option<String>,
+}
+
+/// What this process prints, and has not printed yet.
 struct Screen {
-    waiting: Unprinted,
-    /// The name of the open group.
-    group: Option<String>,
+    host: Speaker,
+    /// Whether nobody reads it any more.
+    is_hushed: bool,
+    /// The child's pid as the host knows it; 0 while there is none. In a pid namespace of its own the child cannot ask for it.
+    child: i32,
+    /// What [`one_line`] was given.
+    title: Option<String>,
+    /// Calls of one speaker and of one form; if that is [`Form::Shown`], of one name.
+    waiting: Vec<Made>,
+    form: Form,
 }
 
-/// What this process has done and not yet printed.
-enum Unprinted {
-    Nothing,
-    /// Calls of this step, of one kind, that may still become one line.
-    Own(Vec<Family>),
-    /// Calls that earlier steps have introduced.
-    Earlier(Stretch),
-    /// Small calls of this step.
-    Small(String, Stretch),
+static SCREEN: Mutex<Screen> = Mutex::new(Screen {
+    host: Speaker::Host,
+    is_hushed: false,
+    child: 0,
+    title: None,
+    waiting: Vec::new(),
+    form: Form::Shown,
+});
+
+/// This process has one thread. A panic while it prints leaves at worst a line that was not printed.
+fn screen() -> MutexGuard<'static, Screen> {
+    SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A [`one_line`] of small calls ends where this is dropped.
-#[must_use = "a group ends where it is dropped"]
+/// Small calls are on one line until this is dropped.
+#[must_use = "the line ends where this is dropped"]
 pub struct OneLine(());
 
-/// From here on, until the result is dropped, this step's calls are one line with a count: `/dev: 6 mknodat, 3 mount`.
-pub fn one_line(name: impl Display) -> OneLine {
-    with_screen(|screen| screen.group = Some(name.to_string()));
+/// From here on, until the result is dropped, this step's calls are one line with their number: `/dev: 6 mknodat, 3 mount`.
+pub fn one_line(title: impl Display) -> OneLine {
+    screen().title = Some(title.to_string());
     OneLine(())
 }
 
 impl Drop for OneLine {
     fn drop(&mut self) {
-        with_screen(|screen| screen.group = None);
+        screen().title = None;
     }
 }
 
-/// Calls of one speaker in the order in which they were made.
-#[derive(Debug, PartialEq)]
-struct Stretch {
-    speaker: Speaker,
-    steps: Vec<Step>,
-    /// Each name once, and how often.
-    names: Vec<(String, usize)>,
+/// Prints a call, now or later, with its result if it has been made.
+pub fn print(call: &Call, result: Option<String>) {
+    if explain::quiet() {
+        return;
+    }
+    let mut screen = screen();
+    let form = screen.form_of(call);
+    if !screen.has_like(call, &form) || is_whole(call) {
+        screen.flush();
+    }
+    screen.form = form;
+    screen.waiting.push(Made { speaker: call.speaker, step: call.step, text: call.text.clone(), result });
+    if is_whole(call) {
+        screen.flush();
+    }
 }
 
-impl Stretch {
-    fn new(speaker: Speaker) -> Self {
-        Stretch { speaker, steps: Vec::new(), names: Vec::new() }
+/// Prints a call that has failed: never folded.
+pub fn print_failed(call: &Call, errno: Errno) {
+    if !explain::quiet() {
+        line(format_args!("{} {} = {}", call.speaker, printable(&call.text), format!("{errno:?}").red()));
+    }
+}
+
+/// Whether a call begins a line, so that `--pause` waits before it.
+pub fn begins_line(call: &Call) -> bool {
+    let screen = screen();
+    let form = screen.form_of(call);
+    let joins_one = || families(&screen.waiting).iter().any(|family| joins(family, &call.text));
+    form == Form::Shown && (is_whole(call) || !screen.has_like(call, &form) || !joins_one())
+}
+
+/// Whether the user wants to see each call of this name by itself.
+fn is_whole(call: &Call) -> bool {
+    explain::verbose() || pause::names(call)
+}
+
+impl Screen {
+    fn form_of(&self, call: &Call) -> Form {
+        let is_own = call.step == explain::this_step() || explain::this_step() == Step::UNKNOWN;
+        match &self.title {
+            _ if is_whole(call) => Form::Shown,
+            _ if !is_own => Form::Earlier,
+            Some(title) => Form::Titled(title.clone()),
+            None => Form::Shown,
+        }
     }
 
-    fn add(&mut self, step: Step, text: &str) {
-        let name = name_of(text);
-        match self.names.iter_mut().find(|(it, _)| it == name) {
+    /// Whether calls wait that this one may be on a line with, or on the line after.
+    fn has_like(&self, call: &Call, form: &Form) -> bool {
+        let same_name = |made: &Made| *form != Form::Shown || name_of(&made.text) == name_of(&call.text);
+        self.form == *form && self.waiting.last().is_some_and(|it| it.speaker == call.speaker && same_name(it))
+    }
+
+    fn flush(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let Some(Made { speaker, .. }) = waiting.first() else { return };
+        for text in lines(&self.form, &waiting) {
+            write_line(&format!("{speaker} {text}"));
+        }
+    }
+}
+
+/// The lines of calls, without their speaker.
+fn lines(form: &Form, calls: &[Made]) -> Vec<String> {
+    // "child " stands before each; "monitor " is two wider.
+    let width = WIDTH - 6;
+    match form {
+        Form::Shown => families(calls).iter().map(|family| shown(family, width)).collect(),
+        Form::Titled(title) => vec![printable(&counted(title, calls, width)).into_owned()],
+        Form::Earlier => vec![printable(&counted(&steps_of(calls), calls, width)).dimmed().to_string()],
+    }
+}
+
+/// Calls with the same result that differ in one word.
+fn families(calls: &[Made]) -> Vec<Vec<&Made>> {
+    let mut families: Vec<Vec<&Made>> = Vec::new();
+    for call in calls {
+        match families.iter_mut().find(|family| family[0].result == call.result && joins(family, &call.text)) {
+            Some(family) => family.push(call),
+            None => families.push(vec![call]),
+        }
+    }
+    families
+}
+
+fn joins(family: &[&Made], text: &str) -> bool {
+    let texts = family.iter().map(|call| call.text.as_str()).chain([text]);
+    odd_word(&texts.map(words_of).collect::<Vec<_>>()).is_some()
+}
+
+/// `mkdir /sys/fs/cgroup/{cpu,memory}/step02-4711 = 0`, with as many alternatives as fit.
+fn shown(family: &[&Made], width: usize) -> String {
+    let Made { text, result, .. } = family[0];
+    let texts: Vec<_> = family.iter().map(|call| words_of(&call.text)).collect();
+    let text = odd_word(&texts).map_or(text.clone(), |at| {
+        let head = texts[0][..at].concat();
+        let tail = &text[head.len() + word(texts[0][at]).len()..];
+        let odd: Vec<_> = texts.iter().map(|words| word(words[at])).collect();
+        let others = [&head, "{}", tail, " = ", result.as_deref().unwrap_or_default()];
+        let room = width.saturating_sub(others.iter().map(|it| it.chars().count()).sum());
+        format!("{head}{{{}}}{tail}", fitting(&odd, ",", room))
+    });
+    let result = result.as_deref().map_or(String::new(), |result| format!(" = {}", result.green()));
+    printable(&text).into_owned() + &result
+}
+
+/// Where a word may begin and end: at a part of a path, and at a quoted value.
+const SEPARATORS: [char; 2] = ['/', '\''];
+
+/// Each with the separator behind it.
+fn words_of(text: &str) -> Vec<&str> {
+    text.split_inclusive(SEPARATORS).collect()
+}
+
+fn word(with_separator: &str) -> &str {
+    with_separator.trim_end_matches(SEPARATORS)
+}
+
+/// Which word it is that these texts differ in, if it is one alone: in `/a/b/d` and `/a/c/d` the third.
+fn odd_word(texts: &[Vec<&str>]) -> Option<usize> {
+    let first = &texts[0];
+    let differ = |at: &usize| texts.iter().any(|words| words.get(*at) != first.get(*at));
+    let [at] = (0..first.len()).filter(differ).collect::<Vec<_>>()[..] else { return None };
+    // `{c *:* m,b *:* m}` within quotes is one value; outside, a space is the end of an argument.
+    let is_quoted = first[at.checked_sub(1)?].ends_with('\'');
+    let is_word = |text: &str| !text.is_empty() && (is_quoted || !text.contains(' '));
+    texts.iter().all(|words| words.len() == first.len() && is_word(word(words[at]))).then_some(at)
+}
+
+/// `step 01: 9 mkdir, clone, 12 echo (22 calls)`, with as many names as fit.
+fn counted(title: &str, calls: &[Made], width: usize) -> String {
+    let mut names: Vec<(&str, usize)> = Vec::new();
+    for name in calls.iter().map(|call| name_of(&call.text)) {
+        match names.iter_mut().find(|(it, _)| *it == name) {
             Some((_, count)) => *count += 1,
-            None => self.names.push((name.to_owned(), 1)),
-        }
-        if !self.steps.contains(&step) {
-            self.steps.push(step);
+            None => names.push((name, 1)),
         }
     }
+    let with_count =
+        |(name, count): &(&str, usize)| if *count == 1 { name.to_string() } else { format!("{count} {name}") };
+    let words: Vec<_> = names.iter().map(with_count).collect();
+    let total = if names.len() == 1 { String::new() } else { format!(" ({} calls)", calls.len()) };
+    let room = width.saturating_sub(title.chars().count() + ": ".len() + total.len());
+    format!("{title}: {}{total}", fitting(&words, ", ", room))
+}
 
-    /// `9 mkdir, clone, 12 echo (22 calls)`, with as many names as fit in `width` columns.
-    fn summary(&self, width: usize) -> String {
-        let total: usize = self.names.iter().map(|(_, count)| count).sum();
-        let words = self.names.iter().map(|(name, count)| match count {
-            1 => name.clone(),
-            count => format!("{count} {name}"),
-        });
-        let count = if self.names.len() == 1 { String::new() } else { format!(" ({total} calls)") };
-        let words: Vec<_> = words.collect();
-        let room = width.saturating_sub(count.len() + 3);
-        let mut fitting = words.len();
-        while fitting > 1 && words[..fitting].join(", ").chars().count() > room {
-            fitting -= 1;
-        }
-        let more = if fitting < words.len() { ", …" } else { "" };
-        words[..fitting].join(", ") + more + &count
-    }
-
-    /// `step 01`, `steps 00, 01`.
-    fn whose(&self) -> String {
-        let mut numbers: Vec<_> = self.steps.iter().filter_map(|step| step.0).collect();
-        numbers.sort_unstable();
-        let numbers: Vec<_> = numbers.iter().map(|number| format!("{number:02}")).collect();
-        match numbers.len() {
-            0 => "the helper".to_owned(),
-            1 => format!("step {}", numbers[0]),
-            _ => format!("steps {}", numbers.join(", ")),
-        }
+/// `step 01`, `steps 00, 01`.
+fn steps_of(calls: &[Made]) -> String {
+    let mut numbers: Vec<_> = calls.iter().filter_map(|call| call.step.0).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let numbers: Vec<_> = numbers.iter().map(|number| format!("{number:02}")).collect();
+    match numbers.len() {
+        0 => "the helper".to_owned(),
+        1 => format!("step {}", numbers[0]),
+        _ => format!("steps {}", numbers.join(", ")),
     }
 }
 
-/// Calls that differ in one word, with the same result.
-#[derive(Debug, PartialEq)]
-struct Family {
-    speaker: Speaker,
-    result: String,
-    texts: Vec<String>,
-}
-
-impl Family {
-    /// `mkdir /sys/fs/cgroup/{cpu,memory}/step02-4711`, with as many alternatives as fit in `width` columns.
-    fn text(&self, width: usize) -> String {
-        let [first, _, ..] = self.texts.as_slice() else { return self.texts.concat() };
-        let Some((start, end)) = common(&self.texts) else { return first.clone() };
-        let words: Vec<_> = self.texts.iter().map(|text| &text[start..text.len() - end]).collect();
-        let (head, tail) = (&first[..start], &first[first.len() - end..]);
-        let room = width.saturating_sub(head.chars().count() + tail.chars().count() + 4);
-        let mut fitting = words.len();
-        while fitting > 1 && words[..fitting].iter().map(|word| word.chars().count() + 1).sum::<usize>() > room {
-            fitting -= 1;
-        }
-        let more = if fitting < words.len() { ",…" } else { "" };
-        format!("{head}{{{}{more}}}{tail}", words[..fitting].join(","))
-    }
-}
-
-/// The bytes that all texts have in common at their beginning and at their end, so that between the two each has just
-/// one word of its own: a part of a path, or what is quoted.
-fn common(texts: &[String]) -> Option<(usize, usize)> {
-    let first = texts.first()?;
-    let same = |a: &mut dyn Iterator<Item = char>, b: &mut dyn Iterator<Item = char>| {
-        a.zip(b).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>()
-    };
-    let start = texts.iter().map(|text| same(&mut first.chars(), &mut text.chars())).min()?;
-    let start = first[..start].rfind(['/', '\'']).map(|at| at + 1)?;
-    let rest: Vec<_> = texts.iter().map(|text| &text[start..]).collect();
-    let end = rest.iter().map(|text| same(&mut rest[0].chars().rev(), &mut text.chars().rev())).min()?;
-    // Only whole words: `{cpu,cpuset}` and not `cpu{,set}`.
-    let tail = &first[first.len() - end..];
-    let end = tail.find(['/', '\'']).map_or(0, |at| tail.len() - at);
-    let quoted = first[..start].ends_with('\'');
-    let is_word = |text: &&str| {
-        let word = &text[..text.len() - end];
-        !word.is_empty() && !word.contains(['/', '\'']) && (quoted || !word.contains(' '))
-    };
-    rest.iter().all(is_word).then_some((start, end))
+/// As many words as fit in `room` columns, but at least one; `…` in place of the others.
+pub(crate) fn fitting(words: &[impl Borrow<str>], separator: &str, room: usize) -> String {
+    let shortened = |count| words[..count].join(separator) + separator + "…";
+    let fits = |text: &String| text.chars().count() <= room;
+    let longest = Some(words.join(separator)).filter(|all| fits(all) || words.len() < 2);
+    longest.or_else(|| (2..words.len()).rev().map(shortened).find(fits)).unwrap_or_else(|| shortened(1))
 }
 
 /// `mount` of `mount("proc", …)`, `echo` of `echo 1 > …`.
@@ -212,158 +300,14 @@ pub fn name_of(text: &str) -> &str {
     text.split(['(', ' ']).next().unwrap_or_default()
 }
 
-/// How a call will appear.
-#[derive(PartialEq)]
-enum Shape {
-    /// On a line of its own, at once.
-    Whole,
-    /// On a line, maybe together with calls of the same kind.
-    Own,
-    /// As one of a group.
-    Small,
-    /// As one of a stretch.
-    Earlier,
-}
-
-fn shape(call: &Call, screen: &Screen) -> Shape {
-    let is_own = call.step == explain::this_step() || explain::this_step() == Step::UNKNOWN;
-    match (explain::verbose() || pause::names(call), is_own) {
-        (true, _) => Shape::Whole,
-        (false, false) => Shape::Earlier,
-        (false, true) if screen.group.is_some() => Shape::Small,
-        (false, true) => Shape::Own,
-    }
-}
-
-/// Whether a call begins a line, so that `--pause` waits before it.
-pub fn stands_alone(call: &Call) -> bool {
-    with_screen(|screen| match (shape(call, screen), &screen.waiting) {
-        (Shape::Whole, _) => true,
-        (Shape::Own, Unprinted::Own(families)) => !families.iter().any(|family| family.takes(call, None)),
-        (Shape::Own, _) => true,
-        (Shape::Small | Shape::Earlier, _) => false,
-    })
-}
-
-impl Family {
-    /// Whether this call can join, given its result if that is known.
-    fn takes(&self, call: &Call, result: Option<&str>) -> bool {
-        let same = self.speaker == call.speaker && result.is_none_or(|result| result == self.result);
-        let mut texts = self.texts.clone();
-        texts.push(call.text.clone());
-        same && common(&texts).is_some_and(|_| name_of(&texts[0]) == name_of(&call.text))
-    }
-}
-
-/// Prints a call, now or folded, with its result if it has been made.
-pub fn print(call: &Call, result: Option<&str>) {
-    if explain::quiet() {
-        return;
-    }
-    with_screen(|screen| match shape(call, screen) {
-        Shape::Whole => {
-            screen.flush();
-            write_line(&line_of(call.speaker, &call.text, result));
-        }
-        Shape::Own => screen.add_own(call, result.unwrap_or_default()),
-        Shape::Small => {
-            let name = screen.group.clone().unwrap_or_default();
-            if !matches!(&screen.waiting, Unprinted::Small(waiting, it) if *waiting == name && it.speaker == call.speaker)
-            {
-                screen.flush();
-                screen.waiting = Unprinted::Small(name, Stretch::new(call.speaker));
-            }
-            screen.add(call);
-        }
-        Shape::Earlier => {
-            if !matches!(&screen.waiting, Unprinted::Earlier(it) if it.speaker == call.speaker) {
-                screen.flush();
-                screen.waiting = Unprinted::Earlier(Stretch::new(call.speaker));
-            }
-            screen.add(call);
-        }
-    });
-}
-
-/// Prints a call that has failed: never folded.
-pub fn print_failed(call: &Call, errno: Errno) {
-    if explain::quiet() {
-        return;
-    }
-    with_screen(|screen| {
-        screen.flush();
-        let result = format!("{errno:?}").red();
-        write_line(&format!("{} {} = {result}", call.speaker, printable(&call.text)));
-    });
-}
-
-impl Screen {
-    fn add_own(&mut self, call: &Call, result: &str) {
-        let new = || Family { speaker: call.speaker, result: result.to_owned(), texts: vec![call.text.clone()] };
-        if let Unprinted::Own(families) = &mut self.waiting {
-            if let Some(family) = families.iter_mut().find(|family| family.takes(call, Some(result))) {
-                family.texts.push(call.text.clone());
-                return;
-            }
-            let same_kind = |it: &Family| it.speaker == call.speaker && name_of(&it.texts[0]) == name_of(&call.text);
-            if families.iter().all(same_kind) {
-                families.push(new());
-                return;
-            }
-        }
-        self.flush();
-        self.waiting = Unprinted::Own(vec![new()]);
-    }
-
-    fn add(&mut self, call: &Call) {
-        if let Unprinted::Small(_, stretch) | Unprinted::Earlier(stretch) = &mut self.waiting {
-            stretch.add(call.step, &call.text);
-        }
-    }
-
-    fn flush(&mut self) {
-        match std::mem::replace(&mut self.waiting, Unprinted::Nothing) {
-            Unprinted::Nothing => {}
-            Unprinted::Own(families) => {
-                for family in families {
-                    let result = (!family.result.is_empty()).then_some(family.result.as_str());
-                    let width = WIDTH - 6 - result.map_or(0, |result| result.len() + 3);
-                    write_line(&line_of(family.speaker, &family.text(width), result));
-                }
-            }
-            Unprinted::Earlier(stretch) => {
-                let whose = stretch.whose();
-                let text = format!("{whose}: {}", stretch.summary(WIDTH - 8 - whose.len()));
-                write_line(&format!("{} {}", stretch.speaker, printable(&text).dimmed()));
-            }
-            Unprinted::Small(name, stretch) => {
-                let room = WIDTH.saturating_sub(8 + name.chars().count());
-                write_line(&format!("{} {}: {}", stretch.speaker, printable(&name), stretch.summary(room)));
-            }
-        }
-    }
-}
-
-fn line_of(speaker: Speaker, text: &str, result: Option<&str>) -> String {
-    match result {
-        None => format!("{speaker} {}", printable(text)),
-        Some(result) => format!("{speaker} {} = {}", printable(text), result.green()),
-    }
-}
-
-fn with_screen<T>(act: impl FnOnce(&mut Screen) -> T) -> T {
-    // One thread; a panic in the middle leaves at worst a line that was not printed.
-    act(&mut SCREEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-}
-
 /// Prints what is still folded. To be called before another process is released, or waited for: its lines come after these.
 pub fn flush() {
-    with_screen(Screen::flush);
+    screen().flush();
 }
 
 /// Child, first of all: what its parent has not printed yet is left to its parent.
 pub fn newborn() {
-    with_screen(|screen| screen.waiting = Unprinted::Nothing);
+    screen().waiting.clear();
 }
 
 /// Prints something that is no call, if it is this step's: what was found, or read back.
@@ -384,10 +328,8 @@ pub fn notice(text: impl Display) {
 
 /// One line of the step's own, to standard error. Where nobody can read it any more, the work goes on.
 pub fn line(text: fmt::Arguments) {
-    with_screen(|screen| {
-        screen.flush();
-        write_line(&text.to_string());
-    });
+    flush();
+    write_line(&text.to_string());
 }
 
 fn write_line(text: &str) {
@@ -404,30 +346,31 @@ fn time_of_minute() -> String {
 
 /// From here on this process prints nothing, and pauses nowhere: it lets go of the terminal that it was started from.
 pub fn hush() {
-    flush();
-    HUSHED.store(true, Ordering::Relaxed);
+    let mut screen = screen();
+    screen.flush();
+    screen.is_hushed = true;
 }
 
 pub(crate) fn is_hushed() -> bool {
-    HUSHED.load(Ordering::Relaxed)
+    screen().is_hushed
 }
 
 /// From here on, what this process does is printed as the monitor's.
 pub fn speak_as_monitor() {
-    IS_MONITOR.store(true, Ordering::Relaxed);
+    screen().host = Speaker::Monitor;
 }
 
-pub(crate) fn host_speaker() -> Speaker {
-    if IS_MONITOR.load(Ordering::Relaxed) { Speaker::Monitor } else { Speaker::Host }
+pub(crate) fn host() -> Speaker {
+    screen().host
 }
 
 /// From here on, the hints of `--pause` name this process.
 pub fn child_is(pid: Pid) {
-    CHILD.store(pid.as_raw(), Ordering::Relaxed);
+    screen().child = pid.as_raw();
 }
 
 pub(crate) fn child() -> i32 {
-    CHILD.load(Ordering::Relaxed)
+    screen().child
 }
 
 /// Text that cannot drive a terminal: a name with an escape sequence or a newline in it is shown, not obeyed.
@@ -442,57 +385,84 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    fn family(texts: &[&str]) -> Family {
-        let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-        Family { speaker: Speaker::Host, result: "0".to_owned(), texts }
+    fn made(step: u8, text: &str, result: &str) -> Made {
+        Made { speaker: Speaker::Host, step: Step(Some(step)), text: text.to_owned(), result: Some(result.to_owned()) }
+    }
+
+    /// The lines of these calls of this step, each of which has returned 0.
+    fn printed(texts: &[&str]) -> Vec<String> {
+        colored::control::set_override(false);
+        lines(&Form::Shown, &texts.iter().map(|text| made(2, text, "0")).collect::<Vec<_>>())
     }
 
     #[test]
     fn paths_that_differ_in_one_directory_become_one_line() {
         let texts = ["mkdir /sys/fs/cgroup/cpu/step02-1", "mkdir /sys/fs/cgroup/cpuset/step02-1"];
-        assert_eq!(family(&texts).text(110), "mkdir /sys/fs/cgroup/{cpu,cpuset}/step02-1");
+        assert_eq!(printed(&texts), ["mkdir /sys/fs/cgroup/{cpu,cpuset}/step02-1 = 0"]);
     }
 
     #[test]
     fn files_of_one_group_become_one_line() {
         let texts = ["echo '0 0 1' > /proc/7/uid_map", "echo '0 0 1' > /proc/7/gid_map"];
-        assert_eq!(family(&texts).text(110), "echo '0 0 1' > /proc/7/{uid_map,gid_map}");
+        assert_eq!(printed(&texts), ["echo '0 0 1' > /proc/7/{uid_map,gid_map} = 0"]);
     }
 
     #[test]
     fn quoted_values_for_one_file_become_one_line() {
         let texts = ["echo 'c *:* m' > /d/devices.allow", "echo 'b *:* m' > /d/devices.allow"];
-        assert_eq!(family(&texts).text(110), "echo '{c *:* m,b *:* m}' > /d/devices.allow");
+        assert_eq!(printed(&texts), ["echo '{c *:* m,b *:* m}' > /d/devices.allow = 0"]);
     }
 
     #[test]
-    fn what_differs_in_more_than_a_word_does_not() {
-        let differ = |a: &str, b: &str| common(&[a.to_owned(), b.to_owned()]).is_none();
-        assert!(differ("echo 7 > /c/cpu/s/tasks", "echo 7 > /c/memory/user/s/tasks"));
-        assert!(differ("echo 1 > /c/period", "echo 2 > /c/quota"));
-        assert!(differ("mount(\"proc\", \"/a/proc\")", "mount(\"sysfs\", \"/a/sys\")"));
+    fn texts_that_differ_in_more_than_a_word_stay_on_lines_of_their_own() {
+        let stay = |a: &str, b: &str| assert_eq!(printed(&[a, b]).len(), 2, "{a}, {b}");
+        stay("echo 7 > /c/cpu/s/tasks", "echo 7 > /c/memory/user/s/tasks");
+        stay("echo 1 > /c/period", "echo 2 > /c/quota");
+        stay("echo 1 > /c/quota", "echo 2 > /c/quota");
+        stay("mount(\"proc\", \"/a/proc\")", "mount(\"sysfs\", \"/a/sys\")");
+        stay("rmdir /c/a/s", "rmdir /c/a/s");
+    }
+
+    #[test]
+    fn calls_with_two_results_stay_on_lines_of_their_own() {
+        let calls = [made(3, "openat2(\"/a\")", "4"), made(3, "openat2(\"/b\")", "5")];
+        assert_eq!(lines(&Form::Shown, &calls).len(), 2);
+    }
+
+    #[test]
+    fn calls_of_two_families_may_alternate() {
+        let texts = ["echo 7 > /c/a/tasks", "echo 7 > /c/a/b/procs", "echo 7 > /c/c/tasks", "echo 7 > /c/c/b/procs"];
+        assert_eq!(printed(&texts), ["echo 7 > /c/{a,c}/tasks = 0", "echo 7 > /c/{a,c}/b/procs = 0"]);
     }
 
     #[test]
     fn a_line_that_is_too_long_says_that_there_is_more() {
         let texts = ["mkdir /c/aaaaaaaaaa/s", "mkdir /c/bbbbbbbbbb/s", "mkdir /c/cccccccccc/s"];
-        let text = family(&texts).text(40);
-        assert_eq!(text, "mkdir /c/{aaaaaaaaaa,bbbbbbbbbb,…}/s");
-        assert!(text.chars().count() <= 40);
+        let calls = texts.map(|text| made(2, text, "0"));
+        assert_eq!(shown(&calls.iter().collect::<Vec<_>>(), 40), "mkdir /c/{aaaaaaaaaa,bbbbbbbbbb,…}/s = 0");
+        let many: Vec<_> = (0..99).map(|it| format!("mkdir /c/{it}/s")).collect();
+        let many = printed(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(many.len() == 1 && (WIDTH - 9..=WIDTH - 6).contains(&many[0].chars().count()), "{many:?}");
+    }
+
+    #[test]
+    fn as_many_words_are_printed_as_fit() {
+        let words = ["cpu", "memory", "pids"];
+        let texts = [17, 16, 13, 8, 0].map(|room| fitting(&words, ", ", room));
+        assert_eq!(texts, ["cpu, memory, pids", "cpu, memory, …", "cpu, …", "cpu, …", "cpu, …"]);
+        assert_eq!(fitting(&words[..1], ", ", 0), "cpu");
     }
 
     #[test]
     fn a_stretch_names_steps_and_counts_calls() {
-        let mut stretch = Stretch::new(Speaker::Child);
-        for text in ["mount(\"none\", \"/\")", "sethostname(\"a\")", "mount(\"proc\", \"/proc\")"] {
-            stretch.add(Step(Some(1)), text);
-        }
-        assert_eq!(
-            (stretch.whose().as_str(), stretch.summary(110).as_str()),
-            ("step 01", "2 mount, sethostname (3 calls)")
-        );
-        stretch.add(Step(Some(0)), "execve(\"/bin/sh\")");
-        assert_eq!(stretch.whose(), "steps 00, 01");
+        let mut calls: Vec<_> = ["mount(\"none\", \"/\")", "sethostname(\"a\")", "mount(\"proc\", \"/proc\")"]
+            .map(|it| made(1, it, "0"))
+            .into();
+        let line = |calls: &[Made]| counted(&steps_of(calls), calls, 110);
+        assert_eq!(line(&calls), "step 01: 2 mount, sethostname (3 calls)");
+        calls.push(made(0, "execve(\"/bin/sh\")", "0"));
+        assert_eq!(line(&calls), "steps 00, 01: 2 mount, sethostname, execve (4 calls)");
+        assert_eq!(counted("/dev", &calls[..1], 110), "/dev: mount");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn before(call: &Call) -> Result<()> {
         return Ok(());
     }
     // `--pause` alone is one empty word.
-    let at_each_line = words.iter().any(String::is_empty) && narration::stands_alone(call);
+    let at_each_line = words.iter().any(String::is_empty) && narration::begins_line(call);
     if !names(call) && !at_each_line {
         return Ok(());
     }
