@@ -72,7 +72,7 @@ fn groups(child: Pid) -> Vec<PathBuf> {
 
 /// Host: makes a group, limits it, and writes the pid of the child into it.
 fn admit(group: &Path, child: Pid) -> io::Result<()> {
-    let tree = group.with_file_name("");
+    let tree = group.parent().expect("tree");
     if tree.join("cgroup.subtree_control").exists() {
         fs::write(tree.join("cgroup.subtree_control"), "+pids")?;
     }

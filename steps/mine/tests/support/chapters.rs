@@ -27,18 +27,37 @@ pub const CODE: &str = "mine does not end with the exit code of its program";
 
 /// Chapter 00: the host waits for its child, and ends as the child has ended.
 pub fn process(mine: &Path) -> Checked {
-    let held = WaitingProgram::start(mine, &[], ":")?;
-    held.end()?;
-    let killed = Command::new(mine).args(["sh", "-c", "kill -TERM $$"]).stderr(Stdio::null()).status().expect("mine");
-    let seen = format!("SIGTERM is 15, and mine has ended with {}", code(killed));
-    require(killed.code() == Some(143), "a program that a signal has ended must give 128 and the signal", seen)
+    WaitingProgram::start(mine, ":")?.end()?;
+    let killed = WaitingProgram::start(mine, ":")?.kill()?;
+    let seen = format!("SIGKILL is 9, and mine has ended with {killed}");
+    require(killed == 137, "a program that a signal has ended must give 128 and the signal", seen)
 }
 
 /// Chapter 01: a view of its own.
 pub fn namespaces(mine: &Path) -> Checked {
     enter_shared_world()?;
-    let held = WaitingProgram::start(mine, &[], "cat /proc/sys/kernel/hostname; id -u")?;
+    let held = WaitingProgram::start(mine, "cat /proc/sys/kernel/hostname; id -u")?;
     let pid = held.pid;
+    has_its_own_namespaces(pid)?;
+    for file in ["uid_map", "gid_map"] {
+        let map = read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let words: Vec<_> = map.split_whitespace().collect();
+        let id = if file == "uid_map" { getuid().as_raw() } else { getgid().as_raw() };
+        let sentence = format!("{file} must say that root inside is the caller outside");
+        require(words == ["0", &id.to_string(), "1"], &sentence, format!("/proc/{pid}/{file}: {map:?}"))?;
+    }
+    gate::holds_the_child(mine, held.root.as_deref())?;
+
+    let hostname = nix::unistd::gethostname().expect("gethostname");
+    let its = held.lines.first().cloned().unwrap_or_default();
+    require(*hostname != *its, "the program has the host's name: sethostname in the child", its)?;
+    require(held.lines.get(1).is_some_and(|id| id == "0"), "the program is not root inside", held.lines.join("\n"))?;
+    mounts_are_private(pid)?;
+    proc_is_its_own(pid)?;
+    held.end().map(drop)
+}
+
+fn has_its_own_namespaces(pid: Pid) -> Checked {
     for (kind, flag) in [
         ("user", "CLONE_NEWUSER"),
         ("pid", "CLONE_NEWPID"),
@@ -50,23 +69,7 @@ pub fn namespaces(mine: &Path) -> Checked {
         let sentence = format!("the program is in the host's {kind} namespace: clone needs {flag}");
         require(namespace(pid, kind) != namespace("self", kind), &sentence, namespace(pid, kind).display())?;
     }
-
-    for file in ["uid_map", "gid_map"] {
-        let map = read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let words: Vec<_> = map.split_whitespace().collect();
-        let id = if file == "uid_map" { getuid().as_raw() } else { getgid().as_raw() };
-        let sentence = format!("{file} must say that root inside is the caller outside");
-        require(words == ["0", &id.to_string(), "1"], &sentence, format!("/proc/{pid}/{file}: {map:?}"))?;
-    }
-    gate::holds_the_child(mine)?;
-
-    let hostname = nix::unistd::gethostname().expect("gethostname");
-    let its = held.lines.first().cloned().unwrap_or_default();
-    require(*hostname != *its, "the program has the host's name: sethostname in the child", its)?;
-    require(held.lines.get(1).is_some_and(|id| id == "0"), "the program is not root inside", held.lines.join("\n"))?;
-    mounts_are_private(pid)?;
-    proc_is_its_own(pid)?;
-    held.end().map(drop)
+    Ok(())
 }
 
 fn mounts_are_private(pid: Pid) -> Checked {
@@ -106,7 +109,7 @@ fn why_no_groups(trees: &[(&str, PathBuf)]) -> Option<String> {
 pub fn cgroups(mine: &Path) -> Checked {
     enter_shared_world()?;
     let trees = trees();
-    let held = WaitingProgram::start(mine, &[], "cat /proc/self/cgroup")?;
+    let held = WaitingProgram::start(mine, "cat /proc/self/cgroup")?;
     let pid = held.pid;
     if let Some(reason) = why_no_groups(&trees) {
         let said = held.end()?;
@@ -143,10 +146,10 @@ fn nothing_is_left(groups: &[PathBuf]) -> Checked {
 /// Chapter 03: a root of its own, and no way back.
 pub fn rootfs(mine: &Path) -> Checked {
     enter_shared_world()?;
-    let scratch = Scratch::new();
-    let root = scratch.root()?;
+    let root = make_root()?;
     let before = mounts("self");
-    let held = match WaitingProgram::start(mine, &[&root], ":") {
+    let held = match WaitingProgram::run(mine, Some(&root), ":") {
+        Err(_) if goes_to_the_background(mine, &root) => return missing(IN_BACKGROUND, ""),
         Err(Reason::Missing(_, seen)) => return missing("`mine ROOT COMMAND` has not run the command", seen),
         other => other?,
     };
@@ -284,9 +287,12 @@ impl Drop for Background {
 pub fn engine(mine: &Path) -> Checked {
     enter_shared_world()?;
     let scratch = Scratch::new();
-    let root = scratch.root()?;
+    let root = make_root()?;
     let code = random_code();
     let first = Background::start(mine, &scratch, &root, code)?;
+    has_its_own_namespaces(first.pid)?;
+    mounts_are_private(first.pid)?;
+    proc_is_its_own(first.pid)?;
     stands_in(first.pid, &root)?;
     let sessions = (getsid(Some(first.pid)).ok(), getsid(None).ok());
     let sentence = "the container is still in the session of the terminal, and would end with it: daemon, or setsid";

@@ -16,9 +16,9 @@ use super::{Checked, missing, soon, stat};
 const NO_GATE: &str = "the child runs on before the host has mapped its ids: hold it at a gate";
 
 /// Holds the host as soon as it has made the child (ptrace(2)), and looks at what the child does without it.
-pub fn holds_the_child(mine: &Path) -> Checked {
+pub fn holds_the_child(mine: &Path, root: Option<&Path>) -> Checked {
     let mut command = Command::new(mine);
-    command.args(["sh", "-c", ":"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(root).args(["sh", "-c", ":"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: between fork and exec, one system call.
     unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
     let mut process = command.spawn().expect("mine");

@@ -76,6 +76,9 @@ pub fn main(name: &str, chapter: Chapter, mine: &str) -> ExitCode {
 pub fn checked(chapter: Chapter, mine: &Path) -> Checked {
     // What a container leaves running becomes a child of this process, where it is found and ended.
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
+    // From chapter 04 on mine makes a file where it stands.
+    let scratch = Scratch::new();
+    std::env::set_current_dir(&scratch.0).expect("chdir");
     let verdict = chapter(mine);
     end_children();
     verdict
@@ -220,23 +223,31 @@ impl Scratch {
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Scratch(path.canonicalize().expect("canonicalize"))
     }
-
-    /// A small root file system in it, of this machine's own shell and tools.
-    pub fn root(&self) -> Result<PathBuf, Reason> {
-        let root = self.0.join("root");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
-        let made = Command::new(script).arg(&root).output().expect("host.sh");
-        if made.status.success() {
-            return Ok(root);
-        }
-        Err(Reason::CannotCheck(format!("rootfs-scripts/host.sh: {}", String::from_utf8_lossy(&made.stderr).trim())))
-    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// A small root file system in the directory of this check, of this machine's own shell and tools.
+pub fn make_root() -> Result<PathBuf, Reason> {
+    let root = std::env::current_dir().expect("current directory").join("root");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
+    let made = Command::new(script).arg(&root).output().expect("host.sh");
+    if made.status.success() {
+        return Ok(root);
+    }
+    Err(Reason::CannotCheck(format!("rootfs-scripts/host.sh: {}", String::from_utf8_lossy(&made.stderr).trim())))
+}
+
+/// Whether it makes FILE, as chapter 04 asks.
+pub fn goes_to_the_background(mine: &Path, root: &Path) -> bool {
+    let file = Path::new("file");
+    let mut command = Command::new(mine);
+    command.args([file, root]).arg("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success()) && file.exists()
 }
 
 /// So that no answer can be written into a program.
@@ -267,6 +278,11 @@ pub fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().expect("ended"))
 }
 
+const NOT_RUN: &str = "the program has not run";
+/// From chapter 04 on.
+pub const IN_BACKGROUND: &str = "this test needs mine in the foreground, and yours runs in the background: the test of \
+    chapter 04 looks at its namespaces and its root, too";
+
 /// A container whose program has said its first lines and waits for one more line from us.
 pub struct WaitingProgram {
     mine: Child,
@@ -274,6 +290,8 @@ pub struct WaitingProgram {
     stdout: BufReader<ChildStdout>,
     errors: PathBuf,
     scratch: Scratch,
+    /// The root that mine was given.
+    pub root: Option<PathBuf>,
     /// The program, as the host sees it.
     pub pid: Pid,
     /// What it has printed so far.
@@ -282,19 +300,34 @@ pub struct WaitingProgram {
 }
 
 impl WaitingProgram {
-    /// `mine WORDS… sh -c SCRIPT`, where the script goes on to wait for us and to end with a random exit code.
-    pub fn start(mine: &Path, words: &[&Path], script: &str) -> Result<Self, Reason> {
+    /// `mine sh -c SCRIPT`, or `mine ROOT sh -c SCRIPT` where it takes a root, as from chapter 03 on.
+    pub fn start(mine: &Path, script: &str) -> Result<Self, Reason> {
+        let first = Self::run(mine, None, script);
+        if !matches!(&first, Err(Reason::Missing(sentence, _)) if sentence == NOT_RUN) {
+            return first;
+        }
+        let root = make_root()?;
+        match Self::run(mine, Some(&root), script) {
+            Err(_) if goes_to_the_background(mine, &root) => missing(IN_BACKGROUND, ""),
+            Err(_) => first,
+            second => second,
+        }
+    }
+
+    /// The script goes on to wait for us and to end with a random exit code.
+    pub fn run(mine: &Path, root: Option<&Path>, script: &str) -> Result<Self, Reason> {
         let scratch = Scratch::new();
         let errors = scratch.0.join("errors");
         let code = random_code();
         let script = format!("{script}\necho ready\nread line\nexit {code}");
         let mut command = Command::new(mine);
-        command.args(words).args(["sh", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(root).args(["sh", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut mine = command.stderr(File::create(&errors).expect("errors")).spawn().expect("mine");
         let stdin = mine.stdin.take().expect("piped");
         let stdout = BufReader::new(mine.stdout.take().expect("piped"));
         let pid = Pid::from_raw(0);
-        let mut held = WaitingProgram { mine, stdin, stdout, errors, scratch, pid, lines: Vec::new(), code };
+        let (root, lines) = (root.map(Path::to_owned), Vec::new());
+        let mut held = WaitingProgram { mine, stdin, stdout, errors, scratch, root, pid, lines, code };
         held.read_until_ready()?;
         let host = Pid::from_raw(held.mine.id() as i32);
         match children(host)[..] {
@@ -317,7 +350,7 @@ impl WaitingProgram {
             if self.stdout.read_line(&mut line).expect("read") == 0 {
                 let status = self.mine.wait().expect("wait");
                 let seen = format!("mine has ended with exit code {}:\n{}", code(status), self.said());
-                return missing("the program has not run", seen);
+                return missing(NOT_RUN, seen);
             }
             match line.trim_end() {
                 "ready" => return Ok(()),
@@ -334,19 +367,28 @@ impl WaitingProgram {
     /// Lets the program end, and mine with it; afterwards its exit code must be the program's.
     pub fn end(mut self) -> Result<String, Reason> {
         writeln!(self.stdin, "go on").expect("write");
-        let mut status = None;
-        if !soon(|| {
-            status = self.mine.try_wait().expect("wait");
-            status.is_some()
-        }) {
-            return missing("the program has ended, and mine has not", self.said());
-        }
-        let ended = code(status.expect("ended"));
+        let ended = self.wait()?;
         if ended != self.code {
             let seen = format!("{}, and mine with {ended}\n{}", self.code, self.said());
             return missing(chapters::CODE, format!("the program has ended with {seen}"));
         }
         Ok(self.said())
+    }
+
+    /// Ends the program with SIGKILL, which process 1 of a pid namespace cannot ignore either. The exit code of mine.
+    pub fn kill(mut self) -> Result<i32, Reason> {
+        kill(self.pid, Signal::SIGKILL).expect("kill");
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<i32, Reason> {
+        let mut status = None;
+        let has_ended = soon(|| {
+            status = self.mine.try_wait().expect("wait");
+            status.is_some()
+        });
+        require(has_ended, "the program has ended, and mine has not", self.said())?;
+        Ok(code(status.expect("ended")))
     }
 }
 
