@@ -20,7 +20,7 @@ impl Cgroup {
         Cgroup::named(&format!("{step}-{}", std::process::id()), limits)
     }
 
-    /// Host: the same, named `step04-` and up to 16 hexadecimal digits that are nobody else's.
+    /// Host: the same, named `step04-`, say, and up to 16 hexadecimal digits that are nobody else's.
     ///
     /// # Errors
     /// The same.

@@ -124,7 +124,13 @@ impl Container {
     /// What its parts may know of it.
     pub fn identity(&self) -> Identity {
         let Config { id, name, .. } = &self.config;
-        Identity { id: id.clone(), name: name.clone(), directory: self.path(""), data: data().join(id) }
+        Identity {
+            step: self.asker,
+            id: id.clone(),
+            name: name.clone(),
+            directory: self.path(""),
+            data: data().join(id),
+        }
     }
 
     /// A file of its directory, to be used.

@@ -57,7 +57,7 @@ pub fn exec<R: Recipe>(container: &Container, guest: &Guest, options: &R::Guest)
 
     // Host, and the child held: ties it to what the container has, before it runs anything; and receives what it has sent.
     let host = |stage, guest| match stage {
-        Stage::Held => each(&parts, |part| part.admit_guest(guest)),
+        Stage::Held => each(&parts, |part| part.admit_guest(guest, Pid::from_raw(init.pid))),
         Stage::Ready => each(&parts, |part| part.entered(guest, post.receive()?)),
         Stage::Started => Ok(()),
     };

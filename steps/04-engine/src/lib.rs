@@ -100,6 +100,8 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
 
 /// What a part may know of its container when it plans.
 pub struct Identity {
+    /// The step that makes it: `step04`.
+    pub step: &'static str,
     /// Twelve hexadecimal digits, unique.
     pub id: String,
     /// As the user calls it.
@@ -162,8 +164,8 @@ pub trait Part {
     }
     /// Host, while the program runs: reads what can be read now, and never waits.
     fn serve(&self) {}
-    /// Host, and a process that `exec` brings in held: ties it to what the container has.
-    fn admit_guest(&self, _guest: Pid) -> Result<()> {
+    /// Host, and a process that `exec` brings in held: ties it to what the container has. `init` is its first process.
+    fn admit_guest(&self, _guest: Pid, _init: Pid) -> Result<()> {
         Ok(())
     }
     /// A process that `exec` brings in, in the container's namespaces and root: what `enter` is to the first one.

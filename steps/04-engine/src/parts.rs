@@ -4,11 +4,14 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use cgroups::{Cgroup, Limits};
+use cgroups::{Cgroup, Limits, Version};
 use namespaces::View;
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
+use shared::explain;
+use shared::failure::is;
 use shared::formula::{Formula, Term};
 
 use crate::{Identity, Letter, Part, Program, recovery};
@@ -63,15 +66,28 @@ impl Limited {
     /// # Errors
     /// Where no hierarchy that can be reached has a controller that a limit needs.
     pub fn plan(limits: &Limits, view: &View, container: &Identity) -> Result<Self> {
-        let cgroup = Cgroup::named(&format!("step04-{}", container.id), limits)?;
+        let cgroup = Cgroup::named(&format!("{}-{}", container.step, container.id), limits)?;
         Ok(Limited { groups: cgroup.dirs(), view: view.clone(), held: OnceCell::from(cgroup) })
     }
 
     fn cgroup(&self) -> &Cgroup {
-        // A record can be damaged: what no step has made is nobody's to empty.
-        let ours =
-            || self.groups.iter().filter(|group| recovery::is_named_by_a_step(group)).cloned().collect::<Vec<_>>();
-        self.held.get_or_init(|| Cgroup::at(&ours()))
+        self.held.get_or_init(|| Cgroup::at(&self.ours()))
+    }
+
+    /// A record can be damaged: what no step has made is nobody's to enter or to empty.
+    fn ours(&self) -> Vec<PathBuf> {
+        self.groups.iter().filter(|group| recovery::is_named_by_a_step(group)).cloned().collect()
+    }
+
+    /// Host: puts a process into the group that the container's first one is in, if that is below one of ours. On v2 a
+    /// group that has passed controllers on to those below it takes no processes itself (EBUSY), and a container that has
+    /// made such groups has moved into one of them.
+    fn admit_beside(&self, guest: Pid, init: Pid) -> Option<Result<()>> {
+        // What the kernel says of that one to the host: neither its own view nor a group elsewhere counts.
+        let hierarchies = cgroups::detect(Path::new("/proc"), &init.to_string()).ok()?;
+        let group = hierarchies.into_iter().find(|it| it.version == Version::V2)?.own;
+        let is_below = self.ours().iter().any(|ours| group.starts_with(ours));
+        is_below.then(|| explain::host_echo(guest, &group.join("cgroup.procs")).run())
     }
 }
 
@@ -100,8 +116,11 @@ impl Part for Limited {
         formula.light(Term::Cgroup, &self.cgroup().facts(child)?)
     }
 
-    fn admit_guest(&self, guest: Pid) -> Result<()> {
-        self.cgroup().admit(guest)
+    fn admit_guest(&self, guest: Pid, init: Pid) -> Result<()> {
+        match self.cgroup().admit(guest) {
+            Err(error) if is(&error, Errno::EBUSY) => self.admit_beside(guest, init).unwrap_or(Err(error)),
+            admitted => admitted,
+        }
     }
 
     fn cleanup(&self) -> Result<()> {

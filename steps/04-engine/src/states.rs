@@ -61,7 +61,7 @@ const IS_PAUSED: Answer = Refused("is paused: unpause it first");
 const NOT_PAUSED: Answer = Refused("is not paused");
 const HAS_ENDED: Answer = Refused("is not running any more: start it again first");
 const RUNS: Answer = Refused("is running: stop it first, or use rm -f");
-const IS_DEAD: Answer = Refused("is dead, as its monitor was killed: remove it, or use `step04 clean`");
+const IS_DEAD: Answer = Refused("is dead, as its monitor was killed: remove it, or use `clean`");
 
 /// A row for each command, a column for each state.
 #[rustfmt::skip]

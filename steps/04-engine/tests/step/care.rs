@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testing::{proc, random_word, wait_until};
@@ -180,4 +181,45 @@ pub fn deaf_logs() {
     drop(writer);
     kill(Pid::from_raw(logs.id() as i32), Signal::SIGINT).expect("kill");
     assert_eq!(testing::end_of(&mut logs, testing::PATIENCE), 130);
+}
+
+/// On v2 a group that passes controllers on has no processes of its own: PID 1 is in a group below it, and so is a guest.
+pub fn guest_of_a_moved_init() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "--memory", "100M", "sleep", "100"]);
+    let init = home.init(&id);
+    let groups = testing::groups_of_steps();
+    let group = Path::new(groups.iter().find(|group| group.contains(&id)).expect("a group"));
+    let inner = group.join("inner");
+    create_dir(&inner).expect("mkdir");
+    write(inner.join("cgroup.procs"), init.to_string()).expect("it is put in");
+    write(group.join("cgroup.subtree_control"), "+memory").expect("the controller is passed on");
+    let live = home.step(&["-q", "exec", &id, "sh", "-c", "echo ready; cat"]).until_ready();
+    let helper = testing::child_of(live.step()).expect("a helper");
+    let guest = testing::child_of(helper).expect("a guest");
+    assert!(proc(init, "cgroup").contains("/inner\n"));
+    assert_eq!(proc(guest, "cgroup"), proc(init, "cgroup"));
+    assert_eq!(live.end().code, 0);
+    // Not where somebody has put PID 1 elsewhere.
+    let elsewhere = group.with_file_name("elsewhere");
+    create_dir(&elsewhere).expect("mkdir");
+    write(elsewhere.join("cgroup.procs"), init.to_string()).expect("it is put in");
+    home.refuses(&["exec", &id, "true"], "EBUSY");
+    home.ok(&["rm", "-f", &id]);
+    wait_until("nobody is in there", || remove_dir(&elsewhere).is_ok());
+}
+
+/// A caller that may use fewer CPUs than the container, as by taskset(1), has that narrowed for no process in it.
+pub fn guests_cpus() {
+    let home = Home::new();
+    let id = home.ok(&["run", "-d", "--cpuset-cpus", "0-1", "sleep", "100"]);
+    let mut one = CpuSet::new();
+    one.set(0).and_then(|()| sched_setaffinity(Pid::this(), &one)).expect("affinity");
+    let live = home.step(&["-q", "exec", &id, "sh", "-c", "echo ready; cat"]).until_ready();
+    let helper = testing::child_of(live.step()).expect("a helper");
+    let guest = testing::child_of(helper).expect("a guest");
+    let cpus = |pid| proc(pid, "status").lines().find(|line| line.starts_with("Cpus_allowed_list")).map(str::to_owned);
+    assert_eq!(cpus(guest).as_deref(), Some("Cpus_allowed_list:\t0-1"));
+    assert_eq!(cpus(guest), cpus(home.init(&id)));
+    assert_eq!(live.end().code, 0);
 }

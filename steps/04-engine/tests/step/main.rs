@@ -583,6 +583,12 @@ fn checks() -> Vec<Check> {
         check("only_groups_that_are_known_again_are_touched", [groups(), needs::root()], care::forged_groups),
         check("a_stopped_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::stopped_exec),
         check("a_killed_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::killed_exec),
+        check(
+            "exec_finds_the_first_process_in_a_group_of_its_own",
+            [groups(), needs::root(), pure_v2()],
+            care::guest_of_a_moved_init,
+        ),
+        check("exec_may_use_the_containers_processors", [groups(), two_processors(), cpuset()], care::guests_cpus),
         check("kill_takes_real_time_signals_by_name_and_number", [needs::user_namespaces()], care::real_time_signals),
         check("options_are_in_no_command_line_that_stays", [needs::user_namespaces()], care::secrets),
         check("a_line_that_is_split_has_one_time", [needs::user_namespaces()], odd::stamps),
@@ -919,6 +925,12 @@ fn clean_takes_what_is_ours() {
 fn no_run_user() -> Option<String> {
     let uid = nix::unistd::geteuid();
     Path::new(&format!("/run/user/{uid}")).exists().then(|| "needs a user without a folder in /run/user".to_owned())
+}
+
+fn cpuset() -> Option<String> {
+    let all = cgroups::detect(Path::new("/proc"), "self").unwrap_or_default();
+    let has_it = all.iter().any(|it| it.controllers.iter().any(|name| name == "cpuset"));
+    (!has_it).then(|| "needs the cgroup controller cpuset".to_owned())
 }
 
 fn two_processors() -> Option<String> {

@@ -58,11 +58,15 @@ pub fn options() {
     assert!(ok(&home, &["inspect", &id]).contains(&word));
     assert_eq!(proof(&home, &["hello"]).ran().code, 3);
 
+    // Its groups have its name, by which `clean` knows them.
+    let is_its = |group: &String| group.contains(&format!("/step99-{id}"));
+    assert_eq!(testing::groups_of_steps().iter().any(is_its), cgroups::may_make_groups());
+
     // Another step sees it, and leaves it alone.
     assert!(home.all().contains(&id));
-    home.refuses(&["stop", &id], "`proof`");
-    home.refuses(&["rm", "-f", &id], "`proof`");
-    home.refuses(&["exec", &id, "true"], "`proof`");
+    home.refuses(&["stop", &id], "`step99`");
+    home.refuses(&["rm", "-f", &id], "`step99`");
+    home.refuses(&["exec", &id, "true"], "`step99`");
     kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
     wait_until("it is dead", || home.status(&id) == "dead");
     home.ok(&["clean"]);
