@@ -1,34 +1,47 @@
 //! One at a time: a lock on a file or directory, which the kernel releases when its holder dies. See flock(2).
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::explain;
 use crate::failure::{During, errno_of};
-use crate::signals;
+use crate::{signals, sys};
 
 /// How long one waits in silence for another.
 const SILENCE: Duration = Duration::from_millis(500);
 
+/// A lock, for as long as this is there: in this process, or in a child that was forked meanwhile and has its copy.
+pub struct Lock(File);
+
+impl Lock {
+    fn take(path: &Path, operation: i32) -> nix::Result<Self> {
+        let file = File::open(path).map_err(errno_of)?;
+        sys::flock(file.as_fd(), operation).map(|()| Lock(file))
+    }
+
+    /// What is locked.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
 /// The lock on a file or directory, if nobody else has it: EWOULDBLOCK where somebody has.
-pub fn try_lock(path: &Path) -> nix::Result<Flock<File>> {
-    let file = File::open(path).map_err(errno_of)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+pub fn try_lock(path: &Path) -> nix::Result<Lock> {
+    Lock::take(path, libc::LOCK_EX | libc::LOCK_NB)
 }
 
 /// Whether somebody has the lock on a file or directory. Those who only ask do not get in each other's way.
 ///
 /// Who cannot ask, as too many files are open, say, must not take a living owner for dead: the answer is yes.
 pub fn is_locked(path: &Path) -> bool {
-    match File::open(path) {
-        Err(error) => error.kind() != ErrorKind::NotFound,
-        Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_err(),
+    match Lock::take(path, libc::LOCK_SH | libc::LOCK_NB) {
+        Err(Errno::ENOENT) => false,
+        lock => lock.is_err(),
     }
 }
 
@@ -36,16 +49,15 @@ pub fn is_locked(path: &Path) -> bool {
 ///
 /// # Errors
 /// Where it cannot be opened.
-pub fn lock(path: &Path) -> nix::Result<Flock<File>> {
-    let file = File::open(path).map_err(errno_of)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+pub fn lock(path: &Path) -> nix::Result<Lock> {
+    Lock::take(path, libc::LOCK_EX)
 }
 
 /// The lock on a file or directory, as soon as nobody else has it.
 ///
 /// # Errors
 /// Where it cannot be opened; [`signals::Interrupted`] where a signal ends the wait.
-pub fn wait_for_lock(path: &Path) -> Result<Flock<File>> {
+pub fn wait_for_lock(path: &Path) -> Result<Lock> {
     let since = Instant::now();
     let mut printed = false;
     loop {

@@ -36,3 +36,10 @@ pub fn has_small_stack() -> bool {
     // SAFETY: the call only writes to `limit`, which outlives it.
     unsafe { libc::getrlimit(libc::RLIMIT_STACK, &mut limit) == 0 && limit.rlim_cur < 1 << 20 }
 }
+
+/// Takes a lock on a file or directory, which closing its last descriptor releases. flock(2). Not nix's, which panics where
+/// it cannot be released before that.
+pub fn flock(file: BorrowedFd, operation: i32) -> nix::Result<()> {
+    // SAFETY: takes two numbers and touches no memory of ours.
+    Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(drop)
+}

@@ -25,15 +25,13 @@ mod v2;
 mod without;
 
 use std::cell::{Cell, OnceCell};
-use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use nix::unistd::Pid;
 use shared::failure::is;
-use shared::lock::lock;
+use shared::lock::{Lock, lock};
 use shared::{call, explain};
 
 use twins::{Setting, Twin};
@@ -61,7 +59,7 @@ pub struct Group {
     /// The group itself.
     dir: PathBuf,
     /// Set if it is ours to remove. The lock is held as long as its maker lives, whatever ends that: see flock(2).
-    ours: OnceCell<Option<Flock<File>>>,
+    ours: OnceCell<Option<Lock>>,
 }
 
 impl Cgroup {

@@ -2,7 +2,6 @@
 
 use std::fs::{DirEntry, File};
 use std::io::{Read, Seek, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -10,7 +9,6 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use nix::unistd::{Pid, geteuid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,7 +16,7 @@ use serde_json::Value;
 use shared::call;
 use shared::explain;
 use shared::failure::{During, is};
-use shared::lock::{is_locked, try_lock};
+use shared::lock::{Lock, is_locked, try_lock};
 
 use crate::directory::{self, Directory};
 use crate::identity::Process;
@@ -91,7 +89,7 @@ const LARGEST: u64 = 8 << 20;
 
 /// The lock on a container's directory: the process that has it looks after the container, and no other changes it. The
 /// kernel releases it with the process, so it cannot lie as a file with a pid in it can. None in a dry run.
-pub struct Life(pub(crate) Option<Flock<File>>);
+pub struct Life(#[expect(dead_code, reason = "it is held, and never read")] pub(crate) Option<Lock>);
 
 impl Config {
     /// The step's own options.
@@ -312,17 +310,6 @@ impl Container {
             directory::create_file(&self.at(&new))?.write_all(bytes)?;
             std::fs::rename(self.at(&new), self.at(name))
         })
-    }
-}
-
-impl Life {
-    /// Closes this process's copy of the lock; the copy of the child that now looks after the container keeps it.
-    pub fn hand_over(mut self) {
-        if let Some(lock) = self.0.take() {
-            // Dropped, it would unlock for both.
-            let _ = nix::unistd::close(lock.as_raw_fd());
-            std::mem::forget(lock);
-        }
     }
 }
 

@@ -75,8 +75,8 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
         // This has to be written down: without an end, it would be dead.
         Err(error) => return finish::<R>(store, container, &life, !fresh, Err(error)).map(drop),
     };
-    // Held here too, the lock would say that the container is looked after when its monitor is gone.
-    life.hand_over();
+    // Held here too, the lock would say that the container is looked after when its monitor is gone. Its copy remains.
+    drop(life);
     drop(monitor_end);
 
     let killed = "its monitor was killed (`clean` removes what is left)";

@@ -47,9 +47,9 @@ pub fn against_writers(step: &str, verb: &str) -> Result<()> {
     }
     let _program = explain::one_line("its own program, read-only");
     let program = match geteuid().is_root().then(read_only_mount) {
-        None => sealed_copy(own)?,
+        None => sealed_copy(own, step)?,
         // A root without rights over its mounts, as in a Docker container.
-        Some(Err(error)) if error.is::<CallFailed>() => sealed_copy(own)?,
+        Some(Err(error)) if error.is::<CallFailed>() => sealed_copy(own, step)?,
         Some(mount) => mount?,
     };
     let number = program.as_raw_fd();
@@ -124,11 +124,12 @@ fn read_only_mount() -> Result<OwnedFd> {
 }
 
 /// A copy of this program in memory.
-fn sealed_copy(mut own: File) -> Result<OwnedFd> {
-    let copy = explain::host(call!("memfd_create(\"step04\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)")).run(|| {
+fn sealed_copy(mut own: File, step: &str) -> Result<OwnedFd> {
+    let name = c_string(step.into())?;
+    let copy = explain::host(call!("memfd_create(\"{step}\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)")).run(|| {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        match memfd_create(c"step04", flags | MFD_EXEC) {
-            Err(Errno::EINVAL) => memfd_create(c"step04", flags), // before Linux 6.3, where every one can be executed
+        match memfd_create(&*name, flags | MFD_EXEC) {
+            Err(Errno::EINVAL) => memfd_create(&*name, flags), // before Linux 6.3, where every one can be executed
             copy => copy,
         }
     })?;

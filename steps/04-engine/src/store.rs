@@ -21,12 +21,11 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use nix::unistd::{Pid, geteuid};
 use shared::call;
 use shared::explain;
 use shared::failure::{During, is};
-use shared::lock::{is_locked, try_lock, wait_for_lock};
+use shared::lock::{Lock, is_locked, try_lock, wait_for_lock};
 
 use crate::Recipe;
 use crate::container::{Config, Container, Life, State, now};
@@ -215,7 +214,7 @@ impl Store {
     }
 
     /// One engine at a time adds, removes and names. Makes the directories where they are not there.
-    fn lock(&self) -> Result<Option<Flock<File>>> {
+    fn lock(&self) -> Result<Option<Lock>> {
         for _ in 0..TRIES {
             if self.dir.borrow().as_ref().is_none_or(|dir| !dir.is_there()) {
                 self.make(&self.path, &self.path)?;
@@ -230,7 +229,7 @@ impl Store {
                 lock => lock?,
             };
             // Another engine may have removed the empty store just before, or made another one.
-            if lock.metadata().map(|it| it.ino()).ok() == dir.at(".").metadata().map(|it| it.ino()).ok()
+            if lock.file().metadata().map(|it| it.ino()).ok() == dir.at(".").metadata().map(|it| it.ino()).ok()
                 && dir.is_there()
             {
                 if !dir.at("names").exists() {

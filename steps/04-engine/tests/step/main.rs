@@ -558,6 +558,11 @@ fn checks() -> Vec<Check> {
             [needs::user_namespaces(), needs::tool("strace")],
             odd::busy_copy,
         ),
+        check(
+            "a_lock_that_cannot_be_released_is_no_panic",
+            [needs::user_namespaces(), needs::tool("strace")],
+            odd::stubborn_lock,
+        ),
         check("no_reader_is_no_panic", [needs::user_namespaces()], odd::full_output),
         check("any_signal_ends_what_has_not_begun", [needs::user_namespaces()], || {
             let home = Home::new();

@@ -377,6 +377,17 @@ pub fn busy_copy() {
     assert!(given_up.err.contains("EBUSY") && home.all().is_empty(), "{}", given_up.err);
 }
 
+/// As on a file system that cannot: strace answers ENOLCK where a lock that was taken is to be released.
+pub fn stubborn_lock() {
+    let home = Home::new();
+    home.ok(&["run", "true"]);
+    let mut strace = Command::new("strace");
+    strace.args(["-o", "/dev/null", "-e", "inject=flock:error=ENOLCK:when=2+"]);
+    strace.arg(program("step04")).args(["-q", "ps", "-a"]).env("XDG_RUNTIME_DIR", home.path());
+    let ran = testing::Run::new(strace).ran();
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
 pub fn full_output() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "echo", "x"]);
