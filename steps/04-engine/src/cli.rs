@@ -11,7 +11,7 @@ use shared::failure::During;
 use shared::signals;
 
 use crate::join::Guest;
-use crate::log::Show;
+use crate::show::Show;
 use crate::states::Verb;
 use crate::store::name;
 use crate::{Recipe, commands, protect};
@@ -192,10 +192,9 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Create { .. } => protect::against_writers(R::STEP, "create")?,
         Command::Exec { .. } => protect::against_writers(R::STEP, "exec")?,
         // These only print: there is nothing to clean up, and where nobody reads, a signal would be waited for in vain.
-        Command::Ps { .. } | Command::Logs { .. } | Command::Inspect { .. } => {
+        Command::Ps { .. } | Command::Logs { .. } | Command::Inspect { .. } | Command::Wait { .. } => {
             signals::reset().during("cannot reset the signals")?;
         }
-        Command::Wait { .. } => signals::end_with_pipe()?,
         _ => {}
     }
     match command {

@@ -15,7 +15,7 @@ use crate::cli::{Format, New};
 use crate::container::{Container, Life, State, read_end};
 use crate::identity::Process;
 use crate::join::{self, Guest};
-use crate::log::{Reader, Show};
+use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
 use crate::{Recipe, door, members, monitor, protect, recovery, tables, undo};
@@ -85,7 +85,7 @@ fn start_attached<R: Recipe>(store: &Store, container: &Container) -> Result<u8>
     let end = reader.follow(container, exit, false, &mut |received| {
         // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
         if received.is(Signal::SIGCHLD) || init.open()?.is_none() {
-            return Ok(());
+            return signals::interrupt(received);
         }
         // The container has no terminal: what a key has sent, no other process sends there.
         process::pass_on(Pid::from_raw(init.pid), Received { by_terminal: false, ..received })

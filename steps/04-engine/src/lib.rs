@@ -2,7 +2,7 @@
 //!
 //! The heart is [`create`] and [`cleanup`]: what steps 01 to 03 have written by hand, with its moments named ([`Part`]).
 //! Around it lies what a life cycle needs: a directory where each container is written down (`store`, `container`), a
-//! parent that stays with it (`monitor`), the table of what may be done when (`states`), its output (`log`), all its
+//! parent that stays with it (`monitor`), the table of what may be done when (`states`), its output (`log`, `show`), all its
 //! processes at once (`members`), one more process for it (`join`), and what a killed engine has left (`undo`).
 //!
 //! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them.
@@ -29,6 +29,7 @@ pub mod protect;
 pub mod recovery;
 mod remedies;
 pub mod setns;
+pub mod show;
 pub mod states;
 pub mod store;
 mod sys;

@@ -8,11 +8,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -21,9 +19,8 @@ use serde::{Deserialize, Serialize};
 use shared::call;
 use shared::explain;
 use shared::failure::During;
-use shared::signals::{self, Received};
 
-use crate::container::{Container, End, now, read_end};
+use crate::container::{Container, now};
 use crate::{Letter, Part, directory};
 
 /// Bytes of one file.
@@ -32,20 +29,18 @@ const KEEP: u64 = 8 << 20;
 const LONGEST_LINE: usize = 16 << 10;
 /// Bytes, at the end: as much as both pipes can hold that an ordinary user has made as large as possible. pipe(7).
 const LAST_BYTES: usize = 2 << 20;
-/// How often one that follows looks.
-const INTERVAL: Duration = Duration::from_millis(50);
 
 /// One line of the log.
 #[derive(Serialize, Deserialize)]
-struct Line {
-    log: String,
-    stream: Stream,
-    time: String,
+pub(crate) struct Line {
+    pub log: String,
+    pub stream: Stream,
+    pub time: String,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Stream {
+pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
@@ -212,150 +207,4 @@ fn end_of_line(bytes: &[u8]) -> Option<usize> {
     // A character has at most four bytes, and those after the first begin with the bits 10.
     let last = head.iter().rposition(|byte| byte & 0b1100_0000 != 0b1000_0000).unwrap_or(0);
     Some(if head.len() - last < 4 && last > 0 { last } else { head.len() })
-}
-
-/// How a log is shown.
-#[derive(clap::Args, Clone, Copy, Debug, Default)]
-pub struct Show {
-    /// Go on until the container has ended
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Each line with its time
-    #[arg(short, long)]
-    pub timestamps: bool,
-}
-
-/// A place in a container's log, from which it is shown.
-pub struct Reader {
-    files: [PathBuf; 2],
-    /// The one that is being read.
-    file: Option<BufReader<File>>,
-    /// Half a line, of a write that is just being made.
-    rest: Vec<u8>,
-    /// Whether standard output and error are within a line that was split: its parts have one time.
-    within: [bool; 2],
-}
-
-type OnSignal<'s> = &'s mut dyn FnMut(Received) -> Result<()>;
-type OnLine<'l> = &'l mut dyn FnMut(Line) -> std::io::Result<()>;
-
-impl Reader {
-    /// From the first line on.
-    pub fn from_start(container: &Container) -> Self {
-        let files = [0, 1].map(|number| container.at(&format!("log.{number}")));
-        Reader { file: open(&files[1]).or_else(|| open(&files[0])), files, rest: Vec::new(), within: [false; 2] }
-    }
-
-    /// From here on: only what is written now.
-    ///
-    /// # Errors
-    /// Where the log cannot be read.
-    pub fn from_end(container: &Container) -> Result<Self> {
-        let mut reader = Reader::from_start(container);
-        reader.read(&mut |_| Ok(()), &mut signals::interrupt)?;
-        Ok(reader)
-    }
-
-    /// Whether there is a log at all.
-    pub fn has_log(&self) -> bool {
-        self.file.is_some()
-    }
-
-    /// Shows what is there: what the container wrote to its standard output on ours, and likewise its errors. A signal
-    /// received meanwhile is given to `signal`.
-    ///
-    /// # Errors
-    /// Where it cannot be read, or nobody reads what is shown.
-    pub fn show(&mut self, timestamps: bool, signal: OnSignal) -> Result<()> {
-        let (mut out, mut err) = (BufWriter::new(std::io::stdout()), std::io::stderr());
-        let mut within = self.within;
-        let mut show = |line: Line| {
-            let begins = !std::mem::replace(&mut within[line.stream as usize], !line.log.ends_with('\n'));
-            let time = if timestamps && begins { format!("{} ", line.time) } else { String::new() };
-            let text = format!("{time}{}", line.log);
-            match line.stream {
-                Stream::Stdout => out.write_all(text.as_bytes()),
-                Stream::Stderr => out.flush().and_then(|()| err.write_all(text.as_bytes())),
-            }
-        };
-        let read = self.read(&mut show, signal);
-        self.within = within;
-        read?;
-        out.flush().during("cannot show the log")
-    }
-
-    /// Shows what is there and what follows, until the container has ended. How it has, by the file `exit` that says so;
-    /// `None` where that could not be written down.
-    ///
-    /// # Errors
-    /// Those of [`show`](Self::show).
-    pub fn follow(
-        &mut self,
-        container: &Container,
-        mut exit: File,
-        timestamps: bool,
-        signal: OnSignal,
-    ) -> Result<Option<End>> {
-        loop {
-            // In this order: the end is written before the lock is released, and the last line before that.
-            let alone = !container.is_looked_after();
-            let end = read_end(&mut exit)?;
-            self.show(timestamps, signal)?;
-            if alone || end.is_some() {
-                return Ok(end);
-            }
-            if let Some(received) = signals::wait_for(&[], Some(INTERVAL))? {
-                signal(received)?;
-            }
-        }
-    }
-
-    fn read(&mut self, show: OnLine, signal: OnSignal) -> Result<()> {
-        loop {
-            if self.file.is_none() {
-                // One that has run in the foreground gets a log when it is started again.
-                self.file = open(&self.files[0]);
-            }
-            let Some(file) = &mut self.file else { return Ok(()) };
-            // First the look, then the rest of the file: once it is `log.0` no more, nothing is added to it.
-            let place = self.files.iter().position(|path| is_same(path, file.get_ref()));
-            read_lines(file, &mut self.rest, show, signal)?;
-            self.file = match place {
-                Some(0) => return Ok(()),
-                Some(_) => open(&self.files[0]),
-                // Removed, or the container is, and all has been read.
-                None if !self.files[0].exists() => return Ok(()),
-                None => {
-                    explain::line(format_args!(
-                        "# some lines are lost: they were written faster than they could be shown"
-                    ));
-                    self.rest.clear();
-                    open(&self.files[1]).or_else(|| open(&self.files[0]))
-                }
-            };
-        }
-    }
-}
-
-fn read_lines(file: &mut BufReader<File>, rest: &mut Vec<u8>, show: OnLine, signal: OnSignal) -> Result<()> {
-    while file.read_until(b'\n', rest).during("cannot read the log")? > 0 && rest.ends_with(b"\n") {
-        let line = serde_json::from_slice(rest);
-        rest.clear();
-        // What a full disk has cut off is no line.
-        if let Ok(line) = line {
-            show(line).during("cannot show the log")?;
-        }
-        // Of a container that writes as fast as this shows, there is no end to reach.
-        let received = if file.buffer().is_empty() { signals::wait_for(&[], Some(Duration::ZERO))? } else { None };
-        received.map_or(Ok(()), &mut *signal)?;
-    }
-    Ok(())
-}
-
-fn open(path: &Path) -> Option<BufReader<File>> {
-    directory::open_file(path).ok().map(BufReader::new)
-}
-
-fn is_same(path: &Path, file: &File) -> bool {
-    path.metadata().is_ok_and(|it| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (it.dev(), it.ino())))
 }

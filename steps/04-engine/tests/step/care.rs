@@ -4,7 +4,7 @@ use std::fs::{File, create_dir, remove_dir, set_permissions, write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -168,19 +168,40 @@ pub fn deaf_logs() {
     let id = home.ok(&["run", "-d", "sh", "-c", "yes | head -c 1000000"]);
     home.ok(&["wait", &id]);
     let mut logs = home.step(&["-q", "logs", &id]).spawn();
-    let unread = logs.stdout.take().expect("piped");
-    let writer = File::options()
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(format!("/proc/self/fd/{}", unread.as_raw_fd()));
-    let writer = writer.expect("the pipe's other end");
-    // Not writable is full. See poll(2).
-    let is_full =
-        || poll(&mut [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).expect("poll") == 0;
-    wait_until("it writes to a full pipe", is_full);
-    drop(writer);
+    let _unread = until_full(&mut logs);
     kill(Pid::from_raw(logs.id() as i32), Signal::SIGINT).expect("kill");
     assert_eq!(testing::end_of(&mut logs, testing::PATIENCE), 130);
+}
+
+/// The same; and the key is the program's, if that listens.
+pub fn deaf_start() {
+    let home = Home::new();
+    let yes = home.ok(&["create", "yes"]);
+    let mut start = home.step(&["-q", "start", "-a", &yes]).spawn();
+    let _unread = until_full(&mut start);
+    kill(Pid::from_raw(start.id() as i32), Signal::SIGINT).expect("kill");
+    assert_eq!(testing::end_of(&mut start, testing::PATIENCE), 130);
+
+    let listens = "trap 'exit 7' INT; yes | head -c 1000000; while :; do sleep 0.05; done";
+    let id = home.ok(&["create", "sh", "-c", listens]);
+    let mut start = home.step(&["-q", "start", "-a", &id]).spawn();
+    let _unread = until_full(&mut start);
+    kill(Pid::from_raw(start.id() as i32), Signal::SIGINT).expect("kill");
+    assert_eq!(home.ok(&["wait", &id]), "7");
+    assert!(start.try_wait().expect("wait").is_none(), "it has more to show");
+    kill(Pid::from_raw(start.id() as i32), Signal::SIGINT).expect("kill");
+    assert_eq!(testing::end_of(&mut start, testing::PATIENCE), 130);
+}
+
+/// Waits until the pipe that it writes to is full; its unread end.
+fn until_full(writer: &mut Child) -> ChildStdout {
+    let unread = writer.stdout.take().expect("piped");
+    let path = format!("/proc/self/fd/{}", unread.as_raw_fd());
+    let other = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).expect("the pipe's other end");
+    // Not writable is full. See poll(2).
+    let is_full = || poll(&mut [PollFd::new(other.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).expect("poll") == 0;
+    wait_until("it writes to a full pipe", is_full);
+    unread
 }
 
 /// On v2 a group that passes controllers on has no processes of its own: PID 1 is in a group below it, and so is a guest.

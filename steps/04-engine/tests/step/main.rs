@@ -598,6 +598,7 @@ fn checks() -> Vec<Check> {
         check("options_are_in_no_command_line_that_stays", [needs::user_namespaces()], care::secrets),
         check("a_line_that_is_split_has_one_time", [needs::user_namespaces()], odd::stamps),
         check("a_key_ends_logs_that_nobody_reads", [needs::user_namespaces()], care::deaf_logs),
+        check("a_key_ends_a_start_that_nobody_reads", [needs::user_namespaces()], care::deaf_start),
         check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred).alone(),
     ]
 }
