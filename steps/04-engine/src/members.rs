@@ -3,18 +3,22 @@
 //! On v1 the freezer is a hierarchy of its own; on v2 every group has it. See Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst
 //! and cgroup-v2.rst, *cgroup.freeze* and *cgroup.kill*.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use shared::{call, explain, kernel_file, signals};
+use shared::failure::During;
+use shared::{call, explain, kernel_file, signals, sys};
 
-/// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which
+/// How long the kernel may take to end what was killed, and to stop every process of a group. One that is in the middle of a system call which
 /// cannot be interrupted (a disk, a network file system) stops after it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -154,4 +158,41 @@ pub fn kill_all(groups: &[RecordedGroup]) -> Result<()> {
         Err(_) if !dir.exists() => Ok(()),
         emptied => emptied,
     })
+}
+
+/// Host: ends every process that has this mount namespace, as one has that was forked inside, or came in by `exec`. For a
+/// container without a pid namespace and without a cgroup, which end them else; one that has unshared its mounts gets away.
+///
+/// # Errors
+/// Where processes are left after all: those that fork faster than they are found.
+pub fn kill_all_in(mounts: &File) -> Result<()> {
+    let inode = |it: std::fs::Metadata| (it.dev(), it.ino());
+    let theirs = mounts.metadata().map(inode).during("cannot look at a mount namespace")?;
+    let of = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(inode);
+    // It was joined, and not made.
+    if of("self") == Some(theirs) {
+        return Ok(());
+    }
+    let since = Instant::now();
+    loop {
+        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+        // First the descriptor, then the look: it means the process that was looked at.
+        let members = pids.filter_map(|pid| Some((pid, sys::pidfd_open(pid).ok()?)));
+        let members: Vec<_> = members.filter(|(pid, _)| of(&pid.to_string()) == Some(theirs)).collect();
+        if members.is_empty() {
+            return Ok(());
+        }
+        let pids = members.iter().map(|(pid, _)| pid.to_string()).collect::<Vec<_>>().join(" ");
+        ensure!(since.elapsed() < PATIENCE, "its processes {pids} live on");
+        for (pid, process) in members {
+            explain::host(call!("pidfd_send_signal({pid}, SIGKILL)")).cleanup().run(
+                || match sys::pidfd_send_signal(process.as_fd(), Signal::SIGKILL as i32) {
+                    Err(Errno::ESRCH) => Ok(()),
+                    sent => sent,
+                },
+            )?;
+        }
+        std::thread::sleep(signals::MOMENT);
+    }
 }

@@ -1,32 +1,37 @@
 //! Steps 01 to 03 as parts. Nothing new is done here: each line was in `main.rs` of step 03.
 
 use std::cell::OnceCell;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use cgroups::{Cgroup, Limits, Version};
-use namespaces::View;
+use namespaces::{Namespace, View};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::explain;
-use shared::failure::is;
+use shared::failure::{During, is};
 use shared::formula::{Formula, Term};
 
-use crate::{Identity, Letter, Part, Program, recovery};
+use crate::{Identity, Letter, Part, Program, members, recovery};
 
 /// Step 01: namespaces, and what belongs into them.
 #[derive(Serialize, Deserialize)]
 pub struct Namespaces {
     view: View,
     hostname: String,
+    /// The child's mount namespace, by which its processes are found where its end is not theirs: without a pid namespace.
+    /// Kept open, as the kernel gives its number to another one else. So those of a killed monitor are not found.
+    #[serde(skip)]
+    mounts: OnceCell<File>,
 }
 
 impl Namespaces {
     /// As the options say; the host name is the id where there is no other, as Docker has it.
     pub fn plan(view: &View, container: &Identity) -> Self {
-        Namespaces { view: view.clone(), hostname: hostname(view, container) }
+        Namespaces { view: view.clone(), hostname: hostname(view, container), mounts: OnceCell::new() }
     }
 }
 
@@ -36,6 +41,10 @@ impl Part for Namespaces {
     }
 
     fn admit(&self, child: Pid) -> Result<()> {
+        if !self.view.has(Namespace::Pid) && !explain::dry_run() {
+            let path = format!("/proc/{child}/ns/mnt");
+            let _ = self.mounts.set(File::open(&path).during(format_args!("cannot open {path}"))?);
+        }
         namespaces::map_ids(child, &self.view)
     }
 
@@ -47,6 +56,10 @@ impl Part for Namespaces {
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
         formula.light(Term::Namespace, &namespaces::facts(child, &self.view)?)
+    }
+
+    fn cleanup(&self) -> Result<()> {
+        self.mounts.get().map_or(Ok(()), members::kill_all_in)
     }
 }
 

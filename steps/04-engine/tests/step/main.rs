@@ -213,15 +213,24 @@ fn checks() -> Vec<Check> {
             assert_eq!(live.ended().code, 137);
             assert_eq!(home.json("fore")["end"]["code"], 137);
         }),
-        check("stop_ends_what_has_left_the_first_process", [groups()], || {
+        check("stop_ends_what_has_left_the_first_process", [needs::user_namespaces()], || {
             let home = Home::new();
             // Without a pid namespace its children outlive it, unless somebody ends them.
-            let script =
-                "for i in 1 2 3; do setsid sleep 1000 & done; trap '' TERM; echo ready; while :; do sleep 0.05; done";
-            let id = home.ok(&["run", "-d", "--namespaces", "user,mount", "sh", "-c", script]);
-            wait_until("it runs", || home.ok(&["logs", &id]) == "ready");
-            home.ok(&["stop", "-t", "0", &id]);
-            assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+            let script = "for i in 1 2 3; do sleep 1000 & echo $!; done; trap '' TERM; echo ready";
+            for end in ["while :; do sleep 0.05; done", "exit 0"] {
+                let script = format!("{script}; {end}");
+                let id = home.ok(&["run", "-d", "--namespaces", "user,mount", "sh", "-c", &script]);
+                let mut log = String::new();
+                wait_until("it runs", || {
+                    log = home.ok(&["logs", &id]);
+                    log.ends_with("ready")
+                });
+                home.ok(&["stop", "-t", "0", &id]);
+                let pids: Vec<i32> = log.lines().filter_map(|line| line.parse().ok()).collect();
+                assert_eq!(pids.len(), 3);
+                assert!(pids.iter().all(|pid| !alive(Pid::from_raw(*pid))), "{end}: {pids:?}");
+                assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+            }
         }),
         check("a_fork_bomb_is_stopped", [groups()], || {
             let home = Home::new();
