@@ -33,6 +33,7 @@ pub fn run_detached<R: Recipe>(new: New<R>) -> Result<u8> {
         let _ = remove::<R>(&store, &container, Verb::RmForce);
         return Err(error);
     }
+    store.warn_of_logout();
     say(&container.config.id);
     Ok(0)
 }
@@ -60,6 +61,7 @@ pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
         protect::against_writers(R::STEP, "start")?;
     }
     if !attach {
+        store.warn_of_logout();
         return each(&store, words, |container| match make_again::<R>(&store, container)? {
             Status::Running => Ok(()),
             _ => start_it(container),
@@ -231,9 +233,7 @@ fn end(container: &Container) -> Result<()> {
         return Ok(());
     }
     let state = container.state()?;
-    members::kill_all(&state.groups)?;
-    // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
-    state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
+    state.kill_all()?;
     // In the foreground that is a command, which a terminal can have stopped: then it cleans nothing up.
     state.monitor.map_or(Ok(()), |monitor| monitor.wake())?;
     if monitor::wait(container, Some(monitor::PATIENCE))? {

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, geteuid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -110,6 +111,16 @@ impl State {
     pub fn plan<R: Recipe>(&self) -> Result<Option<R::Plan>> {
         let plan = self.plan.clone().map(serde_json::from_value).transpose();
         plan.with_context(|| format!("cannot understand the plan of {}", R::STEP))
+    }
+
+    /// Host: ends its processes.
+    ///
+    /// # Errors
+    /// Where processes are left after all: those of a pid namespace that we cannot see into.
+    pub fn kill_all(&self) -> Result<()> {
+        members::kill_all(&self.groups)?;
+        // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
+        self.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))
     }
 }
 

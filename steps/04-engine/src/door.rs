@@ -1,10 +1,10 @@
 //! How commands speak with a monitor: the one that has made it, and the one that has its program begin.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use shared::call;
@@ -13,6 +13,7 @@ use shared::failure::{During, Failure};
 use shared::signals;
 
 use crate::container::Container;
+use crate::monitor::LOOK;
 
 /// To a command that waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
 const DONE: u8 = 0;
@@ -46,7 +47,9 @@ impl Door {
             // By way of a descriptor: an address has at most 107 bytes, and a path can be longer. See unix(7).
             UnixListener::bind(container.at("start")).map(OwnedFd::from)
         })?;
-        self.listener = Some(listener.into());
+        let listener = UnixListener::from(listener);
+        listener.set_nonblocking(true).during("cannot listen")?;
+        self.listener = Some(listener);
         Ok(())
     }
 
@@ -68,8 +71,8 @@ impl Door {
     /// Monitor: waits until a command wants the program to begin; `None` where the child has ended before.
     ///
     /// # Errors
-    /// [`Interrupted`](signals::Interrupted), by a signal.
-    pub fn wait_for_start(&self, child: Pid) -> Result<Option<Asker>> {
+    /// [`Interrupted`](signals::Interrupted), by a signal; where no command can find the container any more.
+    pub fn wait_for_start(&self, container: &Container, child: Pid) -> Result<Option<Asker>> {
         if explain::dry_run() {
             explain::note("dry run: here the monitor waits for `start`");
             return Ok(UnixStream::pair().ok().map(|(end, _)| Asker(end)));
@@ -78,9 +81,16 @@ impl Door {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
         while waitid(Id::Pid(child), flags).during("cannot look at the child")? == WaitStatus::StillAlive {
-            match signals::wait(&[listener.as_fd()])? {
-                None => return Ok(Some(Asker(listener.accept().during("cannot accept a connection")?.0))),
-                Some(received) => signals::interrupt(received)?,
+            if let Some(received) = signals::wait_for(&[listener.as_fd()], Some(LOOK))? {
+                signals::interrupt(received)?;
+                continue;
+            }
+            match listener.accept() {
+                Ok((asker, _)) => return Ok(Some(Asker(asker))),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    ensure!(container.exists(), "its directory is gone");
+                }
+                Err(error) => return Err(error).during("cannot accept a connection"),
             }
         }
         Ok(None)

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use namespaces::{Ready, Running};
 use nix::sys::signal::kill;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
 use shared::call;
@@ -41,6 +42,10 @@ use crate::{Part, Program, Recipe, undo};
 
 /// How long a monitor may take to clean up after its container's last process.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a monitor looks whether its container can still be found. Nothing tells it: a directory that somebody has
+/// open, as the one with a lock has, is not reported as deleted before it is closed; and a user has few inotify(7) instances.
+pub const LOOK: Duration = Duration::from_secs(2);
 
 /// Host: makes a container and runs it here, with the caller's terminal. Its program's exit code.
 ///
@@ -153,7 +158,11 @@ fn live<R: Recipe>(container: &Container, mut door: Option<&mut Door>) -> Result
 
     let code = bear_and_wait(container, &recipe, &parts, state, door);
 
-    let cleaned = crate::cleanup(&made);
+    let mut cleaned = crate::cleanup(&made);
+    // Nobody will find what outlives a run, either.
+    if !container.exists() && !explain::dry_run() {
+        cleaned = cleaned.and(crate::remove(&made));
+    }
     // And here too: what ends with the cgroup may have written until then.
     output.iter().for_each(Output::keep_the_rest);
     if let Err(error) = &cleaned {
@@ -185,25 +194,34 @@ fn bear_and_wait<R: Recipe>(
     formula.light(Term::Engine, &facts(container, ready.pid())?)?;
     formula.print();
 
+    let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
+    let clock = clock.during("cannot make a timer")?;
     let running = match door {
-        None => start(container, ready, state)?,
+        None => start(container, ready, &state)?,
         Some(door) => {
             let_go()?;
             door.say_created();
-            let Some(asker) = door.wait_for_start(ready.pid())? else { return ready.wait() };
-            let started = start(container, ready, state);
+            let Some(asker) = door.wait_for_start(container, ready.pid())? else { return ready.wait() };
+            clock.set(Expiration::Interval(LOOK.into()), TimerSetTimeFlags::empty()).during("cannot set a timer")?;
+            let started = start(container, ready, &state);
             asker.answer(&started);
             started?
         }
     };
-    let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
-    running.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
+    let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).chain([clock.as_fd()]).collect();
+    running.wait_beside(&ends, || {
+        parts.iter().for_each(|part| part.serve());
+        // At logout, with all of the user's: a container that nobody finds could be ended by nobody.
+        if clock.wait().is_ok() && !container.exists() {
+            let _ = state.kill_all();
+        }
+    })
 }
 
 /// Monitor: opens the last gate, and writes down that the program has begun.
-fn start<'a>(container: &Container, ready: Ready<'a>, state: State) -> Result<Running<'a>> {
+fn start<'a>(container: &Container, ready: Ready<'a>, state: &State) -> Result<Running<'a>> {
     let running = ready.start()?;
-    container.save(&State { started: Some(now()), ..state })?;
+    container.save(&State { started: Some(now()), ..state.clone() })?;
     Ok(running)
 }
 

@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, User, geteuid};
 use shared::call;
 use shared::explain;
 use shared::failure::{During, is};
@@ -41,12 +41,17 @@ pub struct Store {
     step: &'static str,
 }
 
+/// What of this is a user's, the login manager removes when the user's last session ends, unless the user *lingers*. See
+/// pam_systemd(8), and `enable-linger` in loginctl(1).
+const OF_SESSIONS: &str = "/run/user";
+const LINGERING: &str = "/var/lib/systemd/linger";
+
 /// How often the store is made again where it vanishes: another engine can have removed the empty one.
 const TRIES: usize = 1000;
 
 impl Store {
     /// Where the containers are: below `$XDG_RUNTIME_DIR` if that is this user's, else `/run` for root, else
-    /// `/run/user/UID`, or a directory for temporary files.
+    /// `/run/user/UID`, or a directory for temporary files. Root's are in `/run` also where a login session names its own.
     ///
     /// # Errors
     /// Where that directory is another user's, or open to others.
@@ -56,8 +61,10 @@ impl Store {
         let is_ours = |dir: &PathBuf| {
             dir.is_absolute() && dir.metadata().is_ok_and(|it| it.is_dir() && it.uid() == user.as_raw())
         };
-        let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_ours);
-        let usual = if user.is_root() { PathBuf::from("/run") } else { format!("/run/user/{user}").into() };
+        // Root's other sessions, and `sudo`, would not look there; and it goes with the last session.
+        let is_roots = |dir: &PathBuf| !(user.is_root() && dir.starts_with(OF_SESSIONS));
+        let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_ours).filter(is_roots);
+        let usual = if user.is_root() { PathBuf::from("/run") } else { Path::new(OF_SESSIONS).join(user.to_string()) };
         let temporary = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|dir| !dir.as_os_str().is_empty());
         let path = match given.unwrap_or(usual) {
             dir if dir.is_dir() => dir.join("step04"),
@@ -67,6 +74,14 @@ impl Store {
         };
         let dir = RefCell::new(Directory::open(&path)?.map(Rc::new));
         Ok(Store { path, dir, step: R::STEP })
+    }
+
+    /// Says so, where a detached container will not outlive this user's login session.
+    pub fn warn_of_logout(&self) {
+        let lingers = |user: User| Path::new(LINGERING).join(user.name).exists();
+        if self.path.starts_with(OF_SESSIONS) && !User::from_uid(geteuid()).ok().flatten().is_some_and(lingers) {
+            explain::notice("it ends when you log out: `loginctl enable-linger` lets your processes live on");
+        }
     }
 
     /// Writes a new container down, and takes it into this process's care.

@@ -244,3 +244,54 @@ pub fn guests_cpus() {
     assert_eq!(cpus(guest), cpus(home.init(&id)));
     assert_eq!(live.end().code, 0);
 }
+
+/// As at logout: no command can find what runs there, so it ends; and what would outlive it goes, too.
+pub fn vanished_store() {
+    let home = Home::new();
+    let ids = [home.ok(&["run", "-d", "sleep", "1000"]), home.ok(&["create", "sleep", "1000"])];
+    let all: Vec<_> = ids.iter().flat_map(|id| [home.init(id), home.monitor(id)]).collect();
+    if cgroups::may_make_groups() {
+        home.ok(&["pause", &ids[0]]);
+    }
+    std::fs::remove_dir_all(home.store()).expect("rm");
+    wait_until("nothing runs on", || !all.iter().any(|pid| alive(*pid)));
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+}
+
+/// A shell in which `/run` and `/var/lib` are its own, with a directory for the sessions of root and of another user, who is
+/// `nobody`; `as_user` is that one.
+fn in_sessions(script: &str) -> testing::Ran {
+    let mut shell = Command::new("unshare");
+    let run = "set -e; mount -t tmpfs none /run; mount -t tmpfs none /var/lib; mkdir -p /run/rootfs /run/user
+        chmod 755 /run; mkdir -m 700 /run/user/0 /run/user/65534; chown 65534:65534 /run/user/65534
+        mount --bind $ROOT /run/rootfs; unset TMPDIR XDG_RUNTIME_DIR
+        as_user() { XDG_RUNTIME_DIR=/run/user/65534 setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"; }; ";
+    shell.args(["--mount", "sh", "-c", &format!("{run}{script}")]);
+    shell.env("ROOT", crate::home::rootfs()).env("STEP04", testing::program("step04"));
+    testing::Run::new(shell).ran()
+}
+
+/// A login session of root's names a directory that goes with it; the one of a user who calls by sudo is theirs.
+pub fn roots_store() {
+    let ran = in_sessions(
+        "id=$(XDG_RUNTIME_DIR=/run/user/0 $STEP04 -q create --rootfs /run/rootfs true)
+        test \"$($STEP04 -q ps -aq)\" = $id; test -d /run/step04/$id
+        test \"$(XDG_RUNTIME_DIR=/run/user/65534 $STEP04 -q ps -aq)\" = $id
+        $STEP04 -q rm $id; $STEP04 -q clean; ls /run/user/0 /run/user/65534",
+    );
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(!ran.out.contains("step04"), "{}", ran.out);
+}
+
+/// Without *lingering*, what is below `/run/user` goes with the last session; and that is printed.
+pub fn logout() {
+    let ran = in_sessions(
+        "start() { as_user $STEP04 run -d --name it --rootfs /run/rootfs sleep 100; as_user $STEP04 -q stop -t 0 it
+        as_user $STEP04 start it; as_user $STEP04 -q rm -f it; as_user $STEP04 -q clean; }
+        start; echo ==== >&2; mkdir -p /var/lib/systemd/linger; touch /var/lib/systemd/linger/nobody; start",
+    );
+    let (ends, lives_on) = ran.err.split_once("====").expect("two runs");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(ends.matches("it ends when you log out").count(), 2, "{ends}");
+    assert!(!lives_on.contains("log out"), "{lives_on}");
+}

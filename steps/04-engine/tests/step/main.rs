@@ -608,6 +608,17 @@ fn checks() -> Vec<Check> {
         check("a_line_that_is_split_has_one_time", [needs::user_namespaces()], odd::stamps),
         check("a_key_ends_logs_that_nobody_reads", [needs::user_namespaces()], care::deaf_logs),
         check("a_key_ends_a_start_that_nobody_reads", [needs::user_namespaces()], care::deaf_start),
+        check("a_container_that_nobody_can_find_ends", [needs::user_namespaces()], care::vanished_store),
+        check(
+            "roots_containers_are_found_from_every_session",
+            [needs::root(), needs::user_namespaces(), needs::tool("unshare")],
+            care::roots_store,
+        ),
+        check(
+            "what_will_not_outlive_the_session_is_said",
+            [needs::root(), needs::user_namespaces(), needs::own_or_all_ids(), needs::tool("unshare")],
+            care::logout,
+        ),
         check("two_hundred_containers_come_and_go", [needs::user_namespaces(), two_processors()], two_hundred).alone(),
     ]
 }

@@ -140,6 +140,10 @@ pub fn outlives() {
     ok(&home, &["clean"]);
     assert!(!runs(&id).exists());
     ok(&home, &["run", "--rm", "--count", "true"]);
+    // And of one that nobody can find any more.
+    let id = ok(&home, &["run", "-d", "--count", "sleep", "100"]);
+    std::fs::remove_dir_all(home.store()).expect("rm");
+    wait_until("it has ended", || !runs(&id).exists());
     clear(&home);
 }
 
