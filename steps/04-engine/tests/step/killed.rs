@@ -121,7 +121,7 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
 }
 
 /// What `ps -a` says of each container is what the host sees of it.
-fn tells_the_truth(home: &Home, here: &str) {
+pub fn tells_the_truth(home: &Home, here: &str) {
     let mut all = String::new();
     // A monitor that was not killed may still be on its way.
     wait_until(&format!("{here}: nothing is half made"), || {

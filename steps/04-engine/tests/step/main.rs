@@ -794,13 +794,6 @@ fn engine_is_not_overwritten() {
         home.ok(&["wait", &id]);
         home.ok(&["logs", &id]) + &home.json(&id)["end"].to_string()
     };
-    // The attacker must be awake in the moment in which the program runs inside, which on a busy machine it is not each
-    // time. (Before that moment, the process that joins cannot even be looked at.)
-    let came_too_late = |log: &String| log.contains("no process of the host's came") || log.contains("cannot open");
-    let attacked = |namespaces: &str, exec: &dyn Fn(&str)| {
-        let mut logs = (0..100).map(|_| attacked(namespaces, exec)).skip_while(came_too_late);
-        logs.next().expect("an attack that has seen the process")
-    };
 
     let naive = root.path().join("naive");
     std::fs::copy(program("step04_first_try"), &naive).expect("a copy to be spoilt");
@@ -821,7 +814,7 @@ fn engine_is_not_overwritten() {
         let mut command = Command::new(&engine);
         command.args(["-q", "exec", id, "/bin/evil"]).env("XDG_RUNTIME_DIR", home.path());
         let ran = testing::Run::new(command).ran();
-        assert!(ran.err.contains("unrecognized subcommand"), "the engine itself has run inside: {}", ran.err);
+        assert!(ran.err.contains("file too short"), "the engine itself has run inside: {}", ran.err);
     };
     if needs::root().is_none() {
         // Without a user namespace the attacker has every right over the host's mounts, but not over this one.
