@@ -21,12 +21,13 @@ use std::sync::OnceLock;
 
 use anyhow::Result;
 use colored::Colorize;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use crate::failure::{CallFailed, Failure, STEP_FAILED, errno_of};
 use crate::narration::{self, Speaker, Step};
 use crate::remedy::{self, Known};
-use crate::{pause, signals, sys};
+use crate::{pause, signals};
 
 pub use crate::narration::{child_is, flush, hush, line, newborn, note, notice, one_line, printable, speak_as_monitor};
 
@@ -72,6 +73,9 @@ struct Frame {
     step: Step,
 }
 
+/// Bytes of stack with which clap parses the command line of step 04, which has the most commands.
+const ENOUGH_STACK: u64 = 1 << 20;
+
 static FRAME: OnceLock<Frame> = OnceLock::new();
 
 /// The command line as clap has parsed it, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
@@ -83,7 +87,7 @@ pub fn parse<O: clap::Parser + Send>() -> Result<O, ExitCode> {
 pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, ExitCode> {
     // With many commands clap needs more than the caller's `ulimit -s` may leave. A thread has a stack of its own; it has
     // ended when a step clones, which takes a process with one thread.
-    let parsed = match sys::has_small_stack() {
+    let parsed = match has_small_stack() {
         false => O::try_parse_from(words),
         true => std::thread::scope(|scope| match scope.spawn(|| O::try_parse_from(words)).join() {
             Ok(parsed) => parsed,
@@ -101,6 +105,10 @@ pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, Exi
         let _ = std::io::stderr().write_all(format!("{}\n", lines.join("\n")).as_bytes());
         ExitCode::from(STEP_FAILED)
     })
+}
+
+fn has_small_stack() -> bool {
+    getrlimit(Resource::RLIMIT_STACK).is_ok_and(|(soft, _)| soft < ENOUGH_STACK)
 }
 
 /// The frame around every step's `main`: what to print, which failures have a remedy, signals held, one sentence for

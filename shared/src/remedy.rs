@@ -1,11 +1,8 @@
 //! For the failures that everyone meets: what to do. Each step keeps its own beside its calls, in `remedies.rs`.
 
-use std::path::Path;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-
-use crate::mountinfo;
 
 /// What a step knows of its own calls.
 pub struct Known {
@@ -88,19 +85,4 @@ pub const GENERAL: &[Remedy] = &[
 pub fn look(call: &str, child: i32) -> Option<String> {
     let paused = PausedCall { call, name: crate::narration::name_of(call), step: std::process::id(), child };
     known().iter().find_map(|known| (known.hint)(&paused))
-}
-
-/// Whether this is inside a container of Docker or podman.
-pub fn in_docker() -> bool {
-    // A machine whose disk was made from an image has Docker's file, too; but its root is no overlay.
-    let has_overlay_root = || {
-        let mounts = mountinfo::read(Path::new("/proc/self")).unwrap_or_default();
-        mounts.iter().any(|mount| mount.point == Path::new("/") && mount.kind.contains("overlay"))
-    };
-    Path::new("/run/.containerenv").exists() || (Path::new("/.dockerenv").exists() && has_overlay_root())
-}
-
-/// A kernel parameter that is a number: `kernel/unprivileged_userns_clone`. proc_sys(5).
-pub fn sysctl(name: &str) -> Option<i64> {
-    std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().parse().ok()
 }

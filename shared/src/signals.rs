@@ -12,11 +12,12 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
 use crate::failure::During;
+use crate::sys;
 
 /// Between two looks at something that others change, and that cannot be waited for.
 pub const MOMENT: Duration = Duration::from_micros(200);
@@ -77,15 +78,13 @@ pub fn hold() -> Result<()> {
 fn hold_all() -> nix::Result<()> {
     // If the caller ignores SIGCHLD, so do we, and the kernel reaps children by itself: there would be no exit code to
     // wait for. See waitpid(2).
-    // SAFETY: SIG_DFL and SIG_IGN run no code of ours, so nothing in a handler can be unsafe.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    sys::set_default(libc::SIGCHLD)?;
     // A write beyond `ulimit -f` would end this process with everything half done. Ignored, it is an errno: EFBIG.
-    // SAFETY: as above.
-    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    sys::ignore(libc::SIGXFSZ)?;
     let mut all = SigSet::all();
     LEFT.into_iter().for_each(|signal| all.remove(signal));
     // nohup(1), and `&` in a script: what the caller ignores stays ignored. Blocked, it would arrive all the same: signal(7).
-    for signal in Signal::iterator().filter(|signal| is_ignored(*signal as i32)) {
+    for signal in Signal::iterator().filter(|signal| sys::is_ignored(*signal as i32)) {
         all.remove(signal);
     }
     // Before the child is born: the SIGCHLD of one that ends at once would otherwise be missed.
@@ -102,44 +101,12 @@ pub fn forget_ignored() -> nix::Result<()> {
     // Blocked before they get their default action back, which would end this process.
     let ending = SigSet::from_iter(ENDING);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ending), None)?;
-    for ending in ENDING {
-        // SAFETY: SIG_DFL runs no code of ours.
-        unsafe { signal(ending, SigHandler::SigDfl) }?;
-    }
-    Ok(())
-}
-
-/// Child, right before exec: the program gets signals as every program expects them, none ignored and none blocked.
-///
-/// Both outlive execve(2). Blocked as they are in a step, the program could not be interrupted; and with SIGPIPE ignored,
-/// as Rust's runtime has it, `yes | head` inside would not end. Only what [`ENDING`] names stays ignored where the caller
-/// ignores it, as that is how nohup(1) and `&` in a script are meant.
-///
-/// # Errors
-/// Those of sigprocmask(2), none of which is known to happen.
-pub fn reset() -> nix::Result<()> {
-    let is_meant = |number| ENDING.iter().any(|ending| *ending as i32 == number);
-    for number in (1..=libc::SIGRTMAX()).filter(|number| is_ignored(*number) && !is_meant(*number)) {
-        // By libc, as nix has no name for a real-time signal.
-        // SAFETY: SIG_DFL runs no code of ours.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
-}
-
-/// Whether this process ignores a signal: asked without changing it, for which nix has no function. sigaction(2).
-fn is_ignored(number: i32) -> bool {
-    // SAFETY: a sigaction of zeros is a valid one.
-    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: without a new action the call only writes to `now`, which outlives it.
-    let asked = unsafe { libc::sigaction(number, std::ptr::null(), &mut now) };
-    asked == 0 && now.sa_sigaction == libc::SIG_IGN
+    ENDING.into_iter().try_for_each(|signal| sys::set_default(signal as i32))
 }
 
 /// Host, where there is nothing to clean up: ends as other programs do when the reader of their output is gone (`ps | head`).
 pub fn end_with_pipe() -> Result<()> {
-    // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop).during("cannot reset SIGPIPE")
+    sys::set_default(libc::SIGPIPE).during("cannot reset SIGPIPE")
 }
 
 /// Waits for a signal (`None`: something can be read from one of `others`, or it was closed).

@@ -17,12 +17,13 @@ use nix::sched::CloneFlags;
 use nix::unistd::geteuid;
 use shared::explain;
 use shared::failure::CallFailed;
-use shared::{mountinfo, remedy, sys};
+use shared::{mountinfo, remedy};
 
 pub use trial::{KINDS, flag_names};
 
 use crate::look;
 use crate::program::{self, Environment};
+use crate::sys;
 use groups::Groups;
 use trial::Tried;
 
@@ -83,7 +84,7 @@ impl Report {
     pub fn make() -> Result<Report> {
         let here = Environment::inherited();
         let mounts = mountinfo::read(Path::new("/proc/self"))?;
-        let calls = trial::calls();
+        let calls = sys::newer_calls();
         let groups = Groups::find()?;
         Ok(Report {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
@@ -93,7 +94,7 @@ impl Report {
             ordinary: for_ordinary_users(),
             propagation: look::on_root(&mounts).map_or("unknown", look::propagation),
             overlay: Verdict::of(contain(CloneFlags::CLONE_NEWNS, trial::lay)),
-            seccomp: trial::has_seccomp(),
+            seccomp: sys::has_seccomp(),
             tools: TOOLS.map(|(name, _)| (name, program::find(name.as_ref(), &here).is_ok())).into(),
             steps: steps(&calls, &groups),
             calls,

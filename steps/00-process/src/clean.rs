@@ -9,7 +9,7 @@
 //! | other scheduling policies, nice value, I/O priority | kept | `nice step02 …` is meant; they are weights, no limits |
 //! | timer slack | reset | its sleeps would end late |
 //! | personality | the flags reset | `setarch -R` and debuggers switch address randomisation off; PER_LINUX32 is kept |
-//! | ignored and blocked signals | reset | see [`signals::reset`]; but nohup(1) and `&` in a script are meant |
+//! | ignored and blocked signals | reset | see [`reset_signals`]; but nohup(1) and `&` in a script are meant |
 //! | open descriptors from 3 on | closed by exec | each is a way out of a container |
 //! | supplementary groups | dropped in step 01 | rights over files that the container's root is not said to have |
 //! | parent-death signal | SIGKILL | the child's own wish; fork(2) has cleared the caller's |
@@ -26,10 +26,13 @@ use anyhow::Result;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::personality::{self, Persona};
 use nix::sys::prctl::{get_timerslack, set_timerslack};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use shared::call;
 use shared::explain;
 use shared::kernel_file;
+use shared::signals::ENDING;
+use shared::sys::{is_ignored, set_default};
 
 use crate::sys;
 
@@ -66,6 +69,22 @@ pub fn start_clean() -> Result<()> {
         explain::child(call!("personality({:#x})", kept.bits())).run(|| personality::set(kept).map(drop))?;
     }
     Ok(())
+}
+
+/// Child, right before exec: the program gets signals as every program expects them, none ignored and none blocked.
+///
+/// Both outlive execve(2). Blocked as they are in a step, the program could not be interrupted; and with SIGPIPE ignored,
+/// as Rust's runtime has it, `yes | head` inside would not end. Only what [`ENDING`] names stays ignored where the caller
+/// ignores it, as that is how nohup(1) and `&` in a script are meant.
+///
+/// # Errors
+/// Those of sigprocmask(2), none of which is known to happen.
+pub fn reset_signals() -> nix::Result<()> {
+    let is_meant = |number| ENDING.iter().any(|ending| *ending as i32 == number);
+    for number in (1..=libc::SIGRTMAX()).filter(|number| is_ignored(*number) && !is_meant(*number)) {
+        set_default(number)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";

@@ -20,15 +20,14 @@ use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::unistd::{ForkResult, Pid, execve};
+use nix::unistd::{Pid, execve};
 use shared::call;
 use shared::explain;
 use shared::failure::During;
 use shared::signals;
 
-pub use clean::start_clean;
+pub use clean::{reset_signals, start_clean};
 pub use pass_on::pass_on;
 pub use program::{Environment, default_command};
 pub use remedies::known;
@@ -38,19 +37,11 @@ pub use remedies::known;
 /// # Errors
 /// EAGAIN where there are too many processes, ENOMEM. fork(2).
 pub fn fork(child: impl FnOnce() -> Result<()>) -> Result<Pid> {
-    explain::host(call!("fork()")).run(|| {
-        // SAFETY: this process has one thread, so the child's copy holds no lock of another.
-        match unsafe { nix::unistd::fork() }? {
-            ForkResult::Parent { child } => Ok::<_, Errno>(child),
-            ForkResult::Child => {
-                explain::newborn();
-                let code = child().map_or_else(|error| explain::report(&error), |()| 0);
-                // No clean-up of the parent's may run in its copy.
-                // SAFETY: _exit(2) runs no code of this process.
-                unsafe { libc::_exit(code.into()) }
-            }
-        }
-    })
+    let child = || {
+        explain::newborn();
+        child().map_or_else(|error| explain::report(&error), |()| 0)
+    };
+    explain::host(call!("fork()")).run(|| sys::fork(child))
 }
 
 /// Child: becomes the program (a shell, where no command is given); returns only with a failure, or from a dry run.
@@ -69,7 +60,7 @@ pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    signals::reset().during("cannot reset the signals")?;
+    reset_signals().during("cannot reset the signals")?;
     let Err(errno) = execve(&path, &arguments, &variables);
     Err(why_not::executed(&path, errno).into())
 }

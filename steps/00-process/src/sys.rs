@@ -1,10 +1,23 @@
 //! The system calls of this step that the crate `nix` lacks.
 
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::unistd::{self, ForkResult, Pid};
+
+/// fork(2): the child runs `child`, and ends with its exit code. It never goes on in the code of its parent, as a second one,
+/// whose clean-up it would run.
+pub fn fork(child: impl FnOnce() -> u8) -> nix::Result<Pid> {
+    // SAFETY: this process has one thread, so the child's copy holds no lock of another.
+    match unsafe { unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        // SAFETY: _exit(2) runs no code of this process.
+        ForkResult::Child => unsafe { libc::_exit(child().into()) },
+    }
+}
 
 /// Marks every descriptor from `first` on as close-on-exec. close_range(2), Linux 5.11.
 pub fn close_range_on_exec(first: u32) -> nix::Result<()> {
@@ -45,4 +58,52 @@ pub fn leave_real_time() -> nix::Result<()> {
     let usual: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: `usual` outlives the call, which only reads it.
     Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &usual) }).map(drop)
+}
+
+/// A descriptor that means this process and never another one, whatever becomes of its number. pidfd_open(2), Linux 5.3.
+pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: takes two numbers and touches no memory of ours.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us, close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal, by its number, as nix has no names for real-time ones, to the process that the descriptor means; ESRCH
+/// where it is gone. pidfd_send_signal(2), Linux 5.1.
+pub fn pidfd_send_signal(process: BorrowedFd, signal: i32) -> nix::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: without a siginfo the kernel fills in its own, as kill(2) does.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, no_info, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Whether this process is in the user namespace that the machine has begun with: rights over a cgroup's devices and over
+/// mknod(2) count only there. Its number is fixed: `PROC_USER_INIT_INO` in the kernel's include/linux/proc_ns.h. The id map
+/// proves nothing, as a namespace that root has made may map each id onto itself, too.
+pub fn in_first_user_namespace() -> bool {
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|it| it.ino() == 0xEFFF_FFFD)
+}
+
+/// The newer calls that the steps need, and whether the kernel knows them: an unknown one is ENOSYS.
+pub fn newer_calls() -> Vec<(&'static str, bool)> {
+    let is_known = |number| {
+        // SAFETY: the four calls of the list are refused before they do anything: -1 is no address (clone3), no range that
+        // ends at 0 begins there (close_range), and no path is at address 0 (mount_setattr, openat2).
+        Errno::result(unsafe { libc::syscall(number, -1, 0, 0, 0, 0) }) != Err(Errno::ENOSYS)
+    };
+    let numbers = [
+        ("clone3", libc::SYS_clone3),
+        ("close_range", libc::SYS_close_range),
+        ("mount_setattr", libc::SYS_mount_setattr),
+        ("openat2", libc::SYS_openat2),
+    ];
+    numbers.map(|(name, number)| (name, is_known(number))).into()
+}
+
+/// Whether the kernel takes filters: one at no address is a bad address only to a kernel that reads it. seccomp(2).
+pub fn has_seccomp() -> bool {
+    let no_filter = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: the kernel checks the address, and without a filter installs none.
+    let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, no_filter) };
+    Errno::result(answer) == Err(Errno::EFAULT)
 }

@@ -245,5 +245,5 @@ fn another_users_first_process() -> Option<String> {
 }
 
 fn needs_docker() -> Option<String> {
-    (!shared::remedy::in_docker()).then(|| "needs to run inside Docker".to_owned())
+    (!process::check::remedies::in_docker()).then(|| "needs to run inside Docker".to_owned())
 }

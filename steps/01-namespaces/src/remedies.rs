@@ -1,7 +1,6 @@
 //! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
 use shared::remedy::{Known, PausedCall};
-use shared::sys;
 
 /// Of clone and of what gives the new namespaces their content.
 pub const KNOWN: Known = Known {
@@ -18,7 +17,8 @@ pub fn known() -> Vec<&'static Known> {
 fn hint(paused: &PausedCall) -> Option<String> {
     let PausedCall { call, name, step, child } = paused;
     // The child looks like root to itself. Into a user namespace that its owner has made, nsenter needs no root.
-    let enter = if sys::in_first_user_namespace() { "nsenter" } else { "nsenter --user --preserve-credentials" };
+    let enter =
+        if process::sys::in_first_user_namespace() { "nsenter" } else { "nsenter --user --preserve-credentials" };
     match *name {
         "clone" | "clone3" => Some(format!("pstree -p {step}; ls -l /proc/{step}/ns")),
         "echo" if call.contains("/proc/") => Some(format!("cat {}", call.split(" > ").nth(1)?)),

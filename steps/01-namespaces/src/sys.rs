@@ -6,18 +6,25 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
 
-/// clone3(2) as fork(2): returns twice, in the child with `None`. Its flags have a place for CLONE_NEWTIME, which clone(2)'s have not.
-///
-/// # Safety
-/// The process has one thread. The child has a copy of that one alone, so a lock held by another would stay locked for ever.
-pub unsafe fn clone3(flags: u64) -> nix::Result<Option<Pid>> {
+/// clone3(2), without a stack: as fork(2), the call returns in the child, too, which runs `child` and ends with its exit code.
+/// Its flags have a place for CLONE_NEWTIME, which clone(2)'s have not.
+pub fn clone3(flags: u64, child: impl FnOnce() -> isize) -> nix::Result<Pid> {
     // SAFETY: a clone_args of zeros is one without any wish.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags;
     args.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: no stack is given and no memory shared, so the child goes on with a copy of ours.
+    // With it, the child would run on this very stack, and return from functions that this process is still in.
+    if flags & libc::CLONE_VM as u64 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: no memory is shared, so the child goes on with a copy of ours. A step has one thread, so no other one holds a
+    // lock in that copy.
     let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone3, &args, size_of_val(&args)) })?;
-    Ok((pid != 0).then(|| Pid::from_raw(pid as i32)))
+    match pid {
+        // SAFETY: _exit(2) runs nothing more of this process: the child must not go on as a second host.
+        0 => unsafe { libc::_exit(child() as i32) },
+        pid => Ok(Pid::from_raw(pid as i32)),
+    }
 }
 
 /// Sets the loopback interface of this network namespace up. netdevice(7).

@@ -4,7 +4,8 @@ use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use shared::{explain, sys};
+use process::sys;
+use shared::explain;
 
 use crate::hierarchy::{self, Hierarchy, detect};
 use crate::limits::Limits;

@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use nix::unistd::{execv, geteuid, getpid};
 use shared::failure::During;
-use shared::{call, explain, kernel_file, signals, sys};
+use shared::{call, explain, kernel_file};
 
 use crate::delegate::others;
 use crate::hierarchy::{Version, detect};
@@ -70,7 +70,7 @@ fn run_again(step: &str) -> Result<()> {
         return Ok(());
     }
     // A signal mask outlives execve(2): with every signal blocked, Ctrl-C would not end systemd-run.
-    signals::reset().during("cannot reset the signals")?;
+    process::reset_signals().during("cannot reset the signals")?;
     execv(&path, &words).map(drop).during(format_args!("execve({path:?}, …)"))
 }
 
@@ -95,7 +95,7 @@ fn own_group_of_systemd() -> Option<PathBuf> {
     let is_pid_1 = kernel_file::read("/proc/1/comm").is_ok_and(|name| name.trim() == "systemd");
     let is_our_proc =
         std::fs::read_link("/proc/self").is_ok_and(|pid| pid.as_os_str() == getpid().to_string().as_str());
-    if !(is_pure_v2 && is_pid_1 && is_our_proc && sys::in_first_user_namespace()) {
+    if !(is_pure_v2 && is_pid_1 && is_our_proc && process::sys::in_first_user_namespace()) {
         return None;
     }
     let hierarchies = detect(Path::new("/proc"), "self").ok()?;

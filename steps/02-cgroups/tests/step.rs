@@ -259,7 +259,7 @@ fn checks() -> Vec<Check> {
             || {
                 let ran = step("step02", ["true"]).ran();
                 assert_eq!(ran.code, 125, "{}", ran.err);
-                let advice = if shared::remedy::in_docker() { "docker run " } else { "sudo" };
+                let advice = if process::check::remedies::in_docker() { "docker run " } else { "sudo" };
                 let wanted = ["error: ", "what to do: ", advice];
                 assert!(wanted.iter().all(|part| ran.err.contains(part)), "{}", ran.err);
                 assert!(!ran.err.contains("Container ="), "{}", ran.err);
@@ -506,7 +506,7 @@ fn block_device() -> Result<String, String> {
 /// A device that can be opened here, and that is not among those that every container gets.
 fn unlisted_device() -> Result<&'static str, String> {
     let known = ["/dev/kmsg", "/dev/loop-control", "/dev/fuse", "/dev/mem"];
-    let first_user_namespace = shared::sys::in_first_user_namespace();
+    let first_user_namespace = process::sys::in_first_user_namespace();
     let device = known.into_iter().find(|path| first_user_namespace && std::fs::File::open(path).is_ok());
     device.ok_or("needs a device like /dev/kmsg that it may open".to_owned())
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use namespaces::{Namespace, View, mount};
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, SFlag, umask};
-use shared::sys::in_first_user_namespace;
+use process::sys::in_first_user_namespace;
 use shared::{call, explain, kernel_file};
 
 use crate::inside::{Make, Place, place};

@@ -164,7 +164,7 @@ fn registry() -> [Option<String>; 5] {
     [
         needs::tool("mmdebstrap"),
         needs::root(),
-        (!shared::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned()),
+        (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned()),
         (!has_route).then(|| "needs a network, to reach a package registry".to_owned()),
         (!is_ci).then(|| "needs a package registry, which only .ci/run asks".to_owned()),
     ]

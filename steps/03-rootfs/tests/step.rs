@@ -622,7 +622,7 @@ fn has_pids() -> Option<String> {
 }
 
 fn initial_user_namespace() -> Option<String> {
-    (!shared::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned())
+    (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned())
 }
 
 /// Where another user has built this project, its target folder is not this one's to write to.

@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let has = |namespace| own.contains(&namespace);
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     flags.set(CloneFlags::CLONE_NEWUSER, has(namespaces::Namespace::User));
-    setns(shared::sys::pidfd_open(pid)?.as_fd(), flags)?;
+    setns(process::sys::pidfd_open(pid)?.as_fd(), flags)?;
 
     let child = process::fork(|| {
         chdir(workdir.as_str())?;

@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use shared::explain::{self, Narration};
 use shared::failure::During;
-use shared::signals;
 
 use crate::join::Guest;
 use crate::show::Show;
@@ -193,7 +192,7 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Exec { .. } => protect::against_writers(R::STEP, "exec")?,
         // These only print: there is nothing to clean up, and where nobody reads, a signal would be waited for in vain.
         Command::Ps { .. } | Command::Logs { .. } | Command::Inspect { .. } | Command::Wait { .. } => {
-            signals::reset().during("cannot reset the signals")?;
+            process::reset_signals().during("cannot reset the signals")?;
         }
         _ => {}
     }

@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use process::sys;
 use serde::{Deserialize, Serialize};
 use shared::call;
 use shared::explain;
 use shared::failure::During;
-use shared::{kernel_file, sys};
+use shared::kernel_file;
 
 /// A process that cannot be mistaken: the kernel gives a pid to another process later, but never with the same start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

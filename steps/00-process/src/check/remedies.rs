@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use nix::errno::Errno::*;
-use shared::remedy::{Known, Remedy, in_docker, sysctl};
+use shared::mountinfo;
+use shared::remedy::{Known, Remedy};
 
 /// What `check` knows of the calls that it tries.
 pub fn known() -> Vec<&'static Known> {
@@ -149,6 +150,21 @@ pub const CGROUPS: &[Remedy] = &[
         say: "name the whole disk (/dev/sda), not a partition of it (/dev/sda1)",
     },
 ];
+
+/// Whether this is inside a container of Docker or podman.
+pub fn in_docker() -> bool {
+    // A machine whose disk was made from an image has Docker's file, too; but its root is no overlay.
+    let has_overlay_root = || {
+        let mounts = mountinfo::read(Path::new("/proc/self")).unwrap_or_default();
+        mounts.iter().any(|mount| mount.point == Path::new("/") && mount.kind.contains("overlay"))
+    };
+    Path::new("/run/.containerenv").exists() || (Path::new("/.dockerenv").exists() && has_overlay_root())
+}
+
+/// A kernel parameter that is a number: `kernel/unprivileged_userns_clone`. proc_sys(5).
+fn sysctl(name: &str) -> Option<i64> {
+    std::fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().parse().ok()
+}
 
 /// Whether this machine has no tree of version 1, as systemd mounts it by itself.
 fn has_v2_alone() -> bool {

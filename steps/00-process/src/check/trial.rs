@@ -11,9 +11,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{self, ForkResult, Gid, Uid, alarm, getgid, getuid};
+use nix::unistd::{self, Gid, Uid, alarm, getgid, getuid};
 use shared::failure::{CallFailed, errno_of};
 use shared::kernel_file;
+
+use crate::sys;
 
 /// It works, or which call was refused, and why.
 pub type Tried = Result<(), CallFailed>;
@@ -41,33 +43,9 @@ pub fn default_kinds() -> CloneFlags {
     KINDS.iter().map(|(_, flag)| *flag).collect::<CloneFlags>().difference(without)
 }
 
-/// The newer calls that the steps need, and whether the kernel knows them: an unknown one is ENOSYS.
-pub fn calls() -> Vec<(&'static str, bool)> {
-    let is_known = |number| {
-        // SAFETY: the four calls of the list are refused before they do anything: -1 is no address (clone3), no range that
-        // ends at 0 begins there (close_range), and no path is at address 0 (mount_setattr, openat2).
-        Errno::result(unsafe { libc::syscall(number, -1, 0, 0, 0, 0) }) != Err(Errno::ENOSYS)
-    };
-    let numbers = [
-        ("clone3", libc::SYS_clone3),
-        ("close_range", libc::SYS_close_range),
-        ("mount_setattr", libc::SYS_mount_setattr),
-        ("openat2", libc::SYS_openat2),
-    ];
-    numbers.map(|(name, number)| (name, is_known(number))).into()
-}
-
 /// Whether a filter decides on this process's calls: it can answer ENOSYS for a call that the kernel knows. seccomp(2).
 pub fn is_filtered() -> bool {
     kernel_file::read("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"))
-}
-
-/// Whether the kernel takes filters: one at no address is a bad address only to a kernel that reads it. seccomp(2).
-pub fn has_seccomp() -> bool {
-    let no_filter = std::ptr::null::<libc::sock_fprog>();
-    // SAFETY: the kernel checks the address, and without a filter installs none.
-    let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, no_filter) };
-    Errno::result(answer) == Err(Errno::EFAULT)
 }
 
 /// Runs `inside` as the first child in namespaces of these kinds, in the order of the steps.
@@ -163,32 +141,21 @@ pub fn call<E: Into<std::io::Error>>(name: impl Display, make: impl FnOnce() -> 
 fn in_child(attempt: impl FnOnce() -> Tried) -> Tried {
     let failed = |call: &str, errno| CallFailed { call: call.to_owned(), errno };
     let (read, write) = unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("pipe2()", errno))?;
-    // SAFETY: this process has one thread, so the child's copy holds no lock of another.
-    match unsafe { unistd::fork() }.map_err(|errno| failed("fork()", errno))? {
-        ForkResult::Child => {
-            // Without these two, a trial that hangs would keep the check waiting, and outlive it.
-            alarm::set(PATIENCE);
-            let _ = set_pdeathsig(Signal::SIGKILL);
-            let code = attempt().map_or_else(
-                |refused| {
-                    let _ = File::from(write).write_all(refused.call.as_bytes());
-                    refused.errno as i32
-                },
-                |()| 0,
-            );
-            // SAFETY: _exit(2) runs no code of this process.
-            unsafe { libc::_exit(code) }
-        }
-        ForkResult::Parent { child } => {
-            // Kept open, this end would keep the child's from ever reading as closed. See pipe(7).
-            drop(write);
-            let mut call = String::new();
-            let _ = File::from(read).read_to_string(&mut call);
-            match waitpid(child, None) {
-                Ok(WaitStatus::Exited(_, 0)) => Ok(()),
-                Ok(WaitStatus::Exited(_, errno)) => Err(failed(&call, Errno::from_raw(errno))),
-                _ => Err(failed("a trial that did not come to its end", Errno::ETIMEDOUT)),
-            }
-        }
+    let child = || {
+        // Without these two, a trial that hangs would keep the check waiting, and outlive it.
+        alarm::set(PATIENCE);
+        let _ = set_pdeathsig(Signal::SIGKILL);
+        let Err(refused) = attempt() else { return 0 };
+        let _ = (&File::from(write)).write_all(refused.call.as_bytes());
+        refused.errno as u8
+    };
+    // Here the closure is gone, and with it this process's copy of `write`: kept open, no end would be read. See pipe(7).
+    let child = sys::fork(child).map_err(|errno| failed("fork()", errno))?;
+    let mut call = String::new();
+    let _ = File::from(read).read_to_string(&mut call);
+    match waitpid(child, None) {
+        Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+        Ok(WaitStatus::Exited(_, errno)) => Err(failed(&call, Errno::from_raw(errno))),
+        _ => Err(failed("a trial that did not come to its end", Errno::ETIMEDOUT)),
     }
 }
