@@ -138,7 +138,7 @@ pub fn cgroups(mine: &Path) -> Checked {
 fn nothing_is_left(groups: &[PathBuf]) -> Checked {
     let left = groups.iter().find(|group| group.exists());
     let seen = left.map(|group| group.display().to_string()).unwrap_or_default();
-    // For whoever runs the test again.
+    // So that the test can run again.
     groups.iter().for_each(|group| drop(fs::remove_dir(group)));
     require(left.is_none(), "a group is left behind: rmdir, after waitpid", seen)
 }
@@ -172,7 +172,7 @@ fn stands_in(pid: Pid, root: &Path) -> Checked {
     // chroot leaves the top of the mount namespace where it was, and that is where setns(2) leads.
     let top = top_of(pid);
     require(top == wanted, "the host's root is still at the top of the mounts: pivot_root, not chroot", "")?;
-    require(is_root("cwd/"), "the program stands in a directory outside of its root: chdir", "")
+    require(is_root("cwd/"), "the working directory of the program is outside of its root: chdir", "")
 }
 
 /// The top of the mount namespace of a process: device and inode.
@@ -256,7 +256,7 @@ impl Background {
         Some(Pid::from_raw(lines.find_map(|line| line.strip_prefix("running "))?.trim().parse().ok()?))
     }
 
-    /// The program of this container, and nothing else that has this number: it stands in the root.
+    /// The program of this container, and no other process with this number: its root is ours.
     fn is_it(&self, pid: Pid) -> bool {
         let inode = |path: &Path| metadata(path).map(|it| (it.dev(), it.ino())).ok();
         is_running(pid) && inode(Path::new(&format!("/proc/{pid}/root/"))) == inode(&self.root)
@@ -299,7 +299,7 @@ pub fn engine(mine: &Path) -> Checked {
     require(sessions.0 != sessions.1, sentence, format!("{sessions:?}"))?;
     let monitor = stat(first.pid, 4).and_then(|pid| pid.parse().ok()).map(Pid::from_raw);
     let monitor = monitor.filter(|monitor| *monitor != getpid() && is_running(*monitor));
-    let Some(monitor) = monitor else { return missing("nobody waits for the program: its parent has ended", "") };
+    let Some(monitor) = monitor else { return missing("no process waits for the program: its parent has ended", "") };
     let groups = own_groups(first.pid);
 
     let has_output = soon(|| first.text().lines().any(|line| line == "hello"));
@@ -326,7 +326,7 @@ pub fn engine(mine: &Path) -> Checked {
     let groups = own_groups(third.pid);
     kill(monitor, Signal::SIGKILL).expect("kill");
     let ended = soon(|| !third.is_it(third.pid));
-    // Nobody has removed them; the next chapters have an answer to that.
+    // No process has removed them; `clean` of step 04 is an answer to that.
     end_children();
     groups.iter().for_each(|group| drop(fs::remove_dir(group)));
     require(ended, "its monitor was killed, and the program lives on: PR_SET_PDEATHSIG in the child", "")

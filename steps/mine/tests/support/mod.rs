@@ -257,7 +257,7 @@ pub fn random() -> u32 {
     u32::from_ne_bytes(bytes)
 }
 
-/// An exit code that means nothing to anybody else.
+/// An exit code without a meaning of its own.
 pub fn random_code() -> i32 {
     (random() % 80) as i32 + 20
 }
