@@ -14,9 +14,10 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
+use process::sys;
 use serde::{Deserialize, Serialize};
 use shared::failure::During;
-use shared::{call, explain, kernel_file, signals, sys};
+use shared::{call, explain, kernel_file, signals};
 
 /// How long the kernel may take to end what was killed, and to stop every process of a group. One that is in the middle of a system call which
 /// cannot be interrupted (a disk, a network file system) stops after it.
