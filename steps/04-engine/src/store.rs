@@ -247,10 +247,12 @@ impl Store {
             if lock.file().metadata().map(|it| it.ino()).ok() == dir.at(".").metadata().map(|it| it.ino()).ok()
                 && dir.is_there()
             {
-                if !dir.at("names").exists() {
-                    self.make(&dir.at("names"), &dir.shown("names"))?;
+                let names = dir.at("names");
+                let made = if names.exists() { Ok(()) } else { self.make(&names, &dir.shown("names")) };
+                match made {
+                    Err(error) if is(&error, Errno::ENOENT) => continue, // removed in this moment
+                    made => return made.map(|()| Some(lock)),
                 }
-                return Ok(Some(lock));
             }
         }
         bail!("{} vanishes as often as it is made: name another place in XDG_RUNTIME_DIR", self.path.display())
@@ -258,8 +260,8 @@ impl Store {
 
     fn make(&self, dir: &Path, shown: &Path) -> Result<()> {
         match explain::host(call!("mkdir {}", shown.display())).run(|| directory::make(dir)) {
-            // Another engine may make the same directory at the same time, or remove the store again.
-            Err(error) if is(&error, Errno::EEXIST) || is(&error, Errno::ENOENT) => Ok(()),
+            // Another engine may make the same directory at the same time.
+            Err(error) if is(&error, Errno::EEXIST) => Ok(()),
             made => made,
         }
     }

@@ -30,6 +30,11 @@ pub fn exchanged_store() {
     assert_eq!(ps(0o1777).code, 0, "as /tmp is");
     let ran = ps(0o777);
     assert!(ran.code == 125 && ran.err.contains("alone can look into"), "{ran:?}");
+    // And where nobody may make one, it is not tried for ever.
+    if testing::needs::root().is_none() {
+        let ran = home.step(&["create", "true"]).with(|command| _ = command.env("XDG_RUNTIME_DIR", "/proc")).ran();
+        assert!(ran.code == 125 && ran.err.contains("mkdir /proc/step04: ENOENT"), "{ran:?}");
+    }
 }
 
 type Damage = fn(&Path);

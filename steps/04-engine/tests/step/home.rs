@@ -82,9 +82,16 @@ impl Home {
     }
 
     pub fn json(&self, name: &str) -> serde_json::Value {
-        let text = self.ok(&["inspect", name]);
-        let all: serde_json::Value = serde_json::from_str(&text).expect("json");
-        all[0].clone()
+        self.json_if_there(name).unwrap_or_else(|| panic!("no container {name}"))
+    }
+
+    /// One with `--rm` may be gone at any moment.
+    pub fn json_if_there(&self, name: &str) -> Option<serde_json::Value> {
+        let ran = self.step(&["-q", "inspect", name]).ran();
+        let all: serde_json::Value = serde_json::from_str(&ran.out).expect("json");
+        let is_gone = ran.code == 125 && (ran.err.contains("no container") || ran.err.contains("just been removed"));
+        assert!(ran.code == 0 || is_gone, "{ran:?}");
+        all.get(0).cloned()
     }
 
     pub fn status(&self, name: &str) -> String {

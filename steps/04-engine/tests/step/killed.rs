@@ -135,10 +135,9 @@ pub fn tells_the_truth(home: &Home, here: &str) {
         match row["status"].as_str().expect("status") {
             "created" | "running" | "paused" => {
                 // One that is just dying has let go of nothing yet: a moment later it says so.
-                let status = row["status"].as_str();
                 wait_until(&format!("{here} has a process, or says that it has none"), || {
-                    let all = home.all();
-                    !all.contains(id) || alive(home.init(id)) || Some(home.status(id).as_str()) != status
+                    let now = home.json_if_there(id);
+                    now.is_none_or(|now| now["status"] != row["status"] || is_alive(&now["state"]["init"]))
                 });
             }
             "stopped" => {
@@ -147,12 +146,17 @@ pub fn tells_the_truth(home: &Home, here: &str) {
                 assert!(left.is_empty(), "{here}: {left:?}");
             }
             "dead" => {
-                let monitor = home.json(id)["state"]["monitor"]["pid"].as_i64();
                 // Its lock is gone a moment before it is.
-                let is_gone = || monitor.is_none_or(|pid| !alive(Pid::from_raw(pid as i32)));
-                wait_until(&format!("{here}: its monitor is gone"), is_gone);
+                wait_until(&format!("{here}: its monitor is gone"), || {
+                    home.json_if_there(id).is_none_or(|now| !is_alive(&now["state"]["monitor"]))
+                });
             }
             status => panic!("{here}: {status}"),
         }
     }
+}
+
+/// A process as it is recorded.
+fn is_alive(process: &serde_json::Value) -> bool {
+    process["pid"].as_i64().is_some_and(|pid| alive(Pid::from_raw(pid as i32)))
 }
