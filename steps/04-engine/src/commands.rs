@@ -18,7 +18,7 @@ use crate::join::{self, Guest};
 use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
-use crate::{Recipe, door, members, monitor, protect, recovery, tables, undo};
+use crate::{Keeper, Recipe, door, members, monitor, orphan, protect, recovery, tables, undo};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
     let (store, container, life) = add(new)?;
@@ -26,8 +26,7 @@ pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
 }
 
 pub fn run_detached<R: Recipe>(new: New<R>) -> Result<u8> {
-    let (store, container, life) = add(new)?;
-    monitor::create::<R>(&store, &container, life, true)?;
+    let (store, container) = make(new)?;
     if let Err(error) = start_it(&container) {
         // A container whose program cannot begin is none. With --rm, its monitor may have removed it.
         let _ = remove::<R>(&store, &container, Verb::RmForce);
@@ -39,10 +38,19 @@ pub fn run_detached<R: Recipe>(new: New<R>) -> Result<u8> {
 }
 
 pub fn create<R: Recipe>(new: New<R>) -> Result<u8> {
-    let (store, container, life) = add(new)?;
-    monitor::create::<R>(&store, &container, life, true)?;
+    let (_, container) = make(new)?;
     say(&container.config.id);
     Ok(0)
+}
+
+fn make<R: Recipe>(new: New<R>) -> Result<(Store, Container)> {
+    let keeper = new.recipe.keeper();
+    let (store, container, life) = add(new)?;
+    match keeper {
+        Keeper::Monitor => monitor::create::<R>(&store, &container, life, true)?,
+        Keeper::Subreaper => orphan::create::<R>(&store, &container, &life)?,
+    }
+    Ok((store, container))
 }
 
 fn add<R: Recipe>(New { name, rm, recipe, command }: New<R>) -> Result<(Store, Container, Life)> {
@@ -101,6 +109,9 @@ fn make_again<R: Recipe>(store: &Store, container: &Container) -> Result<Status>
         let status = container.allows(Verb::Start)?;
         if status != Status::Stopped {
             return Ok(status);
+        }
+        if container.state()?.is_orphan() {
+            bail!("container {} has no monitor, and is not started again: create another one", container.name());
         }
         // It gets a new monitor, made from this process.
         protect::against_writers(R::STEP, "start")?;
@@ -423,7 +434,11 @@ fn fail(error: anyhow::Error) -> Result<u8> {
 }
 
 fn lost(container: &Container) -> Failure {
-    let sentence = format!("container {} is dead: its monitor was killed, and its exit code is lost", container.name());
+    let why = match container.state() {
+        Ok(state) if state.is_orphan() => "has no monitor: its exit code is for the process that has waited for it",
+        _ => "is dead: its monitor was killed, and its exit code is lost",
+    };
+    let sentence = format!("container {} {why}", container.name());
     Failure { code: STEP_FAILED, sentence, remedy: Some("`rm` or `clean` removes it".to_owned()) }
 }
 

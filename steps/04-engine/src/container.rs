@@ -122,6 +122,27 @@ impl State {
         // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
         self.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))
     }
+
+    /// Whether nothing of ours stays with it, by intention: [`Keeper::Subreaper`](crate::Keeper).
+    pub fn is_orphan(&self) -> bool {
+        self.monitor.is_none() && self.init.is_some()
+    }
+
+    /// Whether that is so, and its first process lives.
+    pub fn is_living_orphan(&self) -> bool {
+        self.is_orphan() && self.init.is_some_and(|init| init.lives())
+    }
+
+    /// Of one that has not ended.
+    fn status(&self) -> Status {
+        let Some(init) = self.init else { return Status::Creating };
+        // Without a monitor nobody writes down that the program has begun, but the kernel knows.
+        match if self.is_orphan() { !init.is_before_exec() } else { self.started.is_some() } {
+            false => Status::Created,
+            true if members::are_frozen(&self.groups) => Status::Paused,
+            true => Status::Running,
+        }
+    }
 }
 
 impl Container {
@@ -185,14 +206,13 @@ impl Container {
                 if self.is_looked_after() {
                     continue;
                 }
-                return Ok(Status::Dead);
+                return Ok(match self.state() {
+                    Ok(state) if state.is_living_orphan() => state.status(),
+                    Ok(state) if state.is_orphan() => Status::Stopped,
+                    _ => Status::Dead,
+                });
             }
-            return Ok(match self.state()? {
-                State { started: Some(_), groups, .. } if members::are_frozen(&groups) => Status::Paused,
-                State { started: Some(_), .. } => Status::Running,
-                State { init: Some(_), .. } => Status::Created,
-                _ => Status::Creating,
-            });
+            return Ok(self.state()?.status());
         }
     }
 

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use shared::call;
@@ -28,7 +28,7 @@ pub struct Door {
 }
 
 /// A command that waits until the program has begun.
-pub struct Asker(UnixStream);
+pub struct Asker(pub(crate) UnixStream);
 
 impl Door {
     /// Monitor: with the way back to the command that has made this process.
@@ -41,13 +41,7 @@ impl Door {
     /// # Errors
     /// Where the container's directory is gone.
     pub fn open(&mut self, container: &Container) -> Result<()> {
-        let listener = explain::host(call!("bind({})", container.path("start").display())).run(|| {
-            // Of the last time that it was started.
-            let _ = std::fs::remove_file(container.at("start"));
-            // By way of a descriptor: an address has at most 107 bytes, and a path can be longer. See unix(7).
-            UnixListener::bind(container.at("start")).map(OwnedFd::from)
-        })?;
-        let listener = UnixListener::from(listener);
+        let listener = listen(container)?;
         listener.set_nonblocking(true).during("cannot listen")?;
         self.listener = Some(listener);
         Ok(())
@@ -97,8 +91,19 @@ impl Door {
     }
 }
 
+/// Makes the socket `start`.
+pub(crate) fn listen(container: &Container) -> Result<UnixListener> {
+    let listener = explain::host(call!("bind({})", container.path("start").display())).run(|| {
+        // Of the last time that it was started.
+        let _ = std::fs::remove_file(container.at("start"));
+        // By way of a descriptor: an address has at most 107 bytes, and a path can be longer. See unix(7).
+        UnixListener::bind(container.at("start")).map(OwnedFd::from)
+    })?;
+    Ok(listener.into())
+}
+
 impl Asker {
-    /// Monitor: answers it.
+    /// Monitor, or the child itself where it has none: answers it.
     pub fn answer<T>(mut self, started: &Result<T>) {
         let _ = self.0.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
     }
@@ -113,28 +118,27 @@ pub fn start(container: &Container) -> Result<()> {
     let monitor = explain::host(call!("connect({})", container.path("start").display()))
         .run(|| UnixStream::connect(container.at("start")).map(OwnedFd::from));
     let monitor = monitor.with_context(|| late.clone())?;
-    explain::note("the monitor opens the last gate: the child becomes its program");
+    explain::note("the last gate opens: the child becomes its program");
     if explain::dry_run() {
         return Ok(());
     }
-    wait_for_answer(&mut UnixStream::from(monitor), &late, signals::interrupt)
+    let answered = wait_for_answer(&mut UnixStream::from(monitor), signals::interrupt)?;
+    // Without a monitor it is the child that listens, and exec has closed its end.
+    ensure!(answered || container.state().is_ok_and(|state| state.is_orphan()), late);
+    Ok(())
 }
 
-/// The answer of a monitor: done, its failure, or `silence`: what it means that there is none. Signals received
-/// meanwhile are given to `signal`.
+/// Waits until a monitor answers that it is done; `false` where it was killed before. Signals received meanwhile are given
+/// to `signal`.
 ///
 /// # Errors
 /// The monitor's.
-pub fn wait_for_answer(
-    from: &mut UnixStream,
-    silence: &str,
-    signal: impl FnMut(signals::Received) -> Result<()>,
-) -> Result<()> {
+pub fn wait_for_answer(from: &mut UnixStream, signal: impl FnMut(signals::Received) -> Result<()>) -> Result<bool> {
     signals::wait_for_answer(from.as_fd(), signal)?;
     let mut answer = vec![0];
     match from.read(&mut answer).unwrap_or(0) {
-        0 => bail!("{silence}"),
-        _ if answer == [DONE] => Ok(()),
+        0 => Ok(false),
+        _ if answer == [DONE] => Ok(true),
         _ => {
             from.read_to_end(&mut answer).during("cannot read the monitor's answer")?;
             Err(Failure::from_bytes(&answer).context("the monitor has sent nothing")?.into())

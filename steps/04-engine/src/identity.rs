@@ -14,6 +14,9 @@ use shared::explain;
 use shared::failure::During;
 use shared::kernel_file;
 
+/// The flag of a process that was made by fork(2) or clone(2), until it executes a program. `include/linux/sched.h`.
+const PF_FORKNOEXEC: u64 = 0x40;
+
 /// A process that cannot be mistaken: the kernel gives a pid to another process later, but never with the same start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -47,6 +50,18 @@ impl Process {
         };
         // Looked at only now, when the descriptor means one process already.
         Ok(Process::of(pid).is_ok_and(|now| now == *self).then_some(fd))
+    }
+
+    /// Whether it lives: it is not gone, and no zombie that its parent has not waited for yet. proc_pid_stat(5), *state*.
+    pub fn lives(&self) -> bool {
+        let pid = Pid::from_raw(self.pid);
+        stat::<char>(pid, 3).is_ok_and(|state| !['Z', 'X'].contains(&state))
+            && Process::of(pid).is_ok_and(|it| it == *self)
+    }
+
+    /// Whether it has not executed a program yet, as the kernel knows. proc_pid_stat(5), *flags*.
+    pub fn is_before_exec(&self) -> bool {
+        stat::<u64>(Pid::from_raw(self.pid), 9).is_ok_and(|flags| flags & PF_FORKNOEXEC != 0)
     }
 
     /// Host: lets it go on, if a signal or its terminal has stopped it. See proc_pid_stat(5), *state*.

@@ -2,8 +2,9 @@
 //!
 //! The heart is [`create`] and [`cleanup`]: what steps 01 to 03 have written by hand, with its moments named ([`Part`]).
 //! Around it lies what a life cycle needs: a directory where each container is written down (`store`, `container`), a
-//! parent that stays with it (`monitor`), the table of what may be done when (`states`), its output (`log`, `show`), all its
-//! processes at once (`members`), one more process for it (`join`), and what a killed engine has left (`undo`).
+//! parent that stays with it (`monitor`) or none (`orphan`), the table of what may be done when (`states`), its output
+//! (`log`, `show`), all its processes at once (`members`), one more process for it (`join`), and what a killed engine has
+//! left (`undo`).
 //!
 //! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them.
 //!
@@ -23,6 +24,7 @@ pub mod letter;
 pub mod log;
 pub mod members;
 pub mod monitor;
+mod orphan;
 pub mod parts;
 pub mod program;
 pub mod protect;
@@ -77,6 +79,10 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
     fn limits(&self) -> &Limits;
     /// Which namespaces are the child's own. Those that it joins in their place, a part joins in `enter`.
     fn view(&self) -> &View;
+    /// What stays with the container.
+    fn keeper(&self) -> Keeper {
+        Keeper::Monitor
+    }
     /// Host, at the beginning of each run: decides what will be made, where and under which names; makes nothing.
     ///
     /// # Errors
@@ -97,6 +103,16 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
     fn known() -> Vec<&'static Known> {
         known()
     }
+}
+
+/// What stays with a container from its creation to its end, and waits for its first process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// A process of ours: see [`monitor`].
+    Monitor,
+    /// The caller, as OCI has it, or whichever subreaper is the nearest above: see prctl(2). What the child opens is closed
+    /// before its program is started, and no group may be called `stepNN-…`: without a living maker `clean` removes it.
+    Subreaper,
 }
 
 /// What a part may know of its container when it plans.

@@ -84,8 +84,7 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
     drop(life);
     drop(monitor_end);
 
-    let killed = "its monitor was killed (`clean` removes what is left)";
-    let answer = door::wait_for_answer(&mut host_end, killed, |received| {
+    let answer = door::wait_for_answer(&mut host_end, |received| {
         // The monitor decides what a signal means, as it is the one with something to clean up. A key's has reached it
         // already, unless it has let go of the terminal.
         let had_it = received.by_terminal && getsid(Some(monitor)) == getsid(None);
@@ -94,6 +93,8 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
         }
         Ok(())
     });
+    let killed = "its monitor was killed (`clean` removes what is left)";
+    let answer = answer.and_then(|answered| answered.then_some(()).context(killed));
     if answer.is_err() {
         waitpid(monitor, None).during("cannot wait for the monitor")?;
     }
@@ -107,13 +108,15 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
 /// [`Interrupted`](signals::Interrupted), by a signal.
 pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
     let since = Instant::now();
-    while container.is_looked_after() && !explain::dry_run() {
+    let has_orphan = || container.state().is_ok_and(|state| state.is_living_orphan());
+    while (container.is_looked_after() || has_orphan()) && !explain::dry_run() {
         let left = patience.map(|patience| patience.saturating_sub(since.elapsed()));
         if left == Some(Duration::ZERO) {
             return Ok(false);
         }
-        // The engine's command at first, then the monitor; between the two, a short while.
-        let monitor = container.state().ok().and_then(|state| state.monitor).map(|it| it.open()).transpose()?.flatten();
+        // The engine's command at first, then the monitor; between the two, a short while. Without one, the first process.
+        let keeper = container.state().ok().and_then(|state| state.monitor.or(state.init));
+        let monitor = keeper.map(|it| it.open()).transpose()?.flatten();
         let longest = if monitor.is_some() { Duration::from_secs(1) } else { Duration::from_millis(5) };
         let time = left.unwrap_or(longest).min(longest);
         let fds: Vec<_> = monitor.iter().map(|fd| fd.as_fd()).collect();
@@ -147,16 +150,7 @@ fn live<R: Recipe>(container: &Container, mut door: Option<&mut Door>) -> Result
     // The log last: until there the child can print to the caller what it does.
     let parts: Vec<_> = made.iter().copied().chain(output.iter().map(|output| output as &dyn Part)).collect();
 
-    // Before anything is made: what there will be to undo, should this process be killed.
-    let state = State {
-        monitor: Some(Process::of(Pid::this())?),
-        groups: groups(&parts),
-        plan: Some(serde_json::to_value(&plan).context("cannot write the plan down")?),
-        ..State::default()
-    };
-    container.save(&state)?;
-
-    let code = bear_and_wait(container, &recipe, &parts, state, door);
+    let code = bear_and_wait(container, &recipe, &plan, &parts, door);
 
     let mut cleaned = crate::cleanup(&made);
     // Nobody will find what outlives a run, either.
@@ -175,14 +169,22 @@ fn live<R: Recipe>(container: &Container, mut door: Option<&mut Door>) -> Result
     Ok(Outcome { code: code?, complaint: (!complaints.is_empty()).then(|| complaints.join("; ")) })
 }
 
-/// Monitor: the heart ([`create`](crate::create)), and the program until its end.
-fn bear_and_wait<R: Recipe>(
+/// Host: the heart ([`create`](crate::create)), written down before and after.
+pub(crate) fn bear<'a, R: Recipe>(
     container: &Container,
     recipe: &R,
-    parts: &[&dyn Part],
-    mut state: State,
-    door: Option<&mut Door>,
-) -> Result<u8> {
+    plan: &R::Plan,
+    parts: &'a [&'a dyn Part],
+) -> Result<(Ready<'a>, State)> {
+    // Before anything is made: what there will be to undo, should this process be killed.
+    let mut state = State {
+        monitor: Some(Process::of(Pid::this())?),
+        groups: groups(parts),
+        plan: Some(serde_json::to_value(plan).context("cannot write the plan down")?),
+        ..State::default()
+    };
+    container.save(&state)?;
+
     let program = Program::new(container.config.command.iter().map(Into::into).collect());
     let mut formula = Formula::default();
     let ready = crate::create(recipe.view(), parts, program, &mut formula)?;
@@ -193,7 +195,18 @@ fn bear_and_wait<R: Recipe>(
     container.save(&state)?;
     formula.light(Term::Engine, &facts(container, ready.pid())?)?;
     formula.print();
+    Ok((ready, state))
+}
 
+/// Monitor: a container is born, and the program lives until its end.
+fn bear_and_wait<R: Recipe>(
+    container: &Container,
+    recipe: &R,
+    plan: &R::Plan,
+    parts: &[&dyn Part],
+    door: Option<&mut Door>,
+) -> Result<u8> {
+    let (ready, state) = bear(container, recipe, plan, parts)?;
     let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
     let clock = clock.during("cannot make a timer")?;
     let running = match door {
@@ -230,13 +243,13 @@ fn groups(parts: &[&dyn Part]) -> Vec<RecordedGroup> {
 }
 
 /// The end of a program, and what went wrong after it.
-struct Outcome {
+pub(crate) struct Outcome {
     code: u8,
     complaint: Option<String>,
 }
 
 /// Monitor, and everything cleaned up: writes the end down. Of a container that was never created, nothing is kept.
-fn finish<R: Recipe>(
+pub(crate) fn finish<R: Recipe>(
     store: &Store,
     container: &Container,
     life: &Life,

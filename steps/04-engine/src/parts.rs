@@ -15,7 +15,7 @@ use shared::explain;
 use shared::failure::{During, is};
 use shared::formula::{Formula, Term};
 
-use crate::{Identity, Letter, Part, Program, members, recovery};
+use crate::{Identity, Letter, Part, Program, members};
 
 /// Step 01: namespaces, and what belongs into them.
 #[derive(Serialize, Deserialize)]
@@ -66,6 +66,7 @@ impl Part for Namespaces {
 /// Step 02: a cgroup, and the namespace that hides the others.
 #[derive(Serialize, Deserialize)]
 pub struct Limited {
+    name: String,
     groups: Vec<PathBuf>,
     view: View,
     /// In the process that has planned it, and holds it; another one has just its directories.
@@ -79,17 +80,25 @@ impl Limited {
     /// # Errors
     /// Where no hierarchy that can be reached has a controller that a limit needs.
     pub fn plan(limits: &Limits, view: &View, container: &Identity) -> Result<Self> {
-        let cgroup = Cgroup::named(&format!("{}-{}", container.step, container.id), limits)?;
-        Ok(Limited { groups: cgroup.dirs(), view: view.clone(), held: OnceCell::from(cgroup) })
+        Limited::named(format!("{}-{}", container.step, container.id), limits, view)
+    }
+
+    /// The same, by another name.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn named(name: String, limits: &Limits, view: &View) -> Result<Self> {
+        let cgroup = Cgroup::named(&name, limits)?;
+        Ok(Limited { name, groups: cgroup.dirs(), view: view.clone(), held: OnceCell::from(cgroup) })
     }
 
     fn cgroup(&self) -> &Cgroup {
         self.held.get_or_init(|| Cgroup::at(&self.ours()))
     }
 
-    /// A record can be damaged: what no step has made is nobody's to enter or to empty.
+    /// A record can be damaged: a group of another name is not this container's to enter or to empty.
     fn ours(&self) -> Vec<PathBuf> {
-        self.groups.iter().filter(|group| recovery::is_named_by_a_step(group)).cloned().collect()
+        self.groups.iter().filter(|group| group.ends_with(&self.name)).cloned().collect()
     }
 
     /// Host: puts a process into the group that the container's first one is in, if that is below one of ours. On v2 a

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use process::Environment;
 
+use crate::door::Asker;
+
 /// A program that is about to begin in a container.
 pub struct Program {
     /// Its words; a shell where there is none.
@@ -19,6 +21,8 @@ pub struct Program {
     pub workdir: PathBuf,
     /// For an error: `in the root /srv/web`.
     pub place: String,
+    /// Who waits to hear that it has begun, where that is not its maker: EOF, or why it has not.
+    pub(crate) asker: Option<Asker>,
     gives_up: Vec<(Right, Act)>,
 }
 
@@ -46,7 +50,15 @@ pub enum Right {
 impl Program {
     pub(crate) fn new(command: Vec<OsString>) -> Self {
         let (environment, workdir) = (Environment::new([]), PathBuf::from("/"));
-        Program { command, environment, variables: Vec::new(), workdir, place: String::new(), gives_up: Vec::new() }
+        Program {
+            command,
+            environment,
+            variables: Vec::new(),
+            workdir,
+            place: String::new(),
+            asker: None,
+            gives_up: Vec::new(),
+        }
     }
 
     /// Has something given up in its turn; two of one kind in the order in which they were added.
@@ -56,6 +68,12 @@ impl Program {
 
     /// The process itself, its last act: gives up what it is to give up, and becomes the program.
     pub(crate) fn execute(&mut self) -> Result<()> {
+        let failed = self.become_it();
+        self.asker.take().into_iter().for_each(|asker| asker.answer(&failed));
+        failed
+    }
+
+    fn become_it(&mut self) -> Result<()> {
         let mut acts = std::mem::take(&mut self.gives_up);
         acts.sort_by_key(|(right, _)| *right);
         acts.into_iter().try_for_each(|(_, act)| act())?;

@@ -59,7 +59,7 @@ fn find_dead(dir: &Path, depth: usize, dead: &mut Vec<PathBuf>) {
 }
 
 /// `step`, two digits, `-` and a pid or a container's id, with or without `.host`.
-pub(crate) fn is_named_by_a_step(group: &Path) -> bool {
+fn is_named_by_a_step(group: &Path) -> bool {
     let name = group.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name = name.strip_suffix(".host").unwrap_or(name);
     let Some((number, id)) = name.strip_prefix("step").and_then(|rest| rest.split_once('-')) else { return false };

@@ -2,6 +2,7 @@
 //! without an edit to steps 00 to 04. `tests/step/proof.rs` runs it.
 
 use std::cell::{OnceCell, RefCell};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,12 +12,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use cgroups::Limits;
 use engine::parts::{Limited, Namespaces, Rootfs};
-use engine::{Identity, Letter, Part, Program, Recipe, Right};
+use engine::{Identity, Keeper, Letter, Part, Program, Recipe, Right};
 use namespaces::View;
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
@@ -51,6 +54,9 @@ struct Options {
     /// Make a terminal whose master the host has
     #[arg(long)]
     terminal: bool,
+    /// Leave the container to the caller, as OCI has it
+    #[arg(long)]
+    orphan: bool,
     /// A network namespace to join, in the place of a new one
     #[arg(long)]
     join: Option<PathBuf>,
@@ -74,6 +80,11 @@ struct Plan {
 enum Command {
     /// A command of this step's own
     Hello,
+    /// What containerd is to an OCI runtime: has another command make a container, adopts it, and ends as it does
+    Adopt {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -109,12 +120,19 @@ impl Recipe for Options {
         &self.view
     }
 
+    fn keeper(&self) -> Keeper {
+        if self.orphan { Keeper::Subreaper } else { Keeper::Monitor }
+    }
+
     fn plan(&self, container: &Identity) -> Result<Plan> {
         let note = self.notes.as_ref().map(|dir| dir.join(&container.id));
         Ok(Plan {
             joined: JoinPart { path: self.join.clone(), file: OnceCell::new() },
             namespaces: Namespaces::plan(&self.view, container),
-            cgroup: Limited::plan(&self.limits, &self.view, container)?,
+            cgroup: match self.keeper() {
+                Keeper::Monitor => Limited::plan(&self.limits, &self.view, container)?,
+                Keeper::Subreaper => Limited::named(format!("oci-{}", container.id), &self.limits, &self.view)?,
+            },
             word: WordPart { word: self.word.clone() },
             note: Note { dir: note.clone() },
             handed: Handed { path: self.letter.clone(), ..Handed::default() },
@@ -145,14 +163,31 @@ impl Recipe for Options {
         plan
     }
 
-    fn run(Command::Hello: Command) -> Result<u8> {
-        println!("hello");
-        Ok(3)
+    fn run(command: Command) -> Result<u8> {
+        match command {
+            Command::Hello => {
+                println!("hello");
+                Ok(3)
+            }
+            Command::Adopt { words } => adopt(words),
+        }
     }
 }
 
 fn main() -> ExitCode {
     engine::cli::main::<Options>()
+}
+
+fn adopt(words: Vec<OsString>) -> Result<u8> {
+    set_child_subreaper(true).during("prctl(PR_SET_CHILD_SUBREAPER)")?;
+    let made = std::process::Command::new("/proc/self/exe").args(words).status().during("cannot create it")?;
+    anyhow::ensure!(made.success(), "it was not created: {made}");
+    // What that one has left is a child of this process now, and the only one.
+    match wait().during("it has left nothing")? {
+        WaitStatus::Exited(_, code) => Ok(code as u8),
+        WaitStatus::Signaled(_, signal, _) => Ok(128 + signal as u8),
+        other => anyhow::bail!("{other:?}"),
+    }
 }
 
 /// An option that is stored, and read back by every command.

@@ -591,6 +591,7 @@ fn checks() -> Vec<Check> {
         check("a_part_works_on_both_sides_and_confines_guests_too", [needs::user_namespaces()], proof::both_sides),
         check("what_outlives_a_run_goes_with_the_container", [needs::user_namespaces()], proof::outlives),
         check("a_namespace_is_joined_in_place_of_a_new_one", [groups(), needs::root()], proof::joined),
+        check("a_container_without_a_monitor_is_started_by_another_process", [needs::user_namespaces()], proof::orphan),
         check("any_process_undoes_a_part_from_its_plan", [needs::user_namespaces()], proof::killed),
         check("a_store_that_others_may_exchange_is_not_used", [], care::exchanged_store),
         check("a_damaged_container_hangs_nobody_and_can_be_removed", [needs::user_namespaces()], care::damaged),

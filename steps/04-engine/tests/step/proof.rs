@@ -1,7 +1,7 @@
 //! What later steps need of the engine, by a small step of its own: `tests/proof/recipe.rs`.
 
 use std::fs::{create_dir, read_link, read_to_string, remove_dir, write};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -160,14 +160,75 @@ pub fn joined() {
     clear(&home);
 }
 
+/// Created by one process and started by another, and nothing of ours stays: the caller has its exit code.
+pub fn orphan() {
+    let home = Home::new();
+    let status = |id: &str| home.status(id);
+    let groups = |id: &str| home.json(id)["state"]["groups"].as_array().expect("groups").clone();
+    let exist = |groups: &[serde_json::Value]| {
+        groups.iter().filter(|group| Path::new(group["path"].as_str().expect("a path")).exists()).count()
+    };
+    let adopt = |program: &[&str]| {
+        let words = [&["-q", "adopt", "-q", "create", "--orphan"], program].concat();
+        let mut caller = proof(&home, &words).with(|command| _ = command.stdin(Stdio::piped())).spawn();
+        let mut id = String::new();
+        BufReader::new(caller.stdout.as_mut().expect("piped")).read_line(&mut id).expect("an id");
+        let (id, pid) = (id.trim().to_owned(), Pid::from_raw(caller.id() as i32));
+        // What has made it is gone, and the caller has adopted it.
+        wait_until("it is adopted", || testing::child_of(pid) == Some(home.init(&id)));
+        (caller, id)
+    };
+
+    let (mut caller, id) = adopt(&["sh", "-c", "read word; exit 7"]);
+    assert_eq!(status(&id), "created");
+    let groups = groups(&id);
+    let made = exist(&groups);
+    ok(&home, &["clean"]);
+    home.ok(&["clean"]);
+    assert_eq!((status(&id).as_str(), exist(&groups)), ("created", made));
+    home.refuses(&["start", &id], "`proof`");
+    ok(&home, &["start", &id]);
+    assert_eq!(status(&id), "running");
+    assert_eq!(ok(&home, &["exec", &id, "sh", "-c", "echo $$"]), "2");
+    if made > 0 {
+        ok(&home, &["pause", &id]);
+        assert_eq!(status(&id), "paused");
+        ok(&home, &["unpause", &id]);
+    }
+    drop(caller.stdin.take());
+    assert_eq!(testing::end_of(&mut caller, testing::PATIENCE), 7);
+    assert_eq!(status(&id), "stopped");
+    assert_eq!(proof(&home, &["start", &id]).ran().code, 125);
+    ok(&home, &["rm", &id]);
+    assert_eq!(exist(&groups), 0);
+
+    // Why it cannot begin is said to the command that starts it.
+    let (mut caller, id) = adopt(&["no-such-program"]);
+    let Ran { code, err, .. } = proof(&home, &["-q", "start", &id]).ran();
+    assert!(code == 127 && err.contains("no-such-program"), "{code}: {err}");
+    assert_eq!(testing::end_of(&mut caller, testing::PATIENCE), 127);
+    ok(&home, &["clean", "-a"]);
+
+    let (mut caller, id) = adopt(&["true"]);
+    ok(&home, &["kill", &id]);
+    assert_eq!(testing::end_of(&mut caller, testing::PATIENCE), 137);
+    assert_eq!(status(&id), "stopped");
+    clear(&home);
+}
+
 /// SIGKILL at each call, and `clean` by another process, from another directory and cgroup: nothing is left.
 pub fn killed() {
+    killed_at_each_call(&["run", "--rm"]);
+    killed_at_each_call(&["create", "--orphan"]);
+}
+
+fn killed_at_each_call(verb: &[&str]) {
     for pause in 0.. {
         let home = Home::new();
         let notes = home.path().join("notes");
         create_dir(&notes).expect("mkdir");
         let notes_word = notes.display().to_string();
-        let arguments = ["--pause", "run", "--rm", "--notes", &notes_word, "--count", "true"];
+        let arguments = [&["--pause"], verb, &["--notes", &notes_word, "--count", "true"]].concat();
         let mut run = proof(&home, &arguments).with(|command| _ = command.stdin(Stdio::piped())).spawn();
         let lines = testing::collect(run.stderr.take().expect("piped"));
         let mut stdin = run.stdin.take().expect("piped");
@@ -185,7 +246,7 @@ pub fn killed() {
         drop(stdin);
         let code = testing::end_of(&mut run, testing::PATIENCE);
         assert!(pauses > pause || code == 0, "{code} after {last}");
-        clean_from_elsewhere(&home);
+        clean_from_elsewhere(&home, if pauses > pause { &["clean"] } else { &["clean", "-a"] });
         let left: Vec<_> = std::fs::read_dir(&notes).expect("notes").flatten().map(|it| it.path()).collect();
         assert!(left.is_empty(), "killed at {last}: {left:?}");
         assert!(!home.path().join("data/step04").exists(), "killed at {last}");
@@ -199,7 +260,7 @@ pub fn killed() {
 }
 
 /// `clean`, in `/`, and where this user may make groups, in another one in each hierarchy.
-fn clean_from_elsewhere(home: &Home) {
+fn clean_from_elsewhere(home: &Home, arguments: &[&str]) {
     let groups: Vec<PathBuf> = match cgroups::may_make_groups() {
         true => cgroups::detect(Path::new("/proc"), "self").expect("cgroups").into_iter().map(|it| it.own).collect(),
         false => Vec::new(),
@@ -214,7 +275,7 @@ fn clean_from_elsewhere(home: &Home) {
         }
     }
     let files: Vec<_> = groups.iter().map(|(_, dir)| dir.join("cgroup.procs")).collect();
-    let clean = proof(home, &["clean"]).with(|command| {
+    let clean = proof(home, arguments).with(|command| {
         command.current_dir("/");
         // SAFETY: writes a file, between fork and exec of a process with one thread.
         unsafe { command.pre_exec(move || files.iter().try_for_each(|file| write(file, "0"))) };
