@@ -50,7 +50,7 @@ pub fn everything(container: &Container) -> Result<Value> {
         "status": container.status()?,
         "state": container.state()?,
         "end": container.end()?,
-        "folder": container.path("").to_string_lossy(),
+        "directory": container.path("").to_string_lossy(),
     }))
 }
 

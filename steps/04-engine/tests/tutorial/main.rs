@@ -2,7 +2,6 @@
 
 mod blocks;
 mod containment;
-mod figures;
 mod ladder;
 mod pictures;
 mod remedies;
@@ -46,7 +45,6 @@ fn checks() -> Vec<Check> {
         }),
         check("the_ladder_is_what_the_steps_light", [groups(), project_is_ours()], ladder::is_what_the_steps_light)
             .differs_in(World::SYSTEMD),
-        check("the_figures_are_those_that_were_measured", [], figures::are_those_that_were_measured),
         check(
             "the_pictures_are_of_today",
             [needs::root(), groups(), only(Version::V2), project_is_ours()],

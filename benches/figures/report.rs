@@ -14,7 +14,7 @@ pub struct Figures {
     pub lives: Vec<ProgramFigures>,
     /// The same in one command on cgroup version 2, without limits. None where the machine has no other.
     pub one_tree: Option<Vec<ProgramFigures>>,
-    /// Where `step04 run` spends its time, told, in the order in which it happens.
+    /// Where `step04 run` spends its time, printing, in the order in which it happens.
     pub phases: Vec<Phase>,
     /// What the bare run is made of: microseconds of each kind of call.
     pub calls: Vec<CallFigures>,
@@ -67,7 +67,7 @@ pub struct CallFigures {
 #[derive(Serialize, Deserialize)]
 pub struct Phase {
     pub name: String,
-    /// How many lines are told in it.
+    /// How many lines are printed in it.
     pub lines: usize,
     pub microseconds: f64,
     /// Of that, what the same system calls take in `bare`. None where it has none of them.
@@ -84,7 +84,7 @@ pub struct Growth {
     pub memory_kib: f64,
     /// KiB of that for its monitor alone (PSS).
     pub monitor_kib: f64,
-    /// KiB on disk, and folders of cgroups.
+    /// KiB on disk, and directories of cgroups.
     pub state_kib: f64,
     pub cgroups: usize,
 }
@@ -161,7 +161,7 @@ impl Figures {
     }
 
     fn phases_table(&self) -> String {
-        let mut table = "| `step04 run --rm`, told | lines | µs | the same calls in `bare`, µs |\n".to_owned();
+        let mut table = "| `step04 run --rm`, printing | lines | µs | the same calls in `bare`, µs |\n".to_owned();
         table += "| --- | ---: | ---: | ---: |\n";
         for Phase { name, lines, microseconds, bare } in &self.phases {
             let bare = bare.map_or("–".to_owned(), |it| format!("{it:.0}"));
@@ -204,7 +204,7 @@ impl Figures {
         }
         table += &format!(
             "\nAn idle container takes {memory_kib:.0} KiB of memory, the kernel's share and its program's with it; {monitor_kib:.0} KiB of \
-             that are its monitor. On disk it takes {state_kib:.0} KiB, and {cgroups} folders of cgroups.\n"
+             that are its monitor. On disk it takes {state_kib:.0} KiB, and {cgroups} directories of cgroups.\n"
         );
         table
     }

@@ -11,7 +11,7 @@ use libc::{CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPI
 use serde_json::Value;
 
 use crate::Effort;
-use crate::place::{Workplace, release};
+use crate::place::{Workplace, built};
 use crate::programs::{self, installed};
 use crate::report::{CallFigures, Machine, ProgramFigures, Spread};
 
@@ -147,10 +147,10 @@ fn medians(place: &Workplace, runs: usize, rest: Duration) -> Result<BTreeMap<St
     for _ in 0..runs {
         std::thread::sleep(rest);
         let ran = place.bare().env("BARE_TIMES", "1").output()?;
-        let told = String::from_utf8_lossy(&ran.stderr);
-        ensure!(ran.status.success(), "bare: {told}");
+        let printed = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.success(), "bare: {printed}");
         let mut sums: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
-        for line in told.lines() {
+        for line in printed.lines() {
             let (nanoseconds, name) = line.split_once('\t').context("bare")?;
             let sum = sums.entry(name).or_default();
             *sum = (sum.0 + 1, sum.1 + nanoseconds.parse::<f64>()? / 1000.0);
@@ -179,7 +179,7 @@ pub fn namespaces(place: &Workplace) -> Result<Vec<CallFigures>> {
         ("the six of a container", all),
     ];
     let one = |(name, flags): (&str, i32)| {
-        let ran = place.command(release("bare")).args(["clone", &flags.to_string()]).output()?;
+        let ran = place.command(built("bare")).args(["clone", &flags.to_string()]).output()?;
         ensure!(ran.status.success(), "bare clone: {}", String::from_utf8_lossy(&ran.stderr));
         let nanoseconds: f64 = String::from_utf8_lossy(&ran.stdout).trim().parse()?;
         Ok(CallFigures { name: name.to_owned(), count: 1, microseconds: nanoseconds / 1000.0, after_a_rest: None })

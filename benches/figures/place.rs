@@ -1,7 +1,7 @@
 //! Where the measured programs run: a root with a static `true` in it, a store of our own, a bundle for the runtimes.
 
 use std::fs::{create_dir, write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -40,7 +40,7 @@ impl Workplace {
 
     fn with(limits: &'static [&'static str]) -> Result<Self> {
         // In memory, as /run is, where engines keep what they know.
-        let dir = tempfile::tempdir_in("/dev/shm").context("no folder in /dev/shm")?;
+        let dir = tempfile::tempdir_in("/dev/shm").context("no directory in /dev/shm")?;
         let script = crate::project().join("rootfs-scripts/busybox.sh");
         let root = dir.path().join("root");
         let made = Command::new(script).arg(&root).output().context("rootfs-scripts/busybox.sh")?;
@@ -65,25 +65,25 @@ impl Workplace {
 
     /// The bare calls, and `true`.
     pub fn bare(&self) -> Command {
-        let mut bare = self.command(release("bare"));
+        let mut bare = self.command(built("bare"));
         bare.arg(self.path("root")).args(&self.plan).args(["--", "/bin/true"]);
         bare
     }
 
     /// `step04` with these arguments; its standard output.
     pub fn step04(&self, arguments: &[&str]) -> Result<String> {
-        let ran = self.command(release("step04")).arg("-q").args(arguments).output()?;
+        let ran = self.command(built("step04")).arg("-q").args(arguments).output()?;
         ensure!(ran.status.success(), "step04 {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
         Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned())
     }
 
-    /// The cgroups that `step04 run` tells it would make, write to and take away: so `bare` does the very same.
+    /// The cgroups that `step04 run` says it would make, write to and remove: so `bare` does the very same.
     fn plan_of_bare(&self) -> Result<Vec<String>> {
-        let mut dry = self.command(release("step04"));
+        let mut dry = self.command(built("step04"));
         dry.args(["--dry-run", "--verbose", "--color", "never", "run", "--rm", "--rootfs", &self.path("root")]);
         let ran = dry.args(self.limits).arg("/bin/true").output()?;
         let story = String::from_utf8_lossy(&ran.stderr).into_owned();
-        let id = story.split_once("step04-").map(|(_, rest)| rest[..12].to_owned()).context("no cgroup is told of")?;
+        let id = story.split_once("step04-").map(|(_, rest)| rest[..12].to_owned()).context("no cgroup is printed")?;
         let (ours, bare) = (format!("step04-{id}"), format!("step04-{}", "0".repeat(12)));
         let mut plan = Vec::new();
         for line in story.lines().filter(|line| line.contains("/sys/fs/cgroup/")) {
@@ -110,18 +110,23 @@ impl Drop for Workplace {
     }
 }
 
-/// A program of this project, as it is released.
-pub fn release(name: &str) -> String {
-    let dir = Path::new(env!("CARGO_BIN_EXE_step04")).parent().unwrap_or(Path::new("."));
-    let path = if name == "bare" { dir.join("examples/bare") } else { dir.join(name) };
-    path.display().to_string()
+/// A program of this project, as it is released; for a quick run as it is built without that, which takes less long.
+pub fn built(name: &str) -> String {
+    let path = if name == "bare" { Path::new("examples/bare") } else { Path::new(name) };
+    let profile = if crate::is_quick() { "debug" } else { "release" };
+    target().join(profile).join(path).display().to_string()
 }
 
 /// `step04` with the C library in it, where that could be built.
 pub fn static_step04() -> Option<String> {
-    let target = Path::new(env!("CARGO_BIN_EXE_step04")).ancestors().nth(2)?;
-    let path = target.join(crate::build::host().ok()?).join("release/step04");
-    path.exists().then(|| path.display().to_string())
+    let path = target().join(crate::build::host().ok()?).join("release/step04");
+    (path.exists() && !crate::is_quick()).then(|| path.display().to_string())
+}
+
+/// Where Cargo builds: this program is `target/release/deps/figures-…`.
+pub fn target() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.ancestors().nth(3).unwrap_or(Path::new("target")).to_owned()
 }
 
 /// crun takes a machine with the trees of version 1 *and* a tree of version 2 for one of version 2. So on such a machine

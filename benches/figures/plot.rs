@@ -37,8 +37,8 @@ fn bars(bars: Vec<(String, f64, f64)>) -> Result<String> {
             for (length, color) in [(width(microseconds).max(1), BLUE.mix(0.3)), (width(dark), BLUE.mix(0.6))] {
                 area.draw(&Rectangle::new([(left, top + 3), (left + length, top + row - 3)], color.filled()))?;
             }
-            let told = format!("{microseconds:.0} µs");
-            area.draw(&Text::new(told, (left + width(microseconds) + 8, top + row / 2), label(HPos::Left)))?;
+            let time = format!("{microseconds:.0} µs");
+            area.draw(&Text::new(time, (left + width(microseconds) + 8, top + row / 2), label(HPos::Left)))?;
         }
         area.present()?;
     }

@@ -1,4 +1,4 @@
-//! Where `step04 run` itself spends its time, by its own story (`--times`): a line is told as soon as its call has been
+//! Where `step04 run` itself spends its time, by its own story (`--times`): a line is printed as soon as its call has been
 //! made, so what passes between two lines belongs to the second.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Effort;
 use crate::measure::spread;
-use crate::place::{Workplace, release};
+use crate::place::{Workplace, built};
 use crate::report::{CallFigures, Phase};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ fn one_run(place: &Workplace) -> Result<Vec<(&'static str, Duration)>> {
         last = now;
         time
     };
-    let mut step = place.command(release("step04"));
+    let mut step = place.command(built("step04"));
     step.args(["run", "--rm", "--times", "--verbose"]).args(place.limits).args([
         "--rootfs",
         &place.path("root"),
@@ -113,7 +113,7 @@ fn phase(line: &str, before: &'static str) -> &'static str {
         _ if begins(&["host  clone", "child prctl("]) => CLONE,
         _ if begins(&["child "]) => VIEW,
         _ if begins(&["  ✔", "Container = "]) => ASKED,
-        // The first that is told after the program's end has waited for it.
+        // The first that is printed after the program's end has waited for it.
         PROGRAM if begins(&["host  rename(", "# "]) => PROGRAM,
         PROGRAM | TAKEN_AWAY if is_of_a_group => TAKEN_AWAY,
         CLONE | TIES => TIES,

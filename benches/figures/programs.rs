@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::place::{Workplace, release, static_step04};
+use crate::place::{Workplace, built, static_step04};
 
 pub struct Contender {
     pub name: &'static str,
@@ -23,22 +23,22 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
         program(
             "bare",
             "the same calls in the same order, and nothing around them",
-            format!("{} {root} {} -- /bin/true", release("bare"), plan.join(" ")),
+            format!("{} {root} {} -- /bin/true", built("bare"), plan.join(" ")),
         ),
-        program("step01 -q", "namespaces alone; the host's `true`", format!("{} -q true", release("step01"))),
-        program("step02 -q", "and cgroups; the host's `true`", format!("{} -q {limits} true", release("step02"))),
-        program("step03 -q", "and a root", format!("{} -q {limits} --rootfs {root} /bin/true", release("step03"))),
+        program("step01 -q", "namespaces alone; the host's `true`", format!("{} -q true", built("step01"))),
+        program("step02 -q", "and cgroups; the host's `true`", format!("{} -q {limits} true", built("step02"))),
+        program("step03 -q", "and a root", format!("{} -q {limits} --rootfs {root} /bin/true", built("step03"))),
         program(
             "step04 -q run --rm",
             "and a life",
-            format!("{} -q run --rm {limits} --rootfs {root} /bin/true", release("step04")),
+            format!("{} -q run --rm {limits} --rootfs {root} /bin/true", built("step04")),
         ),
         program(
             "step04 run --rm",
             "and every call told, to `/dev/null`",
-            format!("{} run --rm {limits} --rootfs {root} /bin/true", release("step04")),
+            format!("{} run --rm {limits} --rootfs {root} /bin/true", built("step04")),
         ),
-        program("step04 --version", "its start alone", format!("{} --version", release("step04"))),
+        program("step04 --version", "its start alone", format!("{} --version", built("step04"))),
     ];
     all.extend(static_step04().map(|step04| {
         let command = format!("{step04} -q run --rm {limits} --rootfs {root} /bin/true");
@@ -74,7 +74,7 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
 
 /// The same in three commands, one after the other.
 pub fn lives(place: &Workplace) -> Result<Vec<Contender>> {
-    let (step04, root, limits) = (release("step04"), place.path("root"), place.limits.join(" "));
+    let (step04, root, limits) = (built("step04"), place.path("root"), place.limits.join(" "));
     let ours = format!(
         "{step04} -q create --name figures --rootfs '{root}' {limits} /bin/true >/dev/null && \
          {step04} -q start figures >/dev/null && {step04} -q rm -f figures >/dev/null"

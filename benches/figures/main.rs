@@ -2,8 +2,8 @@
 //!
 //! Whole processes are measured, by hyperfine, in rounds: each round runs every program a few times, so that whatever
 //! else the machine does meets all of them. What is not installed is left out, and said so. The figures go to
-//! `figures.json`, two plots, and the marked places of TUTORIAL.md and README.md. With `-- --quick` everything runs
-//! once, and nothing is written.
+//! `figures.json`, three plots, and the marked places of TUTORIAL.md and README.md. With `-- --quick` everything runs
+//! once or twice, as it is built without `--release`, and nothing is written: that shows only that the bench works.
 
 mod build;
 mod growth;
@@ -33,8 +33,7 @@ const FULL: Effort = Effort { rounds: 20, runs: 10, containers: 500 };
 const QUICK: Effort = Effort { rounds: 1, runs: 2, containers: 4 };
 
 fn main() -> ExitCode {
-    let quick = std::env::args().any(|word| word == "--quick");
-    match figures(quick) {
+    match figures() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -43,10 +42,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn figures(quick: bool) -> Result<()> {
+/// Whether the bench is only to show that it works.
+fn is_quick() -> bool {
+    std::env::args().any(|word| word == "--quick")
+}
+
+fn figures() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the figures are those of root: sudo -E cargo bench --bench figures");
-    let effort = if quick { QUICK } else { FULL };
-    let build = build::measure(quick)?;
+    let effort = if is_quick() { QUICK } else { FULL };
+    stage("building what is measured");
+    let build = build::measure()?;
+    stage("measuring");
     let place = Workplace::new()?;
     let (programs, lives) = (programs::runs(&place), programs::lives(&place)?);
     let calls = measure::calls(&place, effort)?;
@@ -68,7 +74,7 @@ fn figures(quick: bool) -> Result<()> {
     for name in ["machine", "runs", "one tree", "lives", "phases", "calls", "namespaces", "growth", "build"] {
         println!("{}", figures.text(name));
     }
-    if !quick {
+    if !is_quick() {
         keep(&figures)?;
     }
     Ok(())
@@ -76,11 +82,11 @@ fn figures(quick: bool) -> Result<()> {
 
 /// Writes down what was measured, everywhere where it is shown.
 fn keep(figures: &Figures) -> Result<()> {
-    let step = Path::new(env!("CARGO_MANIFEST_DIR"));
-    write(&step.join("benches/figures.json"), &(serde_json::to_string_pretty(figures)? + "\n"))?;
-    write(&step.join("benches/phases.svg"), &plot::phases(&figures.phases)?)?;
-    write(&step.join("benches/calls.svg"), &plot::calls(&figures.calls)?)?;
-    write(&step.join("benches/growth.svg"), &plot::growth(&figures.growth)?)?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    write(&here.join("figures.json"), &(serde_json::to_string_pretty(figures)? + "\n"))?;
+    write(&here.join("phases.svg"), &plot::phases(&figures.phases)?)?;
+    write(&here.join("calls.svg"), &plot::calls(&figures.calls)?)?;
+    write(&here.join("growth.svg"), &plot::growth(&figures.growth)?)?;
     for text in ["TUTORIAL.md", "README.md"] {
         let path = project().join(text);
         write(&path, &figures.filled(&std::fs::read_to_string(&path)?))?;
@@ -98,7 +104,12 @@ pub fn today() -> Result<String> {
     now.get(..10).map(str::to_owned).context("no date")
 }
 
-/// The project's folder.
+/// The project's directory.
 pub fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// What is at work now, as it takes a while.
+fn stage(name: &str) {
+    eprintln!("# {name}");
 }

@@ -1,20 +1,20 @@
 //! The figures in the texts and the plots, held against the file that the bench has written.
 
-use std::fs::read_to_string;
-
-use crate::project;
-
-#[path = "../../benches/figures/plot.rs"]
 mod plot;
-#[path = "../../benches/figures/report.rs"]
+#[allow(dead_code)] // the bench measures, and this only reads
 mod report;
 
-pub fn are_those_that_were_measured() {
-    let benches = project().join("steps/04-engine/benches");
+use std::fs::read_to_string;
+use std::path::Path;
+
+#[test]
+fn the_figures_are_those_that_were_measured() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = benches.join("..");
     let json = read_to_string(benches.join("figures.json")).expect("figures.json");
     let figures: report::Figures = serde_json::from_str(&json).expect("figures");
     for name in ["TUTORIAL.md", "README.md"] {
-        let text = read_to_string(project().join(name)).expect(name);
+        let text = read_to_string(project.join(name)).expect(name);
         assert!(text.contains("<!-- figures: "), "{name} shows no figures");
         assert!(figures.filled(&text) == text, "{name} shows other figures than figures.json has");
     }

@@ -25,12 +25,12 @@ pub fn measure(place: &Workplace, effort: Effort) -> Result<Growth> {
     let count = ids.len() as f64;
     let memory_kib = (before - available_kib()?) / count;
     let last = ids.last().context("no container")?;
-    let told: serde_json::Value = serde_json::from_str(&place.step04(&["inspect", last])?)?;
-    let monitor = told[0]["state"]["monitor"]["pid"].as_i64().context("no monitor")?;
-    let groups = told[0]["state"]["groups"].as_array().map_or(0, Vec::len);
-    let folder = Path::new(&place.path("step04")).join(last);
+    let printed: serde_json::Value = serde_json::from_str(&place.step04(&["inspect", last])?)?;
+    let monitor = printed[0]["state"]["monitor"]["pid"].as_i64().context("no monitor")?;
+    let groups = printed[0]["state"]["groups"].as_array().map_or(0, Vec::len);
+    let directory = Path::new(&place.path("step04")).join(last);
     let mut state = 0;
-    for entry in std::fs::read_dir(folder)? {
+    for entry in std::fs::read_dir(directory)? {
         // As du counts it: what is taken on the disk.
         state += std::os::unix::fs::MetadataExt::blocks(&entry?.metadata()?) / 2;
     }

@@ -6,18 +6,22 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::place::{release, static_step04};
+use crate::place::{self, built, static_step04};
 use crate::report::{Binary, Build};
 
 const JOBS: usize = 2;
 
 /// Builds the steps as they are released, and, to measure it, once more from nothing.
-pub fn measure(quick: bool) -> Result<Build> {
-    cargo(&["build", "--release", "--workspace", "--bins"])?;
-    cargo(&["build", "--release", "--package", "step04-engine", "--example", "bare"])?;
-    build_static()?;
+pub fn measure() -> Result<Build> {
+    let quick = crate::is_quick();
+    let profile = if quick { "--profile=dev" } else { "--release" };
+    cargo(&["build", profile, "--workspace", "--bins"])?;
+    cargo(&["build", profile, "--package", "figures", "--example", "bare"])?;
+    if !quick {
+        build_static()?;
+    }
     let scratch = tempfile::tempdir()?;
-    let target = if quick { crate::project().join("target") } else { scratch.path().to_owned() };
+    let target = if quick { place::target() } else { scratch.path().to_owned() };
     let since = Instant::now();
     cargo(&[
         "build",
@@ -33,7 +37,7 @@ pub fn measure(quick: bool) -> Result<Build> {
     let kib =
         |path: &Path| Ok::<_, anyhow::Error>(path.metadata().with_context(|| path.display().to_string())?.len() / 1024);
     let binaries = ["step00", "step01", "step02", "step03", "step04"].into_iter().map(|name| {
-        let (debug_kib, release_kib) = (kib(&target.join("debug").join(name))?, kib(Path::new(&release(name)))?);
+        let (debug_kib, release_kib) = (kib(&target.join("debug").join(name))?, kib(Path::new(&built(name)))?);
         Ok(Binary { name: name.to_owned(), debug_kib, release_kib })
     });
     Ok(Build { seconds, jobs: JOBS, crates: crates()?, binaries: binaries.collect::<Result<_>>()? })
@@ -57,7 +61,7 @@ fn build_static() -> Result<()> {
 pub fn host() -> Result<String> {
     let ran = Command::new("rustc").arg("-vV").output().context("rustc")?;
     let said = String::from_utf8_lossy(&ran.stdout);
-    said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned).context("rustc -vV tells no host")
+    said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned).context("rustc -vV names no host")
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
@@ -72,7 +76,7 @@ fn crates() -> Result<usize> {
     tree.args(["tree", "--workspace", "--edges", "normal,build", "--prefix", "none", "--format", "{p}", "--no-dedupe"]);
     let ran = tree.current_dir(crate::project()).output()?;
     let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-    // Ours are told with the folder that they are in.
+    // Ours are printed with the directory that they are in.
     let mut names: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.contains("(/")).collect();
     names.sort_unstable();
     names.dedup();

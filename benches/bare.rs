@@ -1,9 +1,9 @@
 //! The bare kernel calls of `step04 run`, in the same order, with nothing around them: no options, no checks, no story,
 //! no state. What these take, nobody can do without: the bench holds every other program against it.
 //!
-//! Called by the bench: `bare ROOT PLAN… -- PROGRAM…`. A word of the plan is a folder to make (`mkdir:DIR`) or to take
-//! away (`rmdir:DIR`), a file to write (`write:FILE:VALUE`), or one that takes the child's pid (`admit:FILE`).
-//! With `BARE_TIMES=1` it tells on standard error how long each call took, in nanoseconds.
+//! Called by the bench: `bare ROOT PLAN… -- PROGRAM…`. A word of the plan is a directory to make (`mkdir:DIR`) or to
+//! remove (`rmdir:DIR`), a file to write (`write:FILE:VALUE`), or one that takes the child's pid (`admit:FILE`).
+//! With `BARE_TIMES=1` it prints on standard error how long each call took, in nanoseconds.
 //!
 //! `bare clone FLAGS` does nothing but `clone` and `waitpid`, 200 times, and prints the median in nanoseconds.
 
