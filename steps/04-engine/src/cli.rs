@@ -47,9 +47,8 @@ enum Command<R: Recipe> {
         /// Show what it writes until it ends, and end with its exit code
         #[arg(short, long)]
         attach: bool,
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
+        #[command(flatten)]
+        containers: Containers,
     },
     /// Lists containers; with -q only their ids
     Ps {
@@ -79,55 +78,36 @@ enum Command<R: Recipe> {
         guest: Guest,
     },
     /// Freezes all processes of running containers
-    Pause {
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
-    },
+    Pause(Containers),
     /// Lets paused containers go on
-    Unpause {
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
-    },
+    Unpause(Containers),
     /// Asks containers to end (SIGTERM), and after a while ends them (SIGKILL to every process)
     Stop {
         /// Seconds between the two
         #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
         time: u32,
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
+        #[command(flatten)]
+        containers: Containers,
     },
     /// Sends a signal to the first process of containers
     Kill {
         /// Which: KILL, SIGTERM, 15, RTMIN+3
         #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
         signal: i32,
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
+        #[command(flatten)]
+        containers: Containers,
     },
     /// Waits until containers have ended, and prints their exit codes
-    Wait {
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
-    },
+    Wait(Containers),
     /// Prints everything that is known of containers, as JSON
-    Inspect {
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
-    },
+    Inspect(Containers),
     /// Removes containers that do not run
     Rm {
         /// Those that run, too: they are killed first
         #[arg(short, long)]
         force: bool,
-        /// By name, by id, or by the beginning of an id
-        #[arg(required = true, value_parser = name)]
-        containers: Vec<String>,
+        #[command(flatten)]
+        containers: Containers,
     },
     /// Removes what is left of dead containers, and of engines and steps that were killed
     Clean {
@@ -137,6 +117,14 @@ enum Command<R: Recipe> {
     },
     #[command(flatten)]
     More(R::Command),
+}
+
+/// Containers, as all commands but those that make one take them.
+#[derive(clap::Args)]
+struct Containers {
+    /// By name, by id, or by the beginning of an id
+    #[arg(value_name = "CONTAINERS", required = true, value_parser = name)]
+    words: Vec<String>,
 }
 
 /// A container to be made.
@@ -191,7 +179,7 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Create { .. } => protect::against_writers(R::STEP, "create")?,
         Command::Exec { .. } => protect::against_writers(R::STEP, "exec")?,
         // These only print: there is nothing to clean up, and where nobody reads, a signal would be waited for in vain.
-        Command::Ps { .. } | Command::Logs { .. } | Command::Inspect { .. } | Command::Wait { .. } => {
+        Command::Ps { .. } | Command::Logs { .. } | Command::Inspect(_) | Command::Wait(_) => {
             process::reset_signals().during("cannot reset the signals")?;
         }
         _ => {}
@@ -200,18 +188,18 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Run { detach: false, new } => commands::run(new),
         Command::Run { detach: true, new } => commands::run_detached(new),
         Command::Create { new } => commands::create(new),
-        Command::Start { attach, containers } => commands::start::<R>(&containers, attach),
+        Command::Start { attach, containers } => commands::start::<R>(&containers.words, attach),
         Command::Ps { all, format } => commands::ps::<R>(all, format),
         Command::Logs { show, container } => commands::logs::<R>(&container, show),
         Command::Exec { container, options, guest } => commands::exec::<R>(&container, &guest, &options),
-        Command::Pause { containers } => commands::pause::<R>(&containers),
-        Command::Unpause { containers } => commands::unpause::<R>(&containers),
-        Command::Stop { time, containers } => commands::stop::<R>(&containers, time),
-        Command::Kill { signal, containers } => commands::kill::<R>(&containers, signal),
-        Command::Wait { containers } => commands::wait::<R>(&containers),
-        Command::Inspect { containers } => commands::inspect::<R>(&containers),
-        Command::Rm { force: false, containers } => commands::rm::<R>(&containers, Verb::Rm),
-        Command::Rm { force: true, containers } => commands::rm::<R>(&containers, Verb::RmForce),
+        Command::Pause(containers) => commands::pause::<R>(&containers.words),
+        Command::Unpause(containers) => commands::unpause::<R>(&containers.words),
+        Command::Stop { time, containers } => commands::stop::<R>(&containers.words, time),
+        Command::Kill { signal, containers } => commands::kill::<R>(&containers.words, signal),
+        Command::Wait(containers) => commands::wait::<R>(&containers.words),
+        Command::Inspect(containers) => commands::inspect::<R>(&containers.words),
+        Command::Rm { force: false, containers } => commands::rm::<R>(&containers.words, Verb::Rm),
+        Command::Rm { force: true, containers } => commands::rm::<R>(&containers.words, Verb::RmForce),
         Command::Clean { all } => commands::clean::<R>(all),
         Command::More(command) => R::run(command),
     }

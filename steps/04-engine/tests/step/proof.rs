@@ -186,7 +186,7 @@ pub fn orphan() {
     ok(&home, &["clean"]);
     home.ok(&["clean"]);
     assert_eq!((status(&id).as_str(), exist(&groups)), ("created", made));
-    home.refuses(&["start", &id], "`proof`");
+    home.refuses(&["start", &id], "`step99`");
     ok(&home, &["start", &id]);
     assert_eq!(status(&id), "running");
     assert_eq!(ok(&home, &["exec", &id, "sh", "-c", "echo $$"]), "2");
