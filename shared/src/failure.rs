@@ -2,6 +2,9 @@
 //! and with what to do about it where that is known.
 
 use std::fmt::{self, Display};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -56,13 +59,32 @@ impl Failure {
         [&[self.code], self.sentence.as_bytes(), b"\0", remedy.as_bytes()].concat()
     }
 
-    /// What [`to_bytes`](Self::to_bytes) has made; `None` of nothing.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (code, rest) = bytes.split_first()?;
+    /// What [`to_bytes`](Self::to_bytes) has made, behind the code.
+    fn from_bytes(code: u8, rest: &[u8]) -> Self {
         let text = String::from_utf8_lossy(rest);
         let (sentence, remedy) = text.split_once('\0').unwrap_or((&text, ""));
         let remedy = (!remedy.is_empty()).then(|| remedy.to_owned());
-        Some(Failure { code: *code, sentence: sentence.to_owned(), remedy })
+        Failure { code, sentence: sentence.to_owned(), remedy }
+    }
+}
+
+/// Waits for another process's answer: a byte below 125 that both know, or the failure that it has sent instead. `None`
+/// where it has closed its end, by exec or its death. A signal that arrives before that is given to `signal`.
+///
+/// # Errors
+/// The other process's failure; that of `signal`.
+pub fn answer(from: &mut UnixStream, signal: impl FnMut(signals::Received) -> Result<()>) -> Result<Option<u8>> {
+    signals::wait_for_answer(from.as_fd(), signal)?;
+    let mut first = [0];
+    // ECONNRESET: it was killed before it had read all that was sent to it.
+    match (from.read(&mut first).unwrap_or(0), first[0]) {
+        (0, _) => Ok(None),
+        (_, word) if word < STEP_FAILED => Ok(Some(word)),
+        (_, code) => {
+            let mut rest = Vec::new();
+            let _ = from.read_to_end(&mut rest); // what has arrived says enough
+            Err(Failure::from_bytes(code, &rest).into())
+        }
     }
 }
 

@@ -8,8 +8,8 @@
 //! It is a pair of sockets. Each side closes the other's end, or it would never see EOF when that side dies. See unix(7).
 //! exec closes the child's: to the host, EOF at the end means "exec succeeded".
 
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, close};
 use shared::call;
 use shared::explain;
-use shared::failure::{During, Failure};
+use shared::failure::{During, Failure, answer};
 use shared::signals;
 
 use crate::life::{Child, Held};
@@ -129,21 +129,6 @@ impl<'a> Child<'a> {
     /// Host: whether the child says that it is ready; if not, exec or its death has closed its end.
     pub(crate) fn hear(&mut self) -> Result<bool> {
         // A signal that arrives after exec is the program's.
-        signals::wait_for_answer(self.socket.as_fd(), signals::interrupt)?;
-        let mut first = [0];
-        let heard = match self.socket.read(&mut first) {
-            // Killed before it had read all that was sent to it.
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
-            heard => heard.during("cannot hear the child")?,
-        };
-        match heard {
-            0 => Ok(false),
-            _ if first == [READY] => Ok(true),
-            _ => {
-                let mut failure = first.to_vec();
-                let _ = self.socket.read_to_end(&mut failure);
-                Err(Failure::from_bytes(&failure).context("the child's answer is empty")?.into())
-            }
-        }
+        Ok(answer(&mut self.socket, signals::interrupt)? == Some(READY))
     }
 }

@@ -1,18 +1,18 @@
 //! How commands speak with a monitor: the one that has made it, and the one that has its program begin.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use shared::call;
 use shared::explain;
-use shared::failure::{During, Failure};
+use shared::failure::{During, Failure, answer};
 use shared::signals;
 
 use crate::container::Container;
+use crate::identity::has_ended;
 use crate::monitor::LOOK;
 
 /// To a command that waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
@@ -72,9 +72,8 @@ impl Door {
             return Ok(UnixStream::pair().ok().map(|(end, _)| Asker(end)));
         }
         let listener = self.listener.as_ref().context("it has no socket to be started at")?;
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
-        while waitid(Id::Pid(child), flags).during("cannot look at the child")? == WaitStatus::StillAlive {
+        while !has_ended(child)? {
             if let Some(received) = signals::wait_for(&[listener.as_fd()], Some(LOOK))? {
                 signals::interrupt(received)?;
                 continue;
@@ -122,26 +121,8 @@ pub fn start(container: &Container) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    let answered = wait_for_answer(&mut UnixStream::from(monitor), signals::interrupt)?;
+    let answer = answer(&mut UnixStream::from(monitor), signals::interrupt)?;
     // Without a monitor it is the child that listens, and exec has closed its end.
-    ensure!(answered || container.state().is_ok_and(|state| state.is_orphan()), late);
+    ensure!(answer.is_some() || container.state().is_ok_and(|state| state.is_orphan()), late);
     Ok(())
-}
-
-/// Waits until a monitor answers that it is done; `false` where it was killed before. Signals received meanwhile are given
-/// to `signal`.
-///
-/// # Errors
-/// The monitor's.
-pub fn wait_for_answer(from: &mut UnixStream, signal: impl FnMut(signals::Received) -> Result<()>) -> Result<bool> {
-    signals::wait_for_answer(from.as_fd(), signal)?;
-    let mut answer = vec![0];
-    match from.read(&mut answer).unwrap_or(0) {
-        0 => Ok(false),
-        _ if answer == [DONE] => Ok(true),
-        _ => {
-            from.read_to_end(&mut answer).during("cannot read the monitor's answer")?;
-            Err(Failure::from_bytes(&answer).context("the monitor has sent nothing")?.into())
-        }
-    }
 }

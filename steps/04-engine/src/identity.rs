@@ -6,6 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use process::sys;
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,12 @@ impl Process {
             }
         })
     }
+}
+
+/// Whether a child of this process has ended. It is still to be waited for: see WNOWAIT in waitid(2).
+pub(crate) fn has_ended(child: Pid) -> Result<bool> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    Ok(waitid(Id::Pid(child), flags).during("cannot look at the child")? != WaitStatus::StillAlive)
 }
 
 /// A field of proc_pid_stat(5), counted from 1.

@@ -28,12 +28,12 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
 use shared::call;
 use shared::explain;
-use shared::failure::{During, Failure};
+use shared::failure::{self, During, Failure};
 use shared::formula::{Fact, Formula, Term};
 use shared::signals;
 
 use crate::container::{Container, Life, State, now};
-use crate::door::{self, Door};
+use crate::door::Door;
 use crate::identity::Process;
 use crate::log::Output;
 use crate::members::RecordedGroup;
@@ -58,7 +58,7 @@ pub fn run<R: Recipe>(store: &Store, container: &Container, life: Life) -> Resul
     finish::<R>(store, container, &life, keep, end)
 }
 
-/// Host: makes a container that outlives this command, up to the moment before its program begins; [`door::start`] is
+/// Host: makes a container that outlives this command, up to the moment before its program begins; [`start`](crate::door::start) is
 /// what it then waits for. `fresh`: it is new, so where it cannot be made nothing of it is kept.
 ///
 /// # Errors
@@ -84,7 +84,7 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
     drop(life);
     drop(monitor_end);
 
-    let answer = door::wait_for_answer(&mut host_end, |received| {
+    let answer = failure::answer(&mut host_end, |received| {
         // The monitor decides what a signal means, as it is the one with something to clean up. A key's has reached it
         // already, unless it has let go of the terminal.
         let had_it = received.by_terminal && getsid(Some(monitor)) == getsid(None);
@@ -94,11 +94,11 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
         Ok(())
     });
     let killed = "its monitor was killed (`clean` removes what is left)";
-    let answer = answer.and_then(|answered| answered.then_some(()).context(killed));
+    let answer = answer.and_then(|answer| answer.context(killed));
     if answer.is_err() {
         waitpid(monitor, None).during("cannot wait for the monitor")?;
     }
-    answer.with_context(|| format!("container {}", container.name()))
+    answer.map(drop).with_context(|| format!("container {}", container.name()))
 }
 
 /// Host: waits until no process looks after the container any more, for this long at most; whether it is so then. An ending

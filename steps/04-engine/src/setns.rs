@@ -20,15 +20,15 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, close, getgroups, setgroups};
 use shared::call;
 use shared::explain;
-use shared::failure::{During, Failure};
+use shared::failure::{During, Failure, answer};
 use shared::kernel_file;
 use shared::signals;
 
-use crate::identity::Process;
+use crate::identity::{Process, has_ended};
 use crate::sys;
 
 /// Where the child is on its way, in the helper's word: its pid follows.
@@ -92,20 +92,12 @@ pub fn join<'a>(
 }
 
 fn read_stage(line: &mut UnixStream) -> Result<(Stage, Pid)> {
-    signals::wait_for_answer(line.as_fd(), signals::interrupt)?;
-    let mut first = [0];
-    let (count, mut pid) = (line.read(&mut first).unwrap_or(0), [0; 4]);
-    let stage = match (count, first[0]) {
-        (0, _) => bail!("the helper was killed before it had joined"),
-        (_, 0) => Stage::Held,
-        (_, 1) => Stage::Ready,
-        (_, 2) => Stage::Started,
-        _ => {
-            let mut failure = first.to_vec();
-            line.read_to_end(&mut failure).during("cannot hear the helper")?;
-            return Err(Failure::from_bytes(&failure).context("the helper's answer is empty")?.into());
-        }
+    let stage = match answer(line, signals::interrupt)?.context("the helper was killed before it had joined")? {
+        0 => Stage::Held,
+        1 => Stage::Ready,
+        _ => Stage::Started,
     };
+    let mut pid = [0; 4];
     line.read_exact(&mut pid).during("cannot hear the helper")?;
     Ok((stage, Pid::from_raw(i32::from_ne_bytes(pid))))
 }
@@ -137,11 +129,6 @@ impl Drop for Joined {
             let _ = waitpid(self.helper, None);
         }
     }
-}
-
-fn has_ended(child: Pid) -> Result<bool> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    Ok(waitid(Id::Pid(child), flags).during("cannot look at the child")? != WaitStatus::StillAlive)
 }
 
 /// Helper: its whole life. Its exit code is the child's.

@@ -63,7 +63,7 @@ const HAS_ENDED: Answer = Refused("is not running any more: start it again first
 const RUNS: Answer = Refused("is running: stop it first, or use rm -f");
 const IS_DEAD: Answer = Refused("is dead, as its monitor was killed: remove it, or use `clean`");
 
-/// A row for each command, a column for each state.
+/// A row for each command and a column for each state, in the order in which these are declared.
 #[rustfmt::skip]
 pub const TABLE: [(Verb, [Answer; 6]); 9] = [
     //               creating     created       running      paused       stopped      dead
@@ -80,20 +80,11 @@ pub const TABLE: [(Verb, [Answer; 6]); 9] = [
 
 /// What the table says.
 pub fn answer(verb: Verb, status: Status) -> Answer {
-    let row = TABLE.iter().find(|(row, _)| *row == verb).map(|(_, row)| row);
-    let column = STATES.iter().position(|column| *column == status);
-    row.zip(column).map_or(Refused("is in an unknown state"), |(row, column)| row[column])
+    TABLE[verb as usize].1[status as usize]
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Creating => "creating",
-            Created => "created",
-            Running => "running",
-            Paused => "paused",
-            Stopped => "stopped",
-            Dead => "dead",
-        })
+        f.write_str(&format!("{self:?}").to_lowercase())
     }
 }
