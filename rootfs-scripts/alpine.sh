@@ -3,7 +3,7 @@
 #
 # usage: ARCHIVE=alpine-minirootfs-….tar.gz [SHA256=…] alpine.sh [DEST]
 #
-#   DEST     the folder to make; target/rootfs in the project if not given
+#   DEST     the directory to make; target/rootfs in the project if not given
 #   ARCHIVE  the file that you downloaded from Alpine's download page
 #   SHA256   its checksum; if not given, the file ARCHIVE.sha256 has it
 #

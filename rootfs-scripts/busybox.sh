@@ -3,7 +3,7 @@
 #
 # usage: busybox.sh [DEST]
 #
-#   DEST  the folder to make; target/rootfs in the project if not given
+#   DEST  the directory to make; target/rootfs in the project if not given
 #
 # Needs a busybox that is statically linked, and ldd to see that it is: the package
 # busybox-static on Debian, Ubuntu and Alpine, busybox on Fedora and Arch. Needs

@@ -3,7 +3,7 @@
 #
 # usage: [SUITE=stable] [MIRROR=URL] debian.sh [DEST [OPTION…]]
 #
-#   DEST    the folder to make; target/rootfs in the project if not given
+#   DEST    the directory to make; target/rootfs in the project if not given
 #   OPTION  for the tool, mmdebstrap or debootstrap, such as --include=python3
 #   SUITE   which Debian: stable, testing, bookworm, …
 #   MIRROR  where the packages come from; if not given, the tool's own choice
@@ -44,7 +44,7 @@ pick_tool() {
     fi
 }
 
-# By way of an archive: a folder that mmdebstrap makes for an ordinary user belongs
+# By way of an archive: a directory that mmdebstrap makes for an ordinary user belongs
 # to ids from /etc/subuid, and that user could not even remove it.
 with_mmdebstrap() {
     run mmdebstrap --variant=minbase --format=tar "$@" -- "$suite" "$work/debian.tar" ${MIRROR:+"$MIRROR"} >&2 ||

@@ -3,7 +3,7 @@
 #
 # usage: [IMAGE=busybox] docker.sh [DEST]
 #
-#   DEST   the folder to make; target/rootfs in the project if not given
+#   DEST   the directory to make; target/rootfs in the project if not given
 #   IMAGE  the image; one that is not on this machine is pulled
 #
 # Needs docker, its daemon and the right to talk to it; or podman.
@@ -14,7 +14,7 @@ set -eu
 
 image=${IMAGE:-busybox}
 engine=
-# A name of our own: known also when we are stopped before the engine tells an id.
+# A name of our own: known even if the script is stopped before the engine prints an id.
 container=rootfs-scripts-$$-$(date +%s)
 
 main() {

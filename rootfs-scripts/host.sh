@@ -3,7 +3,7 @@
 #
 # usage: host.sh [DEST [PROGRAM…]]
 #
-#   DEST     the folder to make; target/rootfs in the project if not given
+#   DEST     the directory to make; target/rootfs in the project if not given
 #   PROGRAM  copied too, with its libraries, as /usr/local/bin/NAME
 #
 # Needs ldd. Needs neither root nor a network.
@@ -21,8 +21,8 @@ tools='sh bash
     uniq unshare vi wc whoami xargs yes'
 terms="${TERM-} xterm xterm-256color screen screen-256color tmux tmux-256color linux vt100"
 
-# The system's own folders first: a PATH can begin with wrappers, such as pyenv's.
-# The folders with current- in them are those of NixOS and Guix.
+# The system's own directories first: a PATH can begin with wrappers, such as pyenv's.
+# The directories with current- in them are those of NixOS and Guix.
 path=/usr/bin:/bin:/usr/sbin:/sbin:/run/current-system/sw/bin:/run/current-system/profile/bin:$PATH
 
 # With them, ldd would list libraries that the container does not look for.
@@ -76,7 +76,7 @@ copy() {
     cp -L "$1" "$new/$2" && chmod 755 "$new/$2"
 }
 
-# Several tools can be one file, on Alpine all of busybox: inode numbers tell. The
+# Several tools can be one file, on Alpine all of busybox: inode numbers show it. The
 # file is copied once, under its own name, and the tools are links to it.
 copy_tools() {
     last=
@@ -130,14 +130,14 @@ ldd_all() {
 
 copy_libraries() {
     while read -r library; do
-        folder=${library%/*}
-        [ -d "$new$folder" ] || must "make $folder" mkdir -p "$new$folder"
-        must "copy $library" cp -L "$library" "$new$folder/"
+        directory=${library%/*}
+        [ -d "$new$directory" ] || must "make $directory" mkdir -p "$new$directory"
+        must "copy $library" cp -L "$library" "$new$directory/"
         # A glibc before 2.34 opens it by name for whoami: ldd cannot know.
         case $library in
         */libc.so.6)
-            [ ! -e "$folder/libnss_files.so.2" ] ||
-                must "copy libnss_files" cp -L "$folder/libnss_files.so.2" "$new$folder/"
+            [ ! -e "$directory/libnss_files.so.2" ] ||
+                must "copy libnss_files" cp -L "$directory/libnss_files.so.2" "$new$directory/"
             ;;
         esac
     done

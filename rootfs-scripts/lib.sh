@@ -1,8 +1,8 @@
-# lib.sh: what all the scripts of this folder share. It is sourced, not run.
+# lib.sh: what all the scripts of this directory share. It is sourced, not run.
 # shellcheck shell=sh
 #
-# A script reads DEST with `begin`, makes a folder beside it with `stage`, fills
-# that folder, "$new", and puts it into place with `finish`. Whatever happens
+# A script reads DEST with `begin`, makes a directory beside it with `stage`, fills
+# that directory, "$new", and puts it into place with `finish`. Whatever happens
 # before `finish`, DEST is not touched.
 
 # Without it, the umask of the caller could make a /bin that only root can enter.
@@ -38,7 +38,7 @@ must() {
     said=$("$@" 2>&1) || die "cannot $doing: $(reason "$said")"
 }
 
-# From "cp: error writing 'x': Permission denied" and more lines, the part that tells.
+# From "cp: error writing 'x': Permission denied" and more lines, the part that says why.
 reason() {
     case $1 in *'No space left'* | *'Wrote only'*) echo 'No space left on device' && return ;; esac
     first=${1#"$newline"} # gzip begins with an empty line
@@ -72,7 +72,7 @@ begin() {
 
     case $DEST in /*) ;; *) DEST=$PWD/$DEST ;; esac
     if [ -d "$DEST" ]; then
-        # Symbolic links and dots resolved: the temporary folder has to be beside
+        # Symbolic links and dots resolved: the temporary directory has to be beside
         # the real DEST, on the same file system, to be renamed.
         given=$DEST
         DEST=$(cd -P -- "$given" 2>/dev/null && pwd -P) || die "cannot enter $given"
@@ -82,7 +82,7 @@ begin() {
         inside=$(ls -A -- "$DEST" 2>/dev/null) || die "cannot read $DEST"
         [ -z "$inside" ] || die "$DEST is not empty and was not made by these scripts"
     elif [ -e "$DEST" ] || [ -L "$DEST" ]; then
-        die "$DEST exists and is not a folder"
+        die "$DEST exists and is not a directory"
     else
         while [ "$DEST" != "${DEST%/}" ]; do DEST=${DEST%/}; done
         case ${DEST##*/} in . | ..) die "$DEST does not exist" ;; esac
@@ -102,9 +102,9 @@ stop_if_finished() {
     exit 0
 }
 
-# stage: makes "$new", the empty folder beside DEST that becomes the rootfs.
+# stage: makes "$new", the empty directory beside DEST that becomes the rootfs.
 stage() {
-    must "make the folder for $DEST" mkdir -p -- "${DEST%/*}/"
+    must "make the directory for $DEST" mkdir -p -- "${DEST%/*}/"
     remove_leftovers
     trap clean EXIT
     # dash(1) does not run the EXIT trap for a signal that has no trap of its own.
@@ -145,12 +145,12 @@ began() {
 
 remove() {
     rm -rf -- "$1" 2>/dev/null && return
-    # Only root may empty a folder without its w bit, and images have such folders.
+    # Only root may empty a directory without its w bit, and images have such directories.
     chmod -R u+rwX -- "$1"
     rm -rf -- "$1"
 }
 
-# A script that has more to put away than its folder says so by a clean_more.
+# A script that has more to remove than its directory defines clean_more.
 clean_more() { :; }
 
 clean() {
@@ -163,7 +163,7 @@ clean() {
     [ -z "$work" ] || remove "$work"
 }
 
-# lay_out: the folders of a rootfs that holds programs. Four names for one folder
+# lay_out: the directories of a rootfs that holds programs. Four names for one directory
 # of programs, as Fedora and Arch have it: nobody need know which one a tool is in.
 lay_out() {
     must "make /usr" mkdir -p "$new/usr/bin" "$new/usr/lib" "$new/usr/lib64" "$new/usr/local/bin" "$new/etc"
@@ -225,7 +225,7 @@ unpack() {
     *) set -- ;; # a small busybox
     esac
     if may_chown; then
-        # By name, the owner would become whoever has that name on this machine.
+        # By name, the owner would become the user of that name on this machine.
         tar -C "$new" "-x${zip}pf" - --numeric-owner "$@"
     else
         tar -C "$new" "-x${zip}of" - "$@"
@@ -237,12 +237,12 @@ may_chown() {
     [ "$(id -u)" -eq 0 ] && awk '{ ids += $3 } END { exit ids < 65536 }' /proc/self/uid_map
 }
 
-# folders MODE DIR…: folders of the rootfs that something is mounted on.
-folders() {
+# directories MODE DIR…: directories of the rootfs that something is mounted on.
+directories() {
     mode=$1
     shift
     for dir; do
-        # An archive can hold a link here that leads to a folder of this machine.
+        # An archive can hold a link here that leads to a directory of this machine.
         if [ -L "$new/$dir" ] || [ -L "$new/${dir%/*}" ]; then continue; fi
         [ -d "$new/$dir" ] || must "make /$dir" mkdir -p "$new/$dir"
         [ "$mode" = 755 ] || must "open /$dir to all" chmod "$mode" "$new/$dir"
@@ -251,20 +251,20 @@ folders() {
 
 # finish FROM: puts the new rootfs into place, in one step, and says so.
 finish() {
-    folders 755 dev mnt proc root run sys var
-    folders 1777 tmp var/tmp # 1 is the sticky bit: see unlink(2), EPERM
-    # A folder that one may not write to cannot be moved: its .. changes.
+    directories 755 dev mnt proc root run sys var
+    directories 1777 tmp var/tmp # 1 is the sticky bit: see unlink(2), EPERM
+    # A directory that one may not write to cannot be moved: its .. changes.
     must "open / to its owner" chmod 755 "$new"
     rm -rf -- "${new:?}/$marker" # an archive can hold a link here, too
     echo "$me: $1" | write "$marker"
     size=$(du -sk -- "$new" 2>/dev/null || true)
 
-    # rename(2) replaces no folder but an empty one, and mv moves *into* a folder
-    # that is there: another run may have finished first. There our folder's name
+    # rename(2) replaces no directory but an empty one, and mv moves *into* a directory
+    # that is there: another run may have finished first. There our directory's name
     # is taken, by the marker, which is a file; so mv fails, and nothing is nested.
     if [ -d "$DEST" ] && ! rmdir -- "$DEST" 2>/dev/null; then
         stop_if_finished
-        die "cannot replace the folder $DEST: it is a mount point, or no longer empty"
+        die "cannot replace the directory $DEST: it is a mount point, or no longer empty"
     fi
     if ! said=$(mv -- "$new" "$DEST" 2>&1); then
         stop_if_finished

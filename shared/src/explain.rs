@@ -229,7 +229,7 @@ pub struct Call {
     pub(crate) text: String,
     signals: Signals,
     pauses: bool,
-    /// Printed before it is made: afterwards there is nobody to print it, or it comes too late.
+    /// Printed before it is made: afterwards this process could not print it, or too late.
     first: bool,
 }
 

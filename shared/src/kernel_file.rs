@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Result};
 use std::path::Path;
 
-/// The whole text, in as few reads as there are pages of it. `std::fs::read_to_string` asks for the size, is told 0, and
+/// The whole text, in as few reads as there are pages of it. `std::fs::read_to_string` asks for the size, gets 0, and
 /// begins with reads of 32 bytes.
 pub fn read(path: impl AsRef<Path>) -> Result<String> {
     let mut file = File::open(path)?;

@@ -12,7 +12,7 @@ use crate::explain;
 use crate::failure::{During, errno_of};
 use crate::{signals, sys};
 
-/// How long one waits in silence for another.
+/// A wait that is longer is printed.
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// A lock, for as long as this is there: in this process, or in a child that was forked meanwhile and has its copy.
@@ -35,9 +35,10 @@ pub fn try_lock(path: &Path) -> nix::Result<Lock> {
     Lock::take(path, libc::LOCK_EX | libc::LOCK_NB)
 }
 
-/// Whether somebody has the lock on a file or directory. Those who only ask do not get in each other's way.
+/// Whether a process has the lock on a file or directory. The lock is tried as a shared one, so that two processes that only
+/// ask do not hinder each other.
 ///
-/// Who cannot ask, as too many files are open, say, must not take a living owner for dead: the answer is yes.
+/// Where the file cannot be opened, as with too many open files, the answer is yes: a living owner must not be taken for dead.
 pub fn is_locked(path: &Path) -> bool {
     match Lock::take(path, libc::LOCK_SH | libc::LOCK_NB) {
         Err(Errno::ENOENT) => false,

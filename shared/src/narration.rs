@@ -86,7 +86,7 @@ struct Made {
 /// What this process prints, and has not printed yet.
 struct Screen {
     host: Speaker,
-    /// Whether nobody reads it any more.
+    /// Whether it has no reader any more.
     is_hushed: bool,
     /// The child's pid as the host knows it; 0 while there is none. In a pid namespace of its own the child cannot ask for it.
     child: i32,
@@ -326,7 +326,7 @@ pub fn notice(text: impl Display) {
     }
 }
 
-/// One line of the step's own, to standard error. Where nobody can read it any more, the work goes on.
+/// One line of the step's own, to standard error. Without a reader, the work goes on.
 pub fn line(text: fmt::Arguments) {
     flush();
     write_line(&text.to_string());

@@ -20,7 +20,7 @@ pub fn names(call: &Call) -> bool {
 /// [`Interrupted`](signals::Interrupted), by a signal that arrives meanwhile.
 pub fn before(call: &Call) -> Result<()> {
     let Some(words) = explain::pauses() else { return Ok(()) };
-    // After Ctrl-C nobody wants to be asked before each call of the cleanup.
+    // After Ctrl-C, the calls of the cleanup do not wait.
     if explain::quiet() || signals::interrupted() {
         return Ok(());
     }

@@ -19,10 +19,10 @@ use nix::sys::time::TimeSpec;
 use crate::failure::During;
 use crate::sys;
 
-/// Between two looks at something that others change, and that cannot be waited for.
+/// Between two looks at something that other processes change, and that cannot be waited for.
 pub const MOMENT: Duration = Duration::from_micros(200);
 
-/// What ends a program that does not listen.
+/// These end a program that has no handler for them.
 pub const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// Not taken. Job control stays the caller's: Ctrl-Z stops the step and its program together. And the kernel answers the

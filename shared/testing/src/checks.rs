@@ -183,7 +183,7 @@ struct RunningCheck {
 impl Runner {
     fn new(options: Options) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
-        // Where the groups of two tests cannot be told apart, one step would see, and sweep, those of another's test.
+        // Where the groups of two tests cannot be distinguished, one step would see, and remove, those of another's test.
         let at_once = if surroundings::has_own_groups() { options.test_threads.unwrap_or(2 * processors) } else { 1 };
         Runner { options, at_once: at_once.max(1), running: Vec::new(), passed: 0, ignored: 0, failed: Vec::new() }
     }

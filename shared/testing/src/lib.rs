@@ -1,6 +1,6 @@
 //! Runs a step as a learner would, and looks at it from the host.
 //!
-//! A test here has three answers: it passes, it fails, or this machine cannot tell, and then it is *ignored* with the
+//! A test here has three answers: it passes, it fails, or this machine cannot decide it, and then it is *ignored* with the
 //! reason. Each runs in a process of its own, several side by side, and after each nothing of what it made may be left:
 //! no process, cgroup, mount or temporary file.
 
@@ -26,7 +26,7 @@ pub use surroundings::{groups_of_steps, tempdir, without_own_groups};
 /// Longer than anything takes, on a machine in software emulation, too: a test that waits so long waits for ever.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The options with which a step tells every call: those of [`narrated`].
+/// The options with which a step prints every call: those of [`narrated`].
 pub const VERBOSE: &[&str] = &["--verbose"];
 
 /// A program of this project, where cargo has put it: `step01`, or an example by its name.
@@ -40,7 +40,7 @@ pub fn program(name: &str) -> PathBuf {
 /// A program, ready to be run.
 pub struct Run {
     command: Command,
-    /// Whether it tells every call.
+    /// Whether it prints every call.
     is_narrated: bool,
 }
 
@@ -62,7 +62,7 @@ pub fn step<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>)
     Run::new(command)
 }
 
-/// The same, and it tells every call: `host  clone(…) = 4711`, `child execve(…) = …`.
+/// The same, and it prints every call: `host  clone(…) = 4711`, `child execve(…) = …`.
 pub fn narrated<A: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = A>) -> Run {
     let mut command = Command::new(program(name));
     command.args(VERBOSE).args(arguments);
@@ -107,7 +107,7 @@ impl Run {
             Ok(line) if line == "ready\n" => {}
             answer => panic!("no \"ready\" but {answer:?}: {}", live.printed()),
         }
-        // What was told before comes by another pipe, and may come later.
+        // Lines that were printed before that are in another pipe, and may arrive later.
         while self.is_narrated && !live.printed.contains("child execve(") {
             live.printed +=
                 &live.err.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no execve in {}", live.printed));
@@ -200,7 +200,7 @@ pub fn collect(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receive
 }
 
-/// All that comes yet, of a program that has ended. Whoever else has its output open must let go of it soon.
+/// The rest of the output of a program that has ended. Another process that has it open must close it soon.
 fn rest(from: &mpsc::Receiver<String>) -> String {
     let mut text = String::new();
     loop {
@@ -337,7 +337,7 @@ pub mod needs {
     }
 }
 
-/// The told calls of a narration, without what differs from run to run: pids, descriptors and the results.
+/// The calls of a narration, without what differs from run to run: pids, descriptors and the results.
 pub fn calls(narration: &str) -> Vec<String> {
     let printed = narration.lines().filter(|line| line.starts_with("host  ") || line.starts_with("child "));
     printed.map(|line| without_numbers(line.rsplit_once(" = ").map_or(line, |(call, _)| call))).collect()
@@ -382,7 +382,7 @@ pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
                 }
             }
             kill(Pid::from_raw(step.id() as i32), signal).expect("kill");
-            // Whoever cleans up goes on to the end, and asks for nothing: nobody presses Enter, and cat is told of no end.
+            // A step that cleans up does not pause: nobody presses Enter, and cat sees no end of its input.
             let code = end_of(&mut step, PATIENCE);
             drop(stdin);
             let cleans_up =

@@ -228,7 +228,7 @@ pub fn without_own_groups(text: &str) -> String {
     text.replace(&format!("/{}", name_of_groups(Pid::this())), "")
 }
 
-/// Removes the groups of a test whose process has ended; what runs in them is ended, and told.
+/// Removes the groups of a test whose process has ended; what runs in them is ended, and listed.
 pub fn remove_groups_of(pid: Pid) -> Vec<String> {
     let mut printed = Vec::new();
     for OwnGroup { dir, .. } in own_groups() {
@@ -257,7 +257,7 @@ pub fn remove_those_of_interrupted_runs() {
     }
 }
 
-/// Removes a group and those below; with `told`, ends what runs in them.
+/// Removes a group and those below; with `printed`, ends what runs in them.
 fn remove_group(dir: &Path, mut printed: Option<&mut Vec<String>>) -> bool {
     for entry in read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -108,7 +108,7 @@ impl Report {
     }
 }
 
-/// Root over this machine: whoever is root of a user namespace alone is an ordinary user outside.
+/// Root over this machine: a process that is root of a user namespace alone is an ordinary user outside.
 fn is_root() -> bool {
     geteuid().is_root() && sys::in_first_user_namespace()
 }
@@ -204,7 +204,7 @@ fn limits(groups: &Groups) -> Verdict {
                 3 => Works::WithRoot,
                 _ => Works::Here,
             },
-            format!("without limits of {}: no group here is handed these controllers", missing.join(", ")),
+            format!("without limits of {}: no group here has these controllers", missing.join(", ")),
             match is_root() {
                 true => "boot the kernel with them (for memory: cgroup_enable=memory on its command line)",
                 false => {
@@ -223,8 +223,8 @@ impl Verdict {
         tried.map_or_else(|refused| Verdict::refused(&refused), |()| Verdict::HERE)
     }
 
-    /// What an ordinary user is refused, root may do. A limit that is reached may be root's, too; and what root is refused,
-    /// or what is not there, nobody can do.
+    /// A right that an ordinary user lacks, root has. A limit that is reached may hold for root as well; and what root is
+    /// refused, or the kernel lacks, works for no user.
     fn refused(refused: &CallFailed) -> Self {
         let works = match refused.errno {
             Errno::EPERM | Errno::EACCES if !is_root() => Works::WithRoot,

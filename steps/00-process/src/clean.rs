@@ -1,8 +1,8 @@
-//! What a process hands down to its program, and what of it is reset here: the lists of fork(2), execve(2) and signal(7).
+//! What a program inherits from its caller, and what of it is reset here: the lists of fork(2), execve(2) and signal(7).
 //!
 //! | attribute of the caller | in the program | why |
 //! | --- | --- | --- |
-//! | oom_score_adj below 0 | reset | at -1000 the kernel kills nobody, and `--memory` would be a limit without effect |
+//! | oom_score_adj below 0 | reset | at -1000 the kernel never kills it, and `--memory` would be a limit without effect |
 //! | oom_score_adj above 0 | kept | a wish to be killed first; lowering it needs CAP_SYS_RESOURCE |
 //! | CPU affinity | reset | the program would run on fewer CPUs than `--cpuset-cpus` says |
 //! | real-time scheduling | reset | limits of CPU time do not hold for it. See sched(7) |
@@ -36,13 +36,13 @@ use shared::sys::{is_ignored, set_default};
 
 use crate::sys;
 
-/// What a process has as long as nobody changes it, in nanoseconds. PR_SET_TIMERSLACK(2const).
+/// The default, in nanoseconds. PR_SET_TIMERSLACK(2const).
 const TIMER_SLACK: i32 = 50_000;
 
 /// The whole process.
 const SELF: Pid = Pid::from_raw(0);
 
-/// Child, at its birth: resets what the caller has handed down and nobody has meant for a program.
+/// Child, at its birth: resets what it has inherited from the caller and what is not meant for the program.
 ///
 /// Before the host puts the child into a cgroup: an affinity that is set later would be what the kernel remembers as the
 /// child's own wish, and a real-time process may enter no group without real-time CPU time.

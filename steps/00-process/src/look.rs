@@ -139,7 +139,7 @@ impl ProcDir {
             None => error.to_string(),
         });
         let on_root = |words: fn(&Mount) -> String| {
-            let no_mount = "none: `/` is a directory in somebody's mount, as after chroot(2)";
+            let no_mount = "none: `/` is a directory inside a mount, as after chroot(2)";
             mounts.clone().and_then(|all| on_root(&all).map(words).ok_or(no_mount.to_owned()))
         };
         vec![

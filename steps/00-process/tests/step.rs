@@ -51,7 +51,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.code, 0);
         })
         .differs_in(World::SLOW),
-        check("look_tells_two_processes_apart", [needs::user_namespaces()], || {
+        check("look_distinguishes_two_processes", [needs::user_namespaces()], || {
             let live = step("step01", ["sh", "-c", "echo ready; cat"]).until_ready();
             let pid = live.pid().to_string();
             let ran = step("step00", ["look", "self", &pid]).ran();
@@ -117,7 +117,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(table.contains("seccomp filter"), has_filter, "{table}");
         })
         .differs_in([World::DockerPlain, World::DockerRoot, World::DockerUser]),
-        check("a_dry_run_tells_the_same_and_does_nothing", [], || {
+        check("a_dry_run_prints_the_same_and_does_nothing", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let file = dir.path().join("never");
             let touch = |option| narrated("step00", [option, "touch", &file.display().to_string()]).ran();
@@ -131,7 +131,7 @@ fn checks() -> Vec<Check> {
             real.sort();
             assert_eq!(dry, real);
         }),
-        check("each_line_can_tell_its_time", [], || {
+        check("each_line_can_have_its_time", [], || {
             let ran = narrated("step00", ["--times", "sleep", "0.3"]).ran();
             let time_of = |call: &str| {
                 let line = ran.err.lines().find(|line| line.contains(call)).expect("a line");

@@ -55,7 +55,7 @@ impl<'a> Gate<'a> {
         let _ = close(self.host.as_raw_fd()); // nothing drops this copy: the child ends by exec or _exit
         let Err(error) = self.pass() else { return 0 };
         let failure = Failure::of(&error);
-        // Where the host is gone, nobody waits for this exit code either.
+        // If the host is gone, no process waits for this exit code either.
         let _ = self.child.write_all(&failure.to_bytes());
         failure.code.into()
     }
@@ -101,7 +101,7 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// Child: without this, a host that is killed leaves the child running, with nobody to look after it. See prctl(2).
+/// Child: without this, a host that is killed leaves the child running, with no process to look after it. See prctl(2).
 ///
 /// # Errors
 /// Those of prctl(2), none of which is known to happen.

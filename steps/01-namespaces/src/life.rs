@@ -104,8 +104,8 @@ impl Child<'_> {
     }
 }
 
-/// A child that is not waited for, because something on the host failed, does not live on. One that was is gone: its pid
-/// stays its own until it is waited for, so nobody else is killed.
+/// Ends a child that was not waited for, because something on the host failed. Until it is waited for, no other process gets
+/// its pid, so no other one is killed.
 impl Drop for Child<'_> {
     fn drop(&mut self) {
         let lives = || waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive);

@@ -308,7 +308,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(step("step01", ["--dry-run", "true"]).ran().code, 0);
         })
         .differs_in([World::DockerPlain]),
-        check("a_machine_that_forbids_user_namespaces_is_told_what_to_do", [needs::no_user_namespaces()], || {
+        check("a_machine_that_forbids_user_namespaces_gets_a_remedy", [needs::no_user_namespaces()], || {
             let ran = step("step01", ["true"]).ran();
             assert_eq!(ran.code, 125);
             assert!(ran.err.contains("error: clone(") && ran.err.contains("what to do: "), "{}", ran.err);
@@ -347,7 +347,7 @@ fn checks() -> Vec<Check> {
             testing::refuses("step01", &["-q", "no-such-command"], 127, "not found");
             testing::refuses("step01", &["-q", "/"], 126, "directory");
         }),
-        check("an_ordinary_user_without_a_user_namespace_is_told_what_to_do", [needs::ordinary_user()], || {
+        check("an_ordinary_user_without_a_user_namespace_gets_a_remedy", [needs::ordinary_user()], || {
             let ran = step("step01", ["--namespaces", "pid", "true"]).ran();
             assert_eq!(ran.code, 125);
             assert!(ran.err.contains("EPERM") && ran.err.contains("add `user`"), "{}", ran.err);

@@ -20,8 +20,8 @@ use crate::delegate::others;
 use crate::hierarchy::{Version, detect};
 use crate::limits::Limits;
 
-/// Host, first of all: where systemd owns the tree, starts this program again in a scope of its own. Returns where that is
-/// done, where nobody owns the tree, and where systemd cannot be asked, with the reason printed.
+/// Host, first of all: where systemd owns the tree, starts this program again in a scope of its own. Returns where the
+/// step is in one, where systemd does not own the tree, and where systemd cannot be asked, with the reason printed.
 ///
 /// # Errors
 /// Where systemd-run(1) cannot be executed.

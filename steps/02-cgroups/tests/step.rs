@@ -254,7 +254,7 @@ fn checks() -> Vec<Check> {
         )
         .differs_in([World::SystemdUser]),
         check(
-            "who_may_not_make_groups_is_told_what_to_do",
+            "a_user_who_may_not_make_groups_gets_a_remedy",
             [writable().is_none().then(|| "needs a user who may not make cgroups".to_owned())],
             || {
                 let ran = step("step02", ["true"]).ran();
@@ -315,7 +315,7 @@ fn checks() -> Vec<Check> {
             "after_a_shell_inside_the_terminal_is_the_steps_again",
             [may_make_groups(), needs::user_namespaces(), needs::tool("script"), needs::tool("bash")],
             || {
-                // An interactive shell takes the terminal; whoever waits for Enter afterwards must be able to read.
+                // An interactive shell takes the terminal; a step that then waits for Enter must be able to read.
                 let mut terminal = Command::new("sh");
                 let line = format!("{} --pause=rmdir bash -ic 'exit 7'; echo code \\$?", program("step02").display());
                 terminal.args(["-c", &format!("yes '' | head -n 100 | script -qec \"{line}\" /dev/null")]);
@@ -511,18 +511,18 @@ fn unlisted_device() -> Result<&'static str, String> {
     device.ok_or("needs a device like /dev/kmsg that it may open".to_owned())
 }
 
-/// On a single one, whoever starts the other goes on first, and wins the race after all.
+/// On a single one, the process that starts the other runs on, and wins the race after all.
 fn processors() -> Option<String> {
     let alone = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
     alone.then(|| "needs two processors, to lose a race".to_owned())
 }
 
-/// In a home folder that is closed to others, nobody but its owner can run what was built there.
+/// In a home directory that is closed to others, only its owner can run what was built there.
 fn others_may_run_it() -> Option<String> {
     let mut try_it = Command::new("setpriv");
     try_it.args(["--reuid=65534", "--regid=65534", "--clear-groups", "test", "-x"]).arg(program("step02"));
     let may = try_it.status().is_ok_and(|status| status.success());
-    (!may).then(|| "needs setpriv, and a folder that other users may enter".to_owned())
+    (!may).then(|| "needs setpriv, and a directory that other users may enter".to_owned())
 }
 
 /// Two CPUs that this process may use.

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reasons_of_pivot_root_are_told_apart() {
+    fn the_reasons_of_pivot_root_are_distinguished() {
         let mount = |point: &str, propagation: &str, kind: &str| Mount {
             device: 0,
             root: "/".into(),

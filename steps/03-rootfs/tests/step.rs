@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     let code = testing::run("step03", checks());
     // A static is never dropped.
     if let Some(root) = ROOT.get() {
-        std::fs::remove_dir_all(root.path()).expect("the root is taken away");
+        std::fs::remove_dir_all(root.path()).expect("remove the root");
     }
     code
 }
@@ -143,7 +143,7 @@ fn checks() -> Vec<Check> {
             let (dir, _) = secret();
             let outside = tempfile::tempdir().expect("tempdir");
             let copy = small_root();
-            // As the child will see it, this is /outside in the root; on the host it is the host's folder.
+            // As the child will see it, this is /outside in the root; on the host it is the host's directory.
             symlink(outside.path(), copy.path().join("link")).expect("link");
             let volume = format!("{}:/link/made", dir.path().display());
             let root = copy.path().display().to_string();
@@ -477,7 +477,7 @@ fn checks() -> Vec<Check> {
     ]
 }
 
-/// Every call of the lesson that strace sees is told, and every told one is seen: by whom, in which order, and with
+/// Every call of the lesson that strace sees is printed, and every printed one is seen: by whom, in which order, and with
 /// which first word of its answer.
 fn the_narration_is_what_strace_sees() {
     const LESSON: [&str; 17] = [
@@ -518,7 +518,7 @@ fn the_narration_is_what_strace_sees() {
         let child = pid.expect("the child's pid").to_owned();
 
         let first_word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
-        // `4711 mount("none", "/", …) = 0`; strace prints a NULL type or data as NULL, as the story does.
+        // `4711 mount("none", "/", …) = 0`; strace prints a NULL type or data as NULL, as the narration does.
         let seen = read_to_string(&trace).expect("trace");
         let seen: Vec<_> = seen
             .lines()
@@ -540,7 +540,7 @@ fn the_narration_is_what_strace_sees() {
                 let (who, call) = line.split_once(' ')?;
                 let (call, answer) = call.trim_start().rsplit_once(" = ")?;
                 let name = call.split(['(', ' ']).next()?.to_owned();
-                // mkdir and rmdir are told as the shell's commands.
+                // mkdir and rmdir are printed as the shell's commands.
                 let call =
                     if call.contains('(') { call.to_owned() } else { format!("{name}({:?})", call.split_once(' ')?.1) };
                 let answer = if answer.starts_with('E') { "-1".to_owned() } else { first_word(answer) };
@@ -584,7 +584,7 @@ fn rootfs_str() -> String {
     rootfs().display().to_string()
 }
 
-/// A root with nothing but the folders.
+/// A root with nothing but the directories.
 fn small_root() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("tempdir");
     for name in ["proc", "sys", "dev"] {
@@ -610,7 +610,7 @@ fn inside_with(options: &[&str], command: &[&str]) -> testing::Run {
     step("step03", ["--rootfs", &root].iter().chain(options).chain(command))
 }
 
-/// The same, and it tells every call.
+/// The same, and it prints every call.
 fn narrated_inside(option: &str, command: &str) -> testing::Run {
     narrated("step03", [option, "--rootfs", &rootfs_str(), command])
 }
@@ -625,11 +625,11 @@ fn initial_user_namespace() -> Option<String> {
     (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned())
 }
 
-/// Where another user has built this project, its target folder is not this one's to write to.
+/// Where another user has built this project, this user may not write to its target directory.
 fn default_root_is_ours() -> Option<String> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
     let may = nix::unistd::access(&target, nix::unistd::AccessFlags::W_OK).is_ok() || target.join("rootfs").exists();
-    (!may).then(|| "needs a target folder that it may write to".to_owned())
+    (!may).then(|| "needs a target directory that it may write to".to_owned())
 }
 
 const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];

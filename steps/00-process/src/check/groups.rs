@@ -1,4 +1,4 @@
-//! Where this process could make cgroups: tried by making one, and taking it away at once. See cgroups(7).
+//! Where this process could make cgroups: tried by making one and removing it at once. See cgroups(7).
 
 use std::fs::{create_dir, read_to_string, remove_dir, write};
 use std::path::{Component, Path, PathBuf};
@@ -17,7 +17,7 @@ use super::trial::{Tried, call};
 pub struct Groups {
     /// `v1`, `v2`, `hybrid` (both are mounted), `none`.
     pub version: &'static str,
-    /// What can be limited by somebody here.
+    /// What some user can limit here.
     pub controllers: Vec<String>,
     /// What can be limited from here, by this user.
     pub usable: Vec<String>,

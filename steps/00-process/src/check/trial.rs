@@ -112,7 +112,7 @@ pub fn stand() -> Tried {
     call("umount2(\".\", MNT_DETACH)", || umount2(".", MntFlags::MNT_DETACH))
 }
 
-/// What step 07 does inside: an overlay of three folders, in memory.
+/// What step 07 does inside: an overlay of three directories, in memory.
 pub fn lay() -> Tried {
     mount_new("tmpfs", None)?;
     for directory in ["/proc/lower", "/proc/upper", "/proc/work"] {

@@ -25,7 +25,7 @@ pub(super) fn draw(first: &Look, second: &Look, widths: &[usize]) -> String {
         }
     }
     let whose = if widths.len() == 1 { "as for the process that looks" } else { "for both" };
-    let _ = writeln!(text, "{}", format!("= the same {whose}   ≠ not the same   ? cannot be told").dimmed());
+    let _ = writeln!(text, "{}", format!("= the same {whose}   ≠ not the same   ? cannot be compared").dimmed());
     text
 }
 
