@@ -134,3 +134,39 @@ pub fn errno(errno: Errno) -> String {
     let first = if rest.starts_with(char::is_lowercase) { first.to_lowercase() } else { first.to_owned() };
     format!("{errno:?}: {first}{rest}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_crosses_to_another_process() {
+        for remedy in [None, Some("use sudo".to_owned())] {
+            let failure = Failure { code: NOT_FOUND, sentence: "no such file".to_owned(), remedy };
+            let there = Failure::from_bytes(&failure.to_bytes()).expect("a failure");
+            assert_eq!((there.code, there.sentence, there.remedy), (failure.code, failure.sentence, failure.remedy));
+        }
+        assert!(Failure::from_bytes(b"").is_none());
+    }
+
+    #[test]
+    fn an_errno_has_its_name_and_a_sentence_in_lower_case() {
+        assert_eq!(errno(Errno::ENOENT), "ENOENT: no such file or directory");
+        assert_eq!(errno(Errno::EIO), "EIO: I/O error");
+    }
+
+    #[test]
+    fn the_exit_code_says_who_has_failed() {
+        let code = |error: anyhow::Error| Failure::of(&error).code;
+        let refused = || CallFailed { call: "mkdir /a".to_owned(), errno: Errno::EACCES };
+        assert_eq!(code(refused().into()), STEP_FAILED);
+        assert_eq!(
+            code(Failure { code: NOT_EXECUTABLE, sentence: String::new(), remedy: None }.into()),
+            NOT_EXECUTABLE
+        );
+        assert_eq!(code(signals::Interrupted(nix::sys::signal::Signal::SIGINT).into()), 130);
+        let error = anyhow::Error::from(refused()).context("in the root /r");
+        assert!(is(&error, Errno::EACCES) && !is(&error, Errno::ENOENT));
+        assert_eq!(Failure::of(&error).sentence, "in the root /r: mkdir /a: EACCES: permission denied");
+    }
+}

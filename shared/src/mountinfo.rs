@@ -59,3 +59,28 @@ fn unescape(text: &str) -> String {
         .iter()
         .fold(text.to_owned(), |text, (code, c)| text.replace(code, c))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_optional_fields_before_the_dash() {
+        let line = "31 23 0:26 / /dev/pts rw,relatime shared:3 master:1 - devpts none rw,mode=600";
+        let mount = parse(line).expect("a mount");
+        assert_eq!((mount.point.to_str(), mount.root.as_str(), mount.kind.as_str()), (Some("/dev/pts"), "/", "devpts"));
+        assert_eq!(
+            (mount.propagation.as_str(), mount.options),
+            ("shared:3 master:1", vec!["rw".into(), "mode=600".into()])
+        );
+        assert_eq!(mount.device, nix::sys::stat::makedev(0, 26));
+        assert_eq!(parse("31 23 0:26 / /a rw - ext4 /dev/vda rw").expect("a mount").propagation, "");
+        assert!(parse("31 23 0:26 / /a rw").is_none() && parse("").is_none());
+    }
+
+    #[test]
+    fn four_characters_of_a_path_are_octal() {
+        assert_eq!(unescape("/a\\040b\\011c\\012d\\134e"), "/a b\tc\nd\\e");
+        assert_eq!(unescape("/a\\134040"), "/a\\040", "a backslash, and no space");
+    }
+}

@@ -86,3 +86,24 @@ pub fn look(call: &str, child: i32) -> Option<String> {
     let paused = PausedCall { call, name: crate::narration::name_of(call), step: std::process::id(), child };
     known().iter().find_map(|known| (known.hint)(&paused))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_fits_is_printed() {
+        let remedy = |call, applies, say| Remedy { call, errno: &[Errno::EPERM, Errno::EACCES], applies, say };
+        let known = [
+            remedy("mount(\"proc\"", |_| true, "special"),
+            remedy("mount(", |call| call.contains("MS_BIND"), "conditional"),
+            remedy("mount(", |_| true, "general"),
+        ];
+        let find = |call, errno| find_in(&known, call, errno);
+        assert_eq!(find("mount(\"proc\", …)", Errno::EPERM).as_deref(), Some("special"));
+        assert_eq!(find("mount(\"/a\", MS_BIND)", Errno::EACCES).as_deref(), Some("conditional"));
+        assert_eq!(find("mount(\"/a\")", Errno::EPERM).as_deref(), Some("general"));
+        assert_eq!(find("mount(\"/a\")", Errno::ENOENT), None);
+        assert_eq!(find("umount2(\".\")", Errno::EPERM), None);
+    }
+}

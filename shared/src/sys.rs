@@ -31,3 +31,19 @@ pub fn flock(file: BorrowedFd, operation: i32) -> nix::Result<()> {
     // SAFETY: takes two numbers and touches no memory of ours.
     Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_can_be_ignored_and_get_its_default_action_back() {
+        for signal in [libc::SIGUSR2, libc::SIGRTMIN()] {
+            assert_eq!(ignore(signal), Ok(()));
+            assert!(is_ignored(signal));
+            assert_eq!(set_default(signal), Ok(()));
+            assert!(!is_ignored(signal));
+        }
+        assert_eq!(ignore(libc::SIGKILL), Err(Errno::EINVAL));
+    }
+}

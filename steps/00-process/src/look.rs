@@ -292,3 +292,50 @@ fn words_for_capabilities(mask: &str) -> String {
         (some, _) => format!("{some}: {}", names(&has)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let status = "Name:\tsh\nPid:\t7\nPPid:\t1\nGroups:\t\n";
+        assert_eq!(field(status, "Pid").as_deref(), Some("7"));
+        assert_eq!(field(status, "Groups").as_deref(), Some(""));
+        assert_eq!(field(status, "NSpid"), None);
+    }
+
+    #[test]
+    fn four_ids_are_one_where_they_are_the_same() {
+        assert_eq!(words_for_ids("1000\t1000\t1000\t1000"), "1000");
+        assert_eq!(words_for_ids("1000\t0\t0\t0"), "real 1000, effective 0, saved 0, files 0");
+        assert_eq!(words_for_ids(""), unknown());
+    }
+
+    #[test]
+    fn an_id_map_is_read_in_ranges() {
+        assert_eq!(words_for_map("         0          0 4294967295\n"), "each id is itself");
+        assert_eq!(words_for_map("0 1000 1\n1 100000 65536\n"), "0 → 1000, 1-65536 → 100000-165535");
+        assert_eq!(words_for_map(""), "none yet: each id is 65534 inside");
+    }
+
+    #[test]
+    fn of_capabilities_the_shorter_list_is_printed() {
+        assert_eq!(words_for_capabilities("0000000000000000"), "none");
+        assert_eq!(words_for_capabilities("0000000000200001"), "2: chown sys_admin");
+        assert_eq!(words_for_capabilities("x"), unknown());
+        let all_but_one = words_for_capabilities("fffffffffffffffe");
+        assert_eq!(all_but_one, "all but chown");
+    }
+
+    #[test]
+    fn propagation_is_in_the_words_of_the_manual() {
+        let words = ["", "shared:1", "master:1", "shared:2 master:1"].map(|fields| {
+            let text = format!("31 23 0:26 / / rw {fields} - ext4 none rw").replace("  ", " ");
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::write(dir.path().join("mountinfo"), text).expect("a file");
+            propagation(&mountinfo::read(dir.path()).expect("mounts")[0])
+        });
+        assert_eq!(words, ["private", "shared", "slave", "shared and slave"]);
+    }
+}

@@ -132,3 +132,47 @@ fn unless_ended(moved: Result<()>) -> Result<()> {
         moved => moved,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hierarchy::Version;
+
+    /// A group whose parent has these controllers, the second of them enabled; and a limit of memory and of processes.
+    fn group(dir: &Path, offered: &str, enabled: &str) -> (Group, Limits) {
+        let group = Group::in_directory(Version::V2, &["cpu", "memory", "pids"], dir);
+        std::fs::write(dir.join("cgroup.controllers"), offered).expect("write");
+        std::fs::write(dir.join("cgroup.subtree_control"), enabled).expect("write");
+        std::fs::write(dir.join("cgroup.procs"), "").expect("write");
+        (group, Limits { memory: Some(1 << 20), pids_limit: Some(20), ..Limits::default() })
+    }
+
+    #[test]
+    fn just_what_is_missing_is_enabled() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let enabled = |(group, limits): (Group, Limits)| {
+            enable_controllers(&group, &limits).map(|()| words(&dir.path().join("cgroup.subtree_control")))
+        };
+        assert_eq!(enabled(group(dir.path(), "cpu memory pids", "")).expect("enabled"), ["+memory", "+pids"]);
+        assert_eq!(enabled(group(dir.path(), "cpu memory pids", "memory pids")).expect("enabled"), ["memory", "pids"]);
+        let error = enabled(group(dir.path(), "cpu memory", "")).expect_err("no pids").to_string();
+        assert!(error.starts_with("--pids-limit needs the cgroup controller \"pids\""), "{error}");
+    }
+
+    #[test]
+    fn the_nearest_group_that_can_enable_controllers_is_the_place() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let own = dir.path().join("own");
+        std::fs::create_dir(&own).expect("mkdir");
+        let (mut group, limits) = group(dir.path(), "cpu memory pids", "");
+        group.hierarchy.own = own.clone();
+        assert_eq!(place(&group.hierarchy, &limits), dir.path(), "its own has no controllers");
+        std::fs::write(own.join("cgroup.controllers"), "memory pids").expect("write");
+        assert_eq!(place(&group.hierarchy, &limits), own, "now it has");
+        std::fs::write(own.join("cgroup.type"), "domain").expect("write");
+        std::fs::write(own.join("cgroup.procs"), "1\n").expect("write");
+        assert_eq!(place(&group.hierarchy, &limits), dir.path(), "but another process, too");
+        std::fs::write(own.join("cgroup.subtree_control"), "memory pids").expect("write");
+        assert_eq!(place(&group.hierarchy, &limits), own, "which does not matter where they are enabled");
+    }
+}

@@ -146,6 +146,15 @@ pub fn words(path: &Path) -> Vec<String> {
 }
 
 #[cfg(test)]
+impl Hierarchy {
+    /// A tree that is a plain directory.
+    pub(crate) fn in_directory(version: Version, controllers: &[&str], dir: &Path) -> Self {
+        let controllers = controllers.iter().map(|name| name.to_string()).collect();
+        Hierarchy { version, controllers, mount: dir.to_owned(), own: dir.to_owned(), root: "/".to_owned() }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

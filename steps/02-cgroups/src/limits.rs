@@ -53,3 +53,27 @@ impl Limits {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_option_needs_a_controller() {
+        let rate = || Some(Rate { device: "8:0".to_owned(), bytes: 1 });
+        let all = Limits {
+            memory: Some(1),
+            cpus: Some(1.0),
+            cpu_shares: Some(2),
+            pids_limit: Some(1),
+            cpuset_cpus: Some(CpuList("0".to_owned())),
+            device_write_bps: rate(),
+            device_read_bps: rate(),
+        };
+        let names: Vec<_> = all.needs().into_iter().map(|(_, names)| names).collect();
+        let same = |name| [name, name];
+        let disk = ["blkio", "io"];
+        assert_eq!(names, [same("memory"), same("cpu"), same("cpu"), same("pids"), same("cpuset"), disk, disk]);
+        assert!(!all.is_empty() && Limits::default().is_empty());
+    }
+}

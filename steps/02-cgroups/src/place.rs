@@ -96,3 +96,14 @@ impl Setting {
 fn has_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
 }
+
+#[cfg(test)]
+impl Group {
+    /// A group in a plain directory, for tests of what is written to its files.
+    pub(crate) fn in_directory(version: hierarchy::Version, controllers: &[&str], parent: &Path) -> Self {
+        let dir = parent.join("step02-1");
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        let hierarchy = Hierarchy::in_directory(version, controllers, parent);
+        Group { hierarchy, parent: parent.to_owned(), dir, ours: OnceCell::new() }
+    }
+}

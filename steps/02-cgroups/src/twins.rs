@@ -160,4 +160,17 @@ mod tests {
         assert_eq!(counters(Version::V2, on_v2), wanted);
         assert_eq!(counters(Version::V2, &[]), Vec::<String>::new());
     }
+
+    #[test]
+    fn a_new_cpuset_of_v1_gets_the_lists_of_the_group_above_it() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let group = Group::in_directory(Version::V1, &["cpuset"], dir.path());
+        for (file, list) in [("cpuset.cpus", "0-3\n"), ("cpuset.mems", "0\n")] {
+            std::fs::write(group.parent.join(file), list).expect("write");
+            std::fs::write(group.dir.join(file), "").expect("write");
+        }
+        Version::V1.twin().prepare(&group, &Limits::default()).expect("prepared");
+        let read = |file: &str| std::fs::read_to_string(group.dir.join(file)).expect("read");
+        assert_eq!([read("cpuset.cpus"), read("cpuset.mems")], ["0-3", "0"]);
+    }
 }

@@ -79,3 +79,24 @@ fn wrap(cell: &Reading, width: usize) -> Vec<ColoredString> {
     let colour = |line: String| if cell.is_err() { line.red() } else { line.normal() };
     lines.into_iter().map(colour).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_broken_at_spaces_and_a_long_word_anywhere() {
+        let lines =
+            |text: &str, width| wrap(&Ok(text.to_owned()), width).iter().map(|it| it.input.clone()).collect::<Vec<_>>();
+        assert_eq!(lines("one two three", 8), ["one two", "three"]);
+        assert_eq!(lines("/a/long/path", 5), ["/a/lo", "ng/pa", "th"]);
+        assert_eq!(lines("", 5), [""]);
+        assert_eq!(lines("a\u{1b}", 9), ["a\\u{1b}"], "printable");
+    }
+
+    #[test]
+    fn a_mark_compares_only_what_could_be_read() {
+        let [a, b, none] = [Ok("a".to_owned()), Ok("b".to_owned()), Err("no".to_owned())];
+        assert_eq!([mark(&a, &a).input.as_str(), &mark(&a, &b).input, &mark(&a, &none).input], ["=", "≠", "?"]);
+    }
+}
