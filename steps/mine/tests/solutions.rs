@@ -20,10 +20,20 @@ const MISSING: [&str; 5] = [
 
 fn main() -> ExitCode {
     println!("\nrunning {} tests", chapters::ALL.len());
+    let before = ["start"].into_iter().chain(chapters::ALL.map(|(name, _)| name));
+    let chapters = chapters::ALL.into_iter().zip(before).zip(MISSING);
+    let mut outcomes: Vec<_> =
+        chapters.map(|(((name, chapter), before), missing)| solution(before, name, chapter, missing)).collect();
+    for number in 0..outcomes.len() {
+        // A solution that this machine does not let run tells nothing about another chapter's test.
+        let can_run = |later: &usize| !matches!(outcomes[*later], Err(Reason::CannotCheck(_)));
+        if outcomes[number].is_ok() {
+            outcomes[number] =
+                (number + 1..outcomes.len()).filter(can_run).try_for_each(|it| later_solution(number, it));
+        }
+    }
     let mut failed = false;
-    let mut before = "start";
-    for (number, ((name, chapter), missing)) in chapters::ALL.into_iter().zip(MISSING).enumerate() {
-        let outcome = solution(before, name, chapter, missing).and_then(|()| later_solutions(number));
+    for ((name, _), outcome) in chapters::ALL.iter().zip(outcomes) {
         let said = match outcome {
             Ok(()) => "ok".to_owned(),
             Err(Reason::CannotCheck(reason)) => format!("ignored, cannot be checked here: {reason}"),
@@ -34,7 +44,6 @@ fn main() -> ExitCode {
         };
         println!("test {name} ... {said}");
         record(name, if said.starts_with("ignored") { &said } else { "ran" });
-        before = name;
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -45,15 +54,12 @@ fn solution(before: &str, name: &str, chapter: support::Chapter, missing: &str) 
 }
 
 /// On the test of this chapter: that of chapter 04 goes to the background, the others pass.
-fn later_solutions(number: usize) -> Checked {
-    let (name, chapter) = chapters::ALL[number];
-    for (later, _) in &chapters::ALL[number + 1..] {
-        match *later {
-            "chapter04" => lacks(later, name, chapter, support::IN_BACKGROUND)?,
-            _ => checked(chapter, &example(later))?,
-        }
+fn later_solution(number: usize, later: usize) -> Checked {
+    let ((name, chapter), (later, _)) = (chapters::ALL[number], chapters::ALL[later]);
+    match later {
+        "chapter04" => lacks(later, name, chapter, support::IN_BACKGROUND),
+        _ => checked(chapter, &example(later)),
     }
-    Ok(())
 }
 
 fn lacks(solution: &str, name: &str, chapter: support::Chapter, missing: &str) -> Checked {
