@@ -181,7 +181,7 @@ fn checks() -> Vec<Check> {
             let ran = step("step02", ["true"]).ran();
             assert!(ran.err.contains("Container = [cgroup] + [namespace] + rootfs + engine"), "{}", ran.err);
         }),
-        check("a_step_never_takes_away_the_group_of_another_that_lives", [may_make_groups()], || {
+        check("a_step_never_removes_the_group_of_another_that_lives", [may_make_groups()], || {
             // By another name, and in another pid namespace: neither its name nor its pid says that it lives.
             let dir = tempfile::tempdir().expect("tempdir");
             let other_name = dir.path().join("other-name");
@@ -449,7 +449,12 @@ fn writable() -> Option<String> {
 
 /// By its name on v1; v2 will do as well.
 fn controller(name: &str) -> Option<String> {
-    controller_of(Version::V1, name).and_then(|_| controller_of(Version::V2, name)).or_else(needs::user_namespaces)
+    let on = |version| controller_of(version, name);
+    let reason = on(Version::V1).and_then(|on_v1| on(Version::V2).map(|on_v2| [on_v1, on_v2]));
+    // Of two reasons, the one of the version that has the controller.
+    let reason =
+        reason.map(|reasons| reasons.into_iter().max_by_key(|it| it.contains("a user who")).unwrap_or_default());
+    reason.or_else(needs::user_namespaces)
 }
 
 fn controller_of(version: Version, name: &str) -> Option<String> {
@@ -459,8 +464,11 @@ fn controller_of(version: Version, name: &str) -> Option<String> {
     let name = if version == Version::V2 && name == "blkio" { "io" } else { name };
     let here = hierarchies();
     let has = |it: &Hierarchy| it.version == version && it.controllers.iter().any(|there| there == name);
-    let there = here.iter().any(|it| has(it) && access(&it.own, AccessFlags::W_OK).is_ok());
-    (!there).then(|| format!("needs the {name} controller of cgroup {version:?}"))
+    match here.iter().find(|it| has(it)) {
+        None => Some(format!("needs the {name} controller of cgroup {version:?}")),
+        Some(it) => (access(&it.own, AccessFlags::W_OK).is_err())
+            .then(|| format!("needs a user who may make groups of the {name} controller ({version:?})")),
+    }
 }
 
 /// Where the child's group is in the hierarchy with this controller.
