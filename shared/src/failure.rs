@@ -137,16 +137,25 @@ pub fn errno(errno: Errno) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn a_failure_crosses_to_another_process() {
+        let sent = |bytes: &[u8]| {
+            let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
+            there.write_all(bytes).expect("write");
+            drop(there);
+            answer(&mut here, signals::interrupt)
+        };
         for remedy in [None, Some("use sudo".to_owned())] {
             let failure = Failure { code: NOT_FOUND, sentence: "no such file".to_owned(), remedy };
-            let sent = failure.to_bytes();
-            let there = Failure::from_bytes(sent[0], &sent[1..]);
+            let there = sent(&failure.to_bytes()).expect_err("a failure").downcast::<Failure>().expect("the same");
             assert_eq!((there.code, there.sentence, there.remedy), (failure.code, failure.sentence, failure.remedy));
         }
+        assert_eq!(sent(&[0]).expect("a word"), Some(0));
+        assert_eq!(sent(&[]).expect("silence"), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::join::{self, Guest};
 use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
-use crate::{Keeper, Recipe, door, members, monitor, orphan, protect, recovery, tables, undo};
+use crate::{Keeper, Recipe, door, members, monitor, orphan, protect, recovery, tables};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
     let (store, container, life) = add(new)?;
@@ -255,9 +255,8 @@ fn end(container: &Container) -> Result<()> {
 
 pub fn wait<R: Recipe>(words: &[String]) -> Result<u8> {
     let store = Store::open::<R>()?;
-    let mut code = 0;
-    for word in words {
-        let waited = with(&store, word, |container| {
+    each_word(words, |word| {
+        let end = with(&store, word, |container| {
             container.allows(Verb::Wait)?;
             if explain::dry_run() {
                 explain::note(format_args!("here it would be waited for {word}"));
@@ -274,25 +273,18 @@ pub fn wait<R: Recipe>(words: &[String]) -> Result<u8> {
                     None => {}
                 }
             }
-        });
-        match waited {
-            Ok(end) => end.map_or(Ok(()), |end| print(&format!("{}\n", end.code)))?,
-            Err(error) => code = fail(error)?,
-        }
-    }
-    Ok(code)
+        })?;
+        end.map_or(Ok(()), |end| print(&format!("{}\n", end.code)))
+    })
 }
 
 pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
     let store = Store::open::<R>()?;
     let mut all = Vec::new();
-    let mut code = 0;
-    for word in words {
-        match with(&store, word, tables::everything) {
-            Ok(json) => all.push(json),
-            Err(error) => code = fail(error)?,
-        }
-    }
+    let code = each_word(words, |word| {
+        all.push(with(&store, word, tables::everything)?);
+        Ok(())
+    })?;
     print(&tables::escaped(&format!("{:#}\n", serde_json::Value::Array(all))))?;
     Ok(code)
 }
@@ -337,11 +329,11 @@ fn remove_once_free<R: Recipe>(store: &Store, container: &Container, verb: Verb)
             if container.end()?.is_none() {
                 state.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))?;
             }
-            undo::end::<R>(&state)?;
+            recovery::end_run::<R>(&state)?;
             if status.is_none() {
                 recovery::remove_groups()?; // which they are, its record does not say any more
             }
-            undo::remove::<R>(&state)?;
+            recovery::remove::<R>(&state)?;
             return store.remove(container, &life);
         }
         if since.elapsed() > monitor::PATIENCE {
@@ -389,7 +381,7 @@ fn clean_one<R: Recipe>(store: &Store, container: &Container, all: bool) -> Resu
     Ok(())
 }
 
-/// Does it to each container and prints its name, as Docker does; one that fails does not keep the others from it.
+/// Does it to each container and prints its name, as Docker does.
 fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
     each_damaged(store, words, |container| match &container.damage {
         Some(_) => store.find(&container.config.id).map(drop), // says why
@@ -399,12 +391,20 @@ fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>)
 
 /// The same, also to those that are damaged.
 fn each_damaged(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
+    each_word(words, |word| {
+        on(&store.find_damaged(word)?, word, &act)?;
+        say(word);
+        Ok(())
+    })
+}
+
+/// One that fails does not keep the others from it. The last failure's code.
+fn each_word(words: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<u8> {
     let mut code = 0;
     for word in words {
         signals::check()?;
-        match store.find_damaged(word).and_then(|container| on(&container, word, &act)) {
-            Ok(()) => say(word),
-            Err(error) => code = fail(error)?,
+        if let Err(error) = act(word) {
+            code = fail(error)?;
         }
     }
     Ok(code)

@@ -4,7 +4,7 @@
 //! Around it lies what a life cycle needs: a directory where each container is written down (`store`, `container`), a
 //! parent that stays with it (`monitor`) or none (`orphan`), the table of what may be done when (`states`), its output
 //! (`log`, `show`), all its processes at once (`members`), one more process for it (`join`), and what a killed engine has
-//! left (`undo`).
+//! left (`recovery`).
 //!
 //! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them.
 //!
@@ -36,7 +36,6 @@ pub mod states;
 pub mod store;
 mod sys;
 mod tables;
-pub mod undo;
 
 pub use letter::Letter;
 pub use program::{Program, Right};

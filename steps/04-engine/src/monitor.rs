@@ -38,7 +38,7 @@ use crate::identity::Process;
 use crate::log::Output;
 use crate::members::RecordedGroup;
 use crate::store::Store;
-use crate::{Part, Program, Recipe, undo};
+use crate::{Part, Program, Recipe, recovery};
 
 /// How long a monitor may take to clean up after its container's last process.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -267,7 +267,7 @@ pub(crate) fn finish<R: Recipe>(
     // Also of one that is removed now: for those who wait for it.
     let written = container.finish(code, sentence);
     if !keep || container.config.rm {
-        undo::remove::<R>(&container.state().unwrap_or_default())?;
+        recovery::remove::<R>(&container.state().unwrap_or_default())?;
         store.remove(container, life)?;
     } else {
         written?;

@@ -6,6 +6,9 @@
 //! - **A leaf** `step02-4711.host`, in which the step itself has stood aside (v2). It goes with the group of that name.
 //! - **Processes** in them: without a pid namespace, a program's own children outlive it.
 //!
+//! - **A container** whose monitor was killed: its groups, as above, and what else its parts have made. It is known by its
+//!   record, whose lock nobody holds, and undone by any process of the same step, from its plan alone.
+//!
 //! Controllers that were enabled for them stay enabled, and a scope of systemd's is removed by systemd as soon as it is empty.
 
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +19,10 @@ use cgroups::{Cgroup, detect};
 use nix::unistd::geteuid;
 use shared::explain;
 use shared::lock::{is_locked, lock};
+
+use crate::Recipe;
+use crate::container::State;
+use crate::members::RecordedGroup;
 
 /// Deeper than any group that a step makes; a container may make groups in groups until no path is long enough.
 const DEPTH: usize = 32;
@@ -76,6 +83,34 @@ fn is_ours_to_remove(group: &Path) -> bool {
 /// Whether the maker of a group, or of the group that this is the leaf of, still holds its lock.
 fn maker_lives(group: &Path) -> bool {
     is_locked(&group.with_extension(""))
+}
+
+/// Host, and its processes gone: what its parts have made for a run.
+///
+/// # Errors
+/// The first part's that failed.
+pub fn end_run<R: Recipe>(state: &State) -> Result<()> {
+    match state.plan::<R>() {
+        Ok(Some(plan)) => crate::cleanup(&R::parts(&plan)),
+        Ok(None) => Ok(()),
+        // A damaged plan, or that of an older version: the groups that are known again, at least.
+        Err(_) => {
+            let groups: Vec<PathBuf> =
+                state.groups.iter().filter(|group| group.is_known()).map(RecordedGroup::path).collect();
+            Cgroup::at(&groups).remove()
+        }
+    }
+}
+
+/// Host: what its parts have made for the container, and that outlives a run.
+///
+/// # Errors
+/// The first part's that failed.
+pub fn remove<R: Recipe>(state: &State) -> Result<()> {
+    match state.plan::<R>() {
+        Ok(Some(plan)) => crate::remove(&R::parts(&plan)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

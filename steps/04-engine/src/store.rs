@@ -99,7 +99,7 @@ impl Store {
         let config = Config { id: new_id()?, name, created: now(), step: self.step.to_owned(), rm, command, options };
         let id = config.id.clone();
         let _lock = self.lock()?;
-        let Some(store) = self.dir.borrow().clone() else {
+        let Some(store) = self.dir() else {
             // In a dry run, and the first time.
             let store = Rc::new(Directory::stand_in(&self.path)?);
             return Ok((Container { config, damage: None, store, place: id, asker: self.step }, Life(None)));
@@ -204,7 +204,7 @@ impl Store {
     /// # Errors
     /// Where the kernel refuses.
     pub fn sweep(&self) -> Result<()> {
-        let Some(dir) = self.dir.borrow().clone().filter(|dir| dir.is_there()) else { return Ok(()) };
+        let Some(dir) = self.dir().filter(|dir| dir.is_there()) else { return Ok(()) };
         // No other engine is half way in while this is held.
         let _lock = self.lock()?;
         for name in self.entries()? {
@@ -217,8 +217,7 @@ impl Store {
             let leads_nowhere =
                 std::fs::read_link(entry.path()).is_ok_and(|id| !id.to_str().is_some_and(|id| self.has(id)));
             if leads_nowhere {
-                let shown = dir.shown("names").join(entry.file_name());
-                explain::host(call!("rm {}", shown.display())).run(|| std::fs::remove_file(entry.path()))?;
+                unlink(&dir, &entry.file_name().to_string_lossy())?;
             }
         }
         if !explain::dry_run() && self.entries()?.iter().all(|name| name == "names") {
@@ -238,7 +237,7 @@ impl Store {
             if explain::dry_run() {
                 return Ok(None);
             }
-            let Some(dir) = self.dir.borrow().clone() else { continue };
+            let Some(dir) = self.dir() else { continue };
             let lock = match wait_for_lock(&self.path) {
                 Err(error) if is(&error, Errno::ENOENT) => continue,
                 lock => lock?,
@@ -266,8 +265,12 @@ impl Store {
         }
     }
 
+    fn dir(&self) -> Option<Rc<Directory>> {
+        self.dir.borrow().clone()
+    }
+
     fn entries(&self) -> Result<Vec<String>> {
-        let Some(dir) = self.dir.borrow().clone() else { return Ok(Vec::new()) };
+        let Some(dir) = self.dir() else { return Ok(Vec::new()) };
         match std::fs::read_dir(dir.at("")) {
             Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -281,7 +284,7 @@ impl Store {
 
     /// `None` where it is gone.
     fn read(&self, id: &str) -> Option<Container> {
-        let store = self.dir.borrow().clone()?;
+        let store = self.dir()?;
         let config = Config { id: id.to_owned(), ..Config::default() };
         let mut container = Container { config, damage: None, store, place: id.to_owned(), asker: self.step };
         match container.read::<Config>("config.json") {
@@ -300,29 +303,27 @@ impl Store {
     }
 
     fn take_name(&self, config: &Config) -> Result<()> {
-        let (Some(name), Some(dir)) = (&config.name, self.dir.borrow().clone()) else { return Ok(()) };
+        let (Some(name), Some(dir)) = (&config.name, self.dir()) else { return Ok(()) };
         if let Some(id) = self.named(name) {
             bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
         }
         let (path, shown) = (dir.at("names").join(name), dir.shown("names").join(name));
         if path.symlink_metadata().is_ok() {
-            // Of an engine that was killed: no other is half way while the store is locked.
-            explain::host(call!("rm {}", shown.display())).run(|| std::fs::remove_file(&path))?;
+            unlink(&dir, name)?; // of an engine that was killed: no other is half way while the store is locked
         }
         explain::host(call!("symlink(\"{}\", \"{}\")", config.id, shown.display())).run(|| symlink(&config.id, &path))
     }
 
     fn free_name(&self, config: &Config) -> Result<()> {
-        let (Some(name), Some(dir)) = (&config.name, self.dir.borrow().clone()) else { return Ok(()) };
-        let (path, shown) = (dir.at("names").join(name), dir.shown("names").join(name));
-        if std::fs::read_link(&path).is_ok_and(|id| id == Path::new(&config.id)) {
-            explain::host(call!("rm {}", shown.display())).cleanup().run(|| std::fs::remove_file(&path))?;
+        let (Some(name), Some(dir)) = (&config.name, self.dir()) else { return Ok(()) };
+        match std::fs::read_link(dir.at("names").join(name)) {
+            Ok(id) if id == Path::new(&config.id) => unlink(&dir, name),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {
-        let Some(dir) = self.dir.borrow().clone() else { return Ok(()) };
+        let Some(dir) = self.dir() else { return Ok(()) };
         let path = dir.at(name);
         explain::host(call!("rm -r {}", dir.shown(name).display())).cleanup().run(|| {
             match std::fs::remove_dir_all(&path) {
@@ -332,6 +333,12 @@ impl Store {
             }
         })
     }
+}
+
+/// Removes a name, and not the container that it leads to.
+fn unlink(dir: &Directory, name: &str) -> Result<()> {
+    let (path, shown) = (dir.at("names").join(name), dir.shown("names").join(name));
+    explain::host(call!("rm {}", shown.display())).cleanup().run(|| std::fs::remove_file(path))
 }
 
 /// A name as Docker has it: letters, digits, `_`, `.` and `-`, beginning with a letter or a digit. So it is no path, no
