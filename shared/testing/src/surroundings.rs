@@ -305,6 +305,10 @@ fn all_groups_of_steps() -> BTreeSet<PathBuf> {
         let is_own = dir.ends_with(name_of_groups(Pid::this()));
         let upwards = dir.ancestors().take_while(|it| it.starts_with(&mount)).take(if is_own { 1 } else { usize::MAX });
         upwards.for_each(|dir| marked(dir, &mut found));
+        // systemd starts a scope of its own below a slice, not beside the one that asks for it.
+        let user = nix::unistd::getuid();
+        marked(&mount.join("system.slice"), &mut found);
+        marked(&mount.join(format!("user.slice/user-{user}.slice/user@{user}.service/app.slice")), &mut found);
     }
     found
 }
