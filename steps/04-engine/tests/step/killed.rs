@@ -135,9 +135,11 @@ pub fn tells_the_truth(home: &Home, here: &str) {
         match row["status"].as_str().expect("status") {
             "created" | "running" | "paused" => {
                 // One that is just dying has let go of nothing yet: a moment later it says so.
-                wait_until(&format!("{here} has a process, or says that it has none"), || {
-                    let now = home.json_if_there(id);
-                    now.is_none_or(|now| now["status"] != row["status"] || is_alive(&now["state"]["init"]))
+                let here = format!("{here} has a process and a monitor, or says that it has none");
+                wait_until(&here, || {
+                    let lives =
+                        |now: &serde_json::Value| ["init", "monitor"].iter().all(|it| is_alive(&now["state"][it]));
+                    home.json_if_there(id).is_none_or(|now| now["status"] != row["status"] || lives(&now))
                 });
             }
             "stopped" => {

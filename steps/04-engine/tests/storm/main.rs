@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use engine::identity::Process;
 use engine::states::Status;
-use home::{Home, in_state, rootfs};
+use home::{Home, alive, in_state, rootfs};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -104,6 +104,7 @@ fn round() -> Vec<String> {
     }
     if who != "engine" {
         monitor.map_or(Ok(()), |monitor| monitor.signal(Signal::SIGKILL)).expect("kill");
+        wait_until("it is dead", || monitor.is_none_or(|monitor| !alive(Pid::from_raw(monitor.pid))));
     }
     let mut facts = vec![format!("{who}, {}", command[0])];
     if command.starts_with(&["start", "-a"]) {
