@@ -150,8 +150,8 @@ pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
     }
     let mut rows = Vec::new();
     for container in whole {
-        match container.status() {
-            Ok(status) if all || matches!(status, Status::Running | Status::Paused) => rows.push((container, status)),
+        match container.snapshot() {
+            Ok(seen) if all || matches!(seen.status, Status::Running | Status::Paused) => rows.push((container, seen)),
             Ok(_) => {}
             // Removed meanwhile.
             Err(_) if !container.exists() => {}
@@ -163,7 +163,7 @@ pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
         Format::Table => tables::table(&rows),
         Format::Json => rows
             .iter()
-            .map(|(container, status)| tables::escaped(&format!("{}\n", tables::row(container, *status))))
+            .map(|(container, seen)| tables::escaped(&format!("{}\n", tables::row(container, seen))))
             .collect(),
     })?;
     Ok(code)

@@ -83,6 +83,16 @@ pub struct End {
     pub error: Option<String>,
 }
 
+/// What is known of a container at one moment: in the next it may be removed, or started again.
+pub struct Snapshot {
+    /// Where it is in its life.
+    pub status: Status,
+    /// What has become of it so far; blank where it has ended and that cannot be read.
+    pub state: State,
+    /// How it ended, if it has.
+    pub end: Option<End>,
+}
+
 /// Bytes of the file `exit`.
 const ROOM_FOR_END: usize = 4096;
 /// Bytes of the largest file that is read whole: a command line can have 2 MiB. execve(2).
@@ -195,24 +205,33 @@ impl Container {
     /// # Errors
     /// Those of [`state`](Self::state).
     pub fn status(&self) -> Result<Status> {
+        self.snapshot().map(|it| it.status)
+    }
+
+    /// The same, and what it was seen by.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn snapshot(&self) -> Result<Snapshot> {
         loop {
             // In this order: an end is written before the lock is released.
             let alone = !self.is_looked_after();
-            if self.end()?.is_some() {
-                return Ok(Status::Stopped);
+            let end = self.end()?;
+            // Between the two looks it may have been started again.
+            if alone && end.is_none() && self.is_looked_after() {
+                continue;
             }
-            if alone {
-                // Between the two looks it may have been started again.
-                if self.is_looked_after() {
-                    continue;
-                }
-                return Ok(match self.state() {
-                    Ok(state) if state.is_living_orphan() => state.status(),
-                    Ok(state) if state.is_orphan() => Status::Stopped,
-                    _ => Status::Dead,
-                });
-            }
-            return Ok(self.state()?.status());
+            let state = match self.state() {
+                Err(error) if !alone && end.is_none() => return Err(error),
+                state => state.unwrap_or_default(),
+            };
+            let status = match &end {
+                Some(_) => Status::Stopped,
+                None if !alone || state.is_living_orphan() => state.status(),
+                None if state.is_orphan() => Status::Stopped,
+                None => Status::Dead,
+            };
+            return Ok(Snapshot { status, state, end });
         }
     }
 

@@ -5,17 +5,17 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::container::Container;
+use crate::container::{Container, Snapshot};
 use crate::states::Status;
 
 /// `step04 ps`.
-pub fn table(rows: &[(Container, Status)]) -> String {
+pub fn table(rows: &[(Container, Snapshot)]) -> String {
     let mut cells = vec![["CONTAINER ID", "NAME", "COMMAND", "CREATED", "STATUS"].map(str::to_owned)];
-    for (container, status) in rows {
+    for (container, seen) in rows {
         let config = &container.config;
         let created = format!("{} ago", since(&config.created));
         let name = config.name.clone().unwrap_or_default();
-        cells.push([config.id.clone(), name, command(container), created, in_words(container, *status)]);
+        cells.push([config.id.clone(), name, command(container), created, in_words(seen)]);
     }
     // Not wider: a name in a damaged file can be as long as somebody likes.
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(80);
@@ -28,28 +28,28 @@ pub fn table(rows: &[(Container, Status)]) -> String {
 }
 
 /// The same as JSON: one object.
-pub fn row(container: &Container, status: Status) -> Value {
+pub fn row(container: &Container, Snapshot { status, state, end }: &Snapshot) -> Value {
     let config = &container.config;
     let running = matches!(status, Status::Created | Status::Running | Status::Paused);
-    let init = container.state().ok().and_then(|state| state.init);
     json!({
         "id": config.id,
         "name": config.name,
         "command": config.command,
         "created": config.created,
         "status": status,
-        "pid": init.filter(|_| running).map(|init| init.pid),
-        "exit_code": container.end().ok().flatten().map(|end| end.code),
+        "pid": state.init.filter(|_| running).map(|init| init.pid),
+        "exit_code": end.as_ref().map(|end| end.code),
     })
 }
 
 /// `step04 inspect`: what was wanted, what has become of it, and how it ended.
 pub fn everything(container: &Container) -> Result<Value> {
+    let Snapshot { status, end, .. } = container.snapshot()?;
     Ok(json!({
         "config": container.config,
-        "status": container.status()?,
+        "status": status,
         "state": container.state()?,
-        "end": container.end()?,
+        "end": end,
         "directory": container.path("").to_string_lossy(),
     }))
 }
@@ -72,20 +72,19 @@ fn command(container: &Container) -> String {
 }
 
 /// As Docker says it.
-fn in_words(container: &Container, status: Status) -> String {
-    let started = container.state().ok().and_then(|state| state.started);
-    let up = || started.as_deref().map_or("Up".to_owned(), |started| format!("Up {}", since(started)));
+fn in_words(Snapshot { status, state, end }: &Snapshot) -> String {
+    let up = || state.started.as_deref().map_or("Up".to_owned(), |started| format!("Up {}", since(started)));
     match status {
         Status::Creating => "Being created".to_owned(),
         Status::Created => "Created".to_owned(),
         Status::Running => up(),
         Status::Paused => format!("{} (Paused)", up()),
-        Status::Stopped => match container.end() {
-            Ok(Some(end)) => {
+        Status::Stopped => match end {
+            Some(end) => {
                 let error = if end.error.is_some() { ": see inspect" } else { "" };
                 format!("Exited ({}) {} ago{error}", end.code, since(&end.finished))
             }
-            _ => "Exited".to_owned(),
+            None => "Exited".to_owned(),
         },
         Status::Dead => "Dead: its monitor was killed".to_owned(),
     }

@@ -572,6 +572,7 @@ fn checks() -> Vec<Check> {
             [needs::user_namespaces(), needs::tool("strace")],
             odd::stubborn_lock,
         ),
+        check("ps_shows_one_moment_of_a_container", [needs::user_namespaces(), needs::tool("strace")], odd::one_moment),
         check("no_reader_is_no_panic", [needs::user_namespaces()], odd::full_output),
         check("any_signal_ends_what_has_not_begun", [needs::user_namespaces()], || {
             let home = Home::new();

@@ -388,6 +388,22 @@ pub fn stubborn_lock() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }
 
+/// Read twice, a file could be gone the second time, as that of a container with `--rm`: stopped, and without an exit code.
+pub fn one_moment() {
+    let home = Home::new();
+    home.ok(&["run", "--name", "it", "true"]);
+    for format in ["table", "json"] {
+        let trace = home.path().join("trace");
+        let mut strace = Command::new("strace");
+        strace.args(["-e", "openat", "-o"]).arg(&trace).arg(program("step04")).args(["ps", "-a", "--format", format]);
+        strace.env("XDG_RUNTIME_DIR", home.path());
+        assert!(testing::Run::new(strace).ran().out.contains("it"));
+        let opened = std::fs::read_to_string(trace).expect("trace");
+        let count = |file: &str| opened.matches(&format!("/{file}\"")).count();
+        assert_eq!(["config.json", "state.json", "exit"].map(count), [1, 1, 1], "{format}");
+    }
+}
+
 pub fn full_output() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "echo", "x"]);
