@@ -2,6 +2,7 @@
 
 use std::fs::{DirEntry, File};
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, close, geteuid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,7 +24,7 @@ use crate::directory::{self, Directory};
 use crate::identity::Process;
 use crate::members::{self, RecordedGroup};
 use crate::states::{Answer, Status, Verb, answer};
-use crate::{Identity, Recipe};
+use crate::{Identity, Letter, Part, Recipe};
 
 /// A container that is written down.
 pub struct Container {
@@ -100,7 +101,7 @@ const LARGEST: u64 = 8 << 20;
 
 /// The lock on a container's directory: the process that has it looks after the container, and no other changes it. The
 /// kernel releases it with the process, so it cannot lie as a file with a pid in it can. None in a dry run.
-pub struct Life(#[expect(dead_code, reason = "it is held, and never read")] pub(crate) Option<Lock>);
+pub struct Life(pub(crate) Option<Lock>);
 
 impl Config {
     /// The step's own options.
@@ -360,6 +361,18 @@ impl Container {
             directory::create_file(&self.at(&new))?.write_all(bytes)?;
             std::fs::rename(self.at(&new), self.at(name))
         })
+    }
+}
+
+impl Part for Life {
+    fn name(&self) -> &'static str {
+        "lock"
+    }
+
+    /// Child: closes its copy, which would say that the container is looked after when its monitor is gone. A child dies with
+    /// that, but one that is frozen on v1 does not before it is thawed.
+    fn enter(&self, _letter: &mut Letter) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |lock| close(lock.file().as_raw_fd()).during("cannot close the lock"))
     }
 }
 

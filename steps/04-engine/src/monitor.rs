@@ -52,7 +52,7 @@ pub const LOOK: Duration = Duration::from_secs(2);
 /// # Errors
 /// What keeps it from being made.
 pub fn run<R: Recipe>(store: &Store, container: &Container, life: Life) -> Result<u8> {
-    let end = live::<R>(container, None);
+    let end = live::<R>(container, &life, None);
     // One whose program has never begun is none.
     let keep = container.state().is_ok_and(|state| state.started.is_some());
     finish::<R>(store, container, &life, keep, end)
@@ -133,7 +133,7 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
 fn detached<R: Recipe>(store: &Store, container: &Container, life: &Life, fresh: bool, engine: UnixStream) {
     explain::speak_as_monitor();
     let mut door = Door::new(engine);
-    let end = live::<R>(container, Some(&mut door));
+    let end = live::<R>(container, life, Some(&mut door));
     let keep = !fresh || door.has_said_created;
     if let Err(error) = finish::<R>(store, container, life, keep, end) {
         door.say_failed(&error);
@@ -141,14 +141,15 @@ fn detached<R: Recipe>(store: &Store, container: &Container, life: &Life, fresh:
 }
 
 /// Monitor: one run of a container, from its plan to its cleanup.
-fn live<R: Recipe>(container: &Container, mut door: Option<&mut Door>) -> Result<Outcome> {
+fn live<R: Recipe>(container: &Container, life: &Life, mut door: Option<&mut Door>) -> Result<Outcome> {
     let recipe: R = container.config.recipe()?;
     let output = door.is_some().then(|| Output::open(container)).transpose()?;
     door.iter_mut().try_for_each(|door| door.open(container))?;
     let plan = recipe.plan(&container.identity())?;
     let made = R::parts(&plan);
     // The log last: until there the child can print to the caller what it does.
-    let parts: Vec<_> = made.iter().copied().chain(output.iter().map(|output| output as &dyn Part)).collect();
+    let log = output.iter().map(|output| output as &dyn Part);
+    let parts: Vec<_> = [life as &dyn Part].into_iter().chain(made.iter().copied()).chain(log).collect();
 
     let code = bear_and_wait(container, &recipe, &plan, &parts, door);
 

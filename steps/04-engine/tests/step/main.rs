@@ -541,6 +541,7 @@ fn checks() -> Vec<Check> {
         check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
         check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
         check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen),
+        check("a_frozen_child_looks_after_nobody", [groups()], odd::frozen_child),
         check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded)
             .differs_in([World::SystemdRoot]),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),

@@ -149,6 +149,26 @@ pub fn frozen() {
     assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
 }
 
+/// Killed while it is frozen, as by a `stop` that was killed half way, the child lives on: but nobody looks after it.
+pub fn frozen_child() {
+    let home = Home::new();
+    let id = home.ok(&["create", "sleep", "1000"]);
+    let groups: Vec<_> = testing::groups_of_steps().into_iter().filter(|group| group.contains(&id)).collect();
+    let freezers = [("freezer.state", "FROZEN"), ("cgroup.freeze", "1")].into_iter();
+    let mut freezers = freezers.flat_map(|(file, word)| groups.iter().map(move |it| (Path::new(it).join(file), word)));
+    let (file, word) = freezers.find(|(file, _)| file.exists()).expect("a freezer");
+    write(file, word).expect("it is frozen");
+    kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
+    let since = Instant::now();
+    while home.status(&id) != "dead" {
+        assert!(since.elapsed() < Duration::from_secs(20), "{}", home.status(&id));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    home.ok(&["clean"]);
+    assert_eq!(home.all(), "");
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
+}
+
 /// A threaded group does not say which processes are in it: reading its `cgroup.procs` is EOPNOTSUPP.
 pub fn threaded() {
     let home = Home::new();
