@@ -105,6 +105,7 @@ impl<'a> Gate<'a> {
 ///
 /// # Errors
 /// Those of prctl(2), none of which is known to happen.
+#[track_caller]
 pub fn die_with_host() -> Result<()> {
     explain::child(call!("prctl(PR_SET_PDEATHSIG, SIGKILL)")).at_once().run(|| set_pdeathsig(Signal::SIGKILL))
 }

@@ -40,8 +40,7 @@ use nix::unistd::{chdir, pivot_root};
 use shared::{call, explain};
 
 pub use dev::set_umask;
-pub use inside::stand_in;
-use inside::{Make, place};
+pub use inside::{Make, Place, place, stand_in};
 pub use options::{Root, Variable, path_inside, variable};
 pub use readback::facts;
 pub use remedies::known;
@@ -61,22 +60,30 @@ pub fn validate(view: &View) -> Result<()> {
 /// # Errors
 /// The call that failed, and the root.
 pub fn enter(root: &Root, dir: &Path, view: &View) -> Result<()> {
-    fill_and_pivot(root, dir, view).with_context(|| format!("in the root {}", dir.display()))
+    let enter = || stand_on(dir).and_then(|()| fill_and_pivot(root, view, bind));
+    enter().with_context(|| format!("in the root {}", dir.display()))
 }
 
-/// The order, and why it is this one.
-fn fill_and_pivot(root: &Root, dir: &Path, view: &View) -> Result<()> {
+/// Child: makes the directory a mount, and stands on it.
+fn stand_on(dir: &Path) -> Result<()> {
     // pivot_root(2) takes only a mount point as the new root, else EBUSY. Bound onto itself, the directory is one.
     let path = dir.to_str().context("its path is not UTF-8")?;
     mount(path, path, None, MsFlags::MS_BIND | MsFlags::MS_REC, None).map_err(|error| why::closed(error, dir))?;
     // After the bind: from here on `.` is the new mount, and what is opened or mounted in it is on that.
     explain::child(call!("chdir({dir:?})")).run(|| chdir(dir)).map_err(|error| why::closed(error, dir))?;
+    Ok(())
+}
 
+/// Child, standing on a mount: fills it, and makes it its root. The order, and why it is this one.
+///
+/// # Errors
+/// The call that failed; those of `mount_volume`.
+pub fn fill_and_pivot(root: &Root, view: &View, mount_volume: impl Fn(&Volume) -> Result<()>) -> Result<()> {
     // While the host's /proc and /sys are visible: a user namespace may mount a new /proc only where it sees a whole one already.
     mount_proc(view)?;
     mount_sys(view)?;
     dev::make(view)?; // binds the host's devices where it may make none
-    mount_volumes(root)?; // after those, as a volume may lie in one of them
+    mount_volumes(root, mount_volume)?; // after those, as a volume may lie in one of them
     make_workdir(root)?; // after the volumes, as it may lie in one
     if root.read_only {
         read_only::set_root_read_only()?; // after every mount point has been made
@@ -124,20 +131,26 @@ fn mount_sys(view: &View) -> Result<()> {
 }
 
 /// Child: the host's directories and files that were asked for.
-fn mount_volumes(root: &Root) -> Result<()> {
-    for Volume { source, target, read_only } in volume::in_mount_order(&root.volumes)? {
-        let _volume = explain::one_line(target.display());
-        let make = if why::metadata(source)?.is_dir() { Make::Directory } else { Make::File };
-        let place = place(target, make)?;
-        let path = source.to_str().context("a volume's path is not UTF-8")?;
-        let mounted = if *read_only {
-            read_only::bind(path, &place)
-        } else {
-            mount(path, &place.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None)
-        };
-        mounted.map_err(|error| why::closed(error, source))?;
+fn mount_volumes(root: &Root, mount_volume: impl Fn(&Volume) -> Result<()>) -> Result<()> {
+    for volume in volume::in_mount_order(&root.volumes)? {
+        let _volume = explain::one_line(volume.target.display());
+        mount_volume(volume)?;
     }
     Ok(())
+}
+
+/// Child: one of them, from where the host has it.
+fn bind(Volume { source, target, read_only, idmap }: &Volume) -> Result<()> {
+    ensure!(!idmap, "a volume with `idmap` takes a range of ids, which step 05 is the first to have");
+    let make = if why::metadata(source)?.is_dir() { Make::Directory } else { Make::File };
+    let place = place(target, make)?;
+    let path = source.to_str().context("a volume's path is not UTF-8")?;
+    let mounted = if *read_only {
+        read_only::bind(path, &place)
+    } else {
+        mount(path, &place.path(), None, MsFlags::MS_BIND | MsFlags::MS_REC, None)
+    };
+    mounted.map_err(|error| why::closed(error, source))
 }
 
 /// Child: the directory in which the program begins, made where it is missing.

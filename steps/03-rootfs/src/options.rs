@@ -95,6 +95,16 @@ impl Root {
         self.dir.as_deref().unwrap_or(Path::new(default_root::DEFAULT))
     }
 
+    /// The directories and files of the host that it sees too.
+    pub fn volumes(&self) -> &[Volume] {
+        &self.volumes
+    }
+
+    /// Whether the command line sets this variable of the program's environment.
+    pub fn sets(&self, name: &str) -> bool {
+        self.env.iter().any(|variable| variable.name == name && variable.value.is_some())
+    }
+
     /// The directory, inside, in which the program begins.
     pub fn workdir(&self) -> &Path {
         &self.workdir

@@ -11,18 +11,24 @@ use crate::options::path_inside;
 /// A directory or file of the host that the child sees too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Absolute: the child mounts it from another working directory.
-    pub(crate) source: PathBuf,
-    pub(crate) target: PathBuf,
-    pub(crate) read_only: bool,
+    /// On the host, absolute: the child mounts it from another working directory.
+    pub source: PathBuf,
+    /// Inside.
+    pub target: PathBuf,
+    /// Whether the child may write to nothing in it.
+    pub read_only: bool,
+    /// Whether what is the host's root's is to be the root's inside: step 05.
+    pub idmap: bool,
 }
 
 /// A volume, as an option has it.
 pub fn parse(text: &str) -> Result<Volume, String> {
     let parts: Vec<_> = text.split(':').collect();
-    let (source, target, read_only) = match parts.as_slice() {
-        [source, target] | [source, target, "rw"] => (source, target, false),
-        [source, target, "ro"] => (source, target, true),
+    let (source, target, read_only, idmap) = match parts.as_slice() {
+        [source, target] | [source, target, "rw"] => (source, target, false, false),
+        [source, target, "ro"] => (source, target, true, false),
+        [source, target, "idmap"] => (source, target, false, true),
+        [source, target, "ro,idmap"] => (source, target, true, true),
         _ => return Err("a volume is SRC:DST or SRC:DST:ro".to_owned()),
     };
     if source.is_empty() {
@@ -33,7 +39,7 @@ pub fn parse(text: &str) -> Result<Volume, String> {
     if target == Path::new("/") {
         return Err("a volume at / would cover the root; give it as --rootfs".to_owned());
     }
-    Ok(Volume { source, target, read_only })
+    Ok(Volume { source, target, read_only, idmap })
 }
 
 /// A directory before what lies in it, whatever their order on the command line: mounted after its child, it would cover
@@ -64,10 +70,12 @@ mod tests {
 
     #[test]
     fn a_volume_is_two_paths_and_a_mode() {
-        let expected = Volume { source: "/a".into(), target: "/b".into(), read_only: false };
+        let expected = Volume { source: "/a".into(), target: "/b".into(), read_only: false, idmap: false };
         assert_eq!(volume("/a:/b"), expected);
         assert_eq!(volume("/a:/b:rw"), expected);
         assert!(volume("/a:/b:ro").read_only);
+        assert_eq!(volume("/a:/b:idmap"), Volume { idmap: true, ..expected.clone() });
+        assert_eq!(volume("/a:/b:ro,idmap"), Volume { idmap: true, read_only: true, ..expected });
         assert_eq!(volume("a:/b").source, std::env::current_dir().expect("cwd").join("a"));
         for (text, word) in [
             ("/a", "SRC:DST"),

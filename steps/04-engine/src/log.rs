@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 use shared::call;
@@ -73,6 +74,8 @@ impl Output {
     pub fn open(container: &Container) -> Result<Self> {
         let pipe = |stream| {
             let (read, write) = pipe2(OFlag::O_CLOEXEC).during("cannot make a pipe for the log")?;
+            // A program that opens /dev/stdout opens the pipe anew, and may be another user than its maker.
+            fchmod(&write, Mode::from_bits_truncate(0o622)).during("cannot make a pipe for the log")?;
             // This end alone: the program writes as it does to any pipe.
             fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).during("cannot make a pipe for the log")?;
             Ok::<_, anyhow::Error>(Pipe { stream, read, write, rest: RefCell::default() })

@@ -4,12 +4,12 @@ use std::cell::OnceCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use cgroups::{Cgroup, Limits, Version};
 use namespaces::{Namespace, View};
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use rootfs::Root;
+use rootfs::{Root, Volume};
 use serde::{Deserialize, Serialize};
 use shared::explain;
 use shared::failure::{During, is};
@@ -22,6 +22,7 @@ use crate::{Identity, Letter, Part, Program, members};
 pub struct Namespaces {
     view: View,
     hostname: String,
+    maps_ids: bool,
     /// The child's mount namespace, by which its processes are found where its end is not theirs: without a pid namespace.
     /// Kept open, as the kernel gives its number to another one else. So those of a killed monitor are not found.
     #[serde(skip)]
@@ -31,7 +32,13 @@ pub struct Namespaces {
 impl Namespaces {
     /// As the options say; the host name is the id where there is no other, as Docker has it.
     pub fn plan(view: &View, container: &Identity) -> Self {
-        Namespaces { view: view.clone(), hostname: hostname(view, container), mounts: OnceCell::new() }
+        let hostname = hostname(view, container);
+        Namespaces { view: view.clone(), hostname, maps_ids: true, mounts: OnceCell::new() }
+    }
+
+    /// The same, where another part maps the ids (step 05), as a map can be written once.
+    pub fn without_ids(self) -> Self {
+        Namespaces { maps_ids: false, ..self }
     }
 }
 
@@ -45,7 +52,7 @@ impl Part for Namespaces {
             let path = format!("/proc/{child}/ns/mnt");
             let _ = self.mounts.set(File::open(&path).during(format_args!("cannot open {path}"))?);
         }
-        namespaces::map_ids(child, &self.view)
+        if self.maps_ids { namespaces::map_ids(child, &self.view) } else { Ok(()) }
     }
 
     fn enter(&self, _letter: &mut Letter) -> Result<()> {
@@ -174,6 +181,14 @@ impl Rootfs {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// Child, standing on the mount that becomes its root, however that was made (step 05): the rest of [`rootfs::enter`].
+    ///
+    /// # Errors
+    /// The call that failed, and the root.
+    pub fn fill_and_pivot(&self, mount_volume: impl Fn(&Volume) -> Result<()>) -> Result<()> {
+        rootfs::fill_and_pivot(&self.root, &self.view, mount_volume).with_context(|| in_the_root(&self.dir))
+    }
 }
 
 impl Part for Rootfs {
@@ -188,13 +203,17 @@ impl Part for Rootfs {
     fn confine(&self, program: &mut Program) -> Result<()> {
         program.environment = self.root.environment(&self.hostname);
         program.workdir = self.root.workdir().to_owned();
-        program.place = format!("in the root {}", self.dir.display());
+        program.place = in_the_root(&self.dir);
         Ok(())
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
         formula.light(Term::Rootfs, &rootfs::facts(child, &self.dir)?)
     }
+}
+
+fn in_the_root(dir: &Path) -> String {
+    format!("in the root {}", dir.display())
 }
 
 fn hostname(view: &View, container: &Identity) -> String {
