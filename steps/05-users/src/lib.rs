@@ -1,0 +1,151 @@
+//! Step 05: who does the child believe to be? See user_namespaces(7), mount_setattr(2).
+//!
+//! Until here root inside was the caller outside. Now the ids inside are a range of ids that nobody has outside: root
+//! inside is 100000 there, and owns nothing. The functions are in the order in which they run: the host opens the root
+//! before there is a child ([`open_tree`]), and while that is held, maps its ids ([`map_ids`]) and those of the root
+//! ([`map_tree`]); the child becomes root ([`become_root`]) and stands on that ([`stand_on`]), and right before exec it
+//! becomes who its program is to be ([`switch_to`]).
+//!
+//! Beside it: which ids those are (`ranges`), the two helpers of an ordinary user (`helpers`), who a name of the
+//! container's is (`lookup`), a file system that takes no map (`why`), what the kernel confirms (`readback`), and all that
+//! as parts of a container (`parts`).
+//!
+//! Left open:
+//! - Root inside still has every right over its own namespaces: it can undo what a mount forbids (`mount -o
+//!   remount,bind,dev /`), so a device node that lies in the root is out of its reach only until then (step 09).
+//! - All containers of root have the same range, as Docker's have: were one broken out of, it could write the files of the
+//!   others.
+//! - An ordinary user's root filesystem is not mapped, as that takes root: what a user of the container's makes in it
+//!   belongs to an id of the range outside, and only `step05 unshare rm` removes it. An upper layer is step 07's.
+//! - The terminal of the caller, in the foreground, stays the caller's: `/dev/stdout` cannot be opened anew there (step 08).
+
+#![deny(unsafe_code)]
+
+mod helpers;
+pub mod lookup;
+mod options;
+pub mod parts;
+pub mod ranges;
+mod readback;
+mod remedies;
+mod sys;
+mod why;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::sys::prctl::set_dumpable;
+use nix::unistd::{Gid, Pid, Uid, fchdir, setgroups, setresgid, setresuid};
+use shared::explain::Returned;
+use shared::failure::During;
+use shared::{call, explain};
+
+pub use lookup::{Account, Who};
+pub use options::{GuestUser, Users};
+pub use ranges::{Map, Range, Writer};
+pub use remedies::known;
+pub use sys::MountAttributes;
+
+/// Host, and no child yet: a mount of its own for a directory or file of the host's, which is nowhere mounted yet.
+///
+/// The host opens it, as the child could not: a directory of mode 0700 on the way is closed to the ids that it will have.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN. open_tree(2), Linux 5.2.
+pub fn open_tree(path: &Path) -> Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes()).context("a NUL byte in a path")?;
+    explain::host(call!("open_tree(AT_FDCWD, {path:?}, OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_RECURSIVE)"))
+        .run(|| rootfs::sys::copy_mount(&name, true))
+}
+
+/// Host, and the child held: says which ids of the host's the ids inside are.
+///
+/// # Errors
+/// EPERM for ids that are not the caller's to give; what newuidmap(1) and newgidmap(1) say. user_namespaces(7).
+pub fn map_ids(child: Pid, map: &Map) -> Result<()> {
+    match map.writer {
+        // All lines in one write(2): a map can be written once.
+        Writer::Root => {
+            let proc = Path::new("/proc").join(child.to_string());
+            explain::host_echo(&map.uids, &proc.join("uid_map")).run()?;
+            explain::host_echo(&map.gids, &proc.join("gid_map")).run()
+        }
+        // The kernel lets an ordinary user map one id, the own one. These two have root's right, and give what /etc/subuid
+        // and /etc/subgid say.
+        Writer::Helpers => {
+            helpers::run("newuidmap", child, &map.uids)?;
+            helpers::run("newgidmap", child, &map.gids)
+        }
+    }
+}
+
+/// Host, and the child's ids mapped: maps the owners of the files in a mount in the same way, or just changes its flags.
+///
+/// On the disk the root belongs to id 0, which is not in the map: to root inside it would be a stranger's. With
+/// MOUNT_ATTR_IDMAP the child's user namespace says who it is: 0 on the disk is 0 inside, and what the child makes
+/// belongs to 0 on the disk. So a device node on the disk would be root's own, too: with a map, there are none (NODEV).
+///
+/// # Errors
+/// EINVAL where the file system takes no map; EPERM where it is another user namespace's. mount_setattr(2), Linux 5.12.
+pub fn map_tree(tree: BorrowedFd, attributes: &MountAttributes, child: Pid) -> Result<()> {
+    let path = format!("/proc/{child}/ns/user");
+    let open = || match explain::dry_run() {
+        true => OwnedFd::stand_in().during("cannot open /dev/null"),
+        false => File::open(&path).map(OwnedFd::from).during(format_args!("cannot open {path}")),
+    };
+    let namespace = attributes.idmap.then(open).transpose()?;
+    let userns_fd = namespace.as_ref().map_or(String::new(), |it| format!(", userns_fd={}", it.as_raw_fd()));
+    let number = tree.as_raw_fd();
+    // Where `/` is shared, so is the copy: what the child mounts in it would appear on the host.
+    let attr = format!("{{attr_set={attributes}, propagation=MS_PRIVATE{userns_fd}}}");
+    explain::host(call!("mount_setattr({number}, \"\", AT_EMPTY_PATH|AT_RECURSIVE, {attr})"))
+        .run(|| sys::mount_setattr(tree, attributes, namespace))
+}
+
+/// Child, its ids mapped: becomes root in its user namespace. Until then it is nobody there (65534), its files would be
+/// the caller's, and exec would leave it without rights.
+///
+/// # Errors
+/// EINVAL where the map has no id 0.
+pub fn become_root() -> Result<()> {
+    let _root = explain::one_line("root inside");
+    switch_to(&Account::ROOT, true)?;
+    // A process that has changed its ids is not dumpable, and its own /proc/self/fd is closed to it, by which volumes are
+    // mounted. Only before it shares a pid namespace with others: one of theirs could look into the engine's memory and
+    // files. CVE-2016-9962, CVE-2019-5736.
+    explain::child(call!("prctl(PR_SET_DUMPABLE, 1)")).run(|| set_dumpable(true))
+}
+
+/// Child, and every process that `exec` brings in: becomes this user. In this order, as setresuid(2) takes away the right
+/// to the other two. With a single id setgroups(2) is denied, and there are no groups to set.
+///
+/// # Errors
+/// EINVAL for an id that is not in the map; EPERM where setgroups(2) is denied.
+pub fn switch_to(account: &Account, may_set_groups: bool) -> Result<()> {
+    let Account { uid, gid, ref groups, .. } = *account;
+    if may_set_groups {
+        let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
+        explain::child(call!("setgroups({}, {:?})", groups.len(), account.groups)).run(|| setgroups(&groups))?;
+    }
+    let id = Gid::from_raw(gid);
+    explain::child(call!("setresgid({gid}, {gid}, {gid})")).run(|| setresgid(id, id, id))?;
+    let id = Uid::from_raw(uid);
+    explain::child(call!("setresuid({uid}, {uid}, {uid})")).run(|| setresuid(id, id, id))?;
+    // These calls clear it. See PR_SET_PDEATHSIG(2const).
+    namespaces::die_with_host()
+}
+
+/// Child: mounts the root, and stands on it. On `/`, which is always there; pivot_root(2) will swap the two.
+///
+/// # Errors
+/// EINVAL where `/` cannot be mounted on, as after chroot(8). move_mount(2).
+pub fn stand_on(tree: BorrowedFd) -> Result<()> {
+    let number = tree.as_raw_fd();
+    explain::child(call!("move_mount({number}, \"\", AT_FDCWD, \"/\", MOVE_MOUNT_F_EMPTY_PATH)"))
+        .run(|| sys::mount_on_root(tree))?;
+    explain::child(call!("fchdir({number})")).run(|| fchdir(tree))
+}

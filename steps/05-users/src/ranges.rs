@@ -1,0 +1,321 @@
+//! Which ids a container may have: as the command line says, as `/etc/subuid` and `/etc/subgid` say, or as root likes.
+//! See user_namespaces(7), subuid(5).
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use namespaces::{Ids, Namespace, View};
+use nix::unistd::{Uid, User, getegid, geteuid};
+use serde::{Deserialize, Serialize};
+use shared::failure::During;
+use shared::kernel_file;
+
+use crate::helpers;
+use crate::options::Users;
+
+/// The kernel takes no more lines. user_namespaces(7).
+const MOST: usize = 340;
+/// What root gives where nobody says otherwise: ids that no host has, and as many as the low ones that systems use.
+const USUAL: Range = Range { inside: 0, outside: 100_000, count: 65_536 };
+/// Capabilities without which even root has no range to give, and no root filesystem that belongs to it: their numbers, and
+/// their names. capabilities(7).
+const NEEDED: [(u32, &str); 3] = [(6, "CAP_SETGID"), (7, "CAP_SETUID"), (21, "CAP_SYS_ADMIN")];
+
+/// Ids inside, and which of the host's they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// The first one inside.
+    pub inside: u32,
+    /// The same one outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The lines of a map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranges(pub Vec<Range>);
+
+/// Both maps of a user namespace, and who writes them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Map {
+    /// For `/proc/PID/uid_map`.
+    pub uids: Ranges,
+    /// For `/proc/PID/gid_map`.
+    pub gids: Ranges,
+    /// Who may.
+    pub writer: Writer,
+}
+
+/// Who writes a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Writer {
+    /// This process, as it is root.
+    Root,
+    /// newuidmap(1) and newgidmap(1).
+    Helpers,
+}
+
+/// What a container's ids are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Choice {
+    /// The host's: there is no user namespace.
+    Host,
+    /// Ranges.
+    Ranges(Map),
+    /// As in step 01.
+    NoRange {
+        /// A sentence's half: "this root has no CAP_SYS_ADMIN".
+        why: String,
+        /// Whether groups can be set inside.
+        has_groups: bool,
+    },
+}
+
+impl Range {
+    fn contains_outside(&self, id: u32) -> bool {
+        (self.outside..=self.outside + (self.count - 1)).contains(&id)
+    }
+
+    fn to_outside(self, id: u32) -> Option<u32> {
+        id.checked_sub(self.inside).filter(|it| *it < self.count).map(|it| self.outside + it)
+    }
+}
+
+impl Ranges {
+    /// Which id of the host's this one is.
+    pub fn to_outside(&self, inside: u32) -> Option<u32> {
+        self.0.iter().find_map(|range| range.to_outside(inside))
+    }
+
+    /// Whether an id of the host's is anyone inside.
+    pub fn contains_outside(&self, id: u32) -> bool {
+        self.0.iter().any(|range| range.contains_outside(id))
+    }
+
+    /// How many ids there are inside.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|range| u64::from(range.count)).sum()
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} {} {}", self.inside, self.outside, self.count)
+    }
+}
+
+/// As the kernel takes it: a line for each range.
+impl fmt::Display for Ranges {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0.iter().map(Range::to_string).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// A range, as an option has it: `C:H:N`.
+pub fn range(text: &str) -> Result<Range, String> {
+    let numbers: Option<Vec<u32>> = text.split(':').map(|number| number.parse().ok()).collect();
+    let Some([inside, outside, count]) = numbers.as_deref() else {
+        return Err("a range is C:H:N: the first id inside, the first one on the host, and how many".to_owned());
+    };
+    let range = Range { inside: *inside, outside: *outside, count: *count };
+    // The last number, 4294967295, means "no id" to the kernel.
+    match [range.inside, range.outside].iter().all(|first| first.checked_add(range.count).is_some()) {
+        true if range.count > 0 => Ok(range),
+        true => Err("a range has one id at least".to_owned()),
+        false => Err("ids end at 4294967294".to_owned()),
+    }
+}
+
+/// What the kernel would refuse with a bare EINVAL. None at all is a good one.
+pub fn validate(option: &str, ranges: &[Range]) -> Result<()> {
+    ensure!(ranges.len() <= MOST, "{option} is given {} times, and a map has {MOST} lines at most", ranges.len());
+    let has_root = ranges.is_empty() || ranges.iter().any(|range| range.inside == 0);
+    ensure!(has_root, "{option}: no range begins with id 0 inside, so that there would be no root");
+    for (number, one) in ranges.iter().enumerate() {
+        for other in &ranges[..number] {
+            let overlap = |a: u32, b: u32| a < b + other.count && b < a + one.count;
+            let overlaps = overlap(one.inside, other.inside) || overlap(one.outside, other.outside);
+            ensure!(!overlaps, "{option}: {one} and {other} have ids in common");
+        }
+    }
+    Ok(())
+}
+
+/// Host: the ids that a container gets here.
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn choose(users: &Users, view: &View) -> Result<Choice> {
+    if !view.has(Namespace::User) {
+        return Ok(Choice::Host);
+    }
+    let writer = if geteuid().is_root() { Writer::Root } else { Writer::Helpers };
+    let given = |one: &[Range], other: &[Range]| Ranges(if one.is_empty() { other.to_vec() } else { one.to_vec() });
+    if !users.uidmap.is_empty() || !users.gidmap.is_empty() {
+        let (uids, gids) = (given(&users.uidmap, &users.gidmap), given(&users.gidmap, &users.uidmap));
+        return Ok(Choice::Ranges(Map { uids, gids, writer }));
+    }
+    let [uids, gids] = ["/etc/subuid", "/etc/subgid"].map(|file| std::fs::read_to_string(file).unwrap_or_default());
+    let user = Name::of(geteuid());
+    if writer == Writer::Helpers {
+        let choice = of_ordinary_user(&user, &uids, &gids);
+        return Ok(choice.map_or_else(|why| Choice::NoRange { why, has_groups: false }, Choice::Ranges));
+    }
+    let read = |name: &str| {
+        let path = format!("/proc/self/{name}");
+        kernel_file::read(&path).during(format_args!("cannot read {path}"))
+    };
+    let map = Map { uids: of_root(&user, &uids), gids: of_root(&user, &gids), writer };
+    Ok(match why_not(&map, &read("status")?, &read("uid_map")?, &read("gid_map")?) {
+        None => Choice::Ranges(map),
+        Some(why) => Choice::NoRange { why, has_groups: matches!(Ids::of_caller()?, Ids::Each { .. }) },
+    })
+}
+
+/// As `/etc/subuid` may call a user.
+struct Name {
+    id: u32,
+    name: Option<String>,
+}
+
+impl Name {
+    fn of(user: Uid) -> Self {
+        Name { id: user.as_raw(), name: User::from_uid(user).ok().flatten().map(|user| user.name) }
+    }
+
+    /// The ranges of this user in such a file, one behind the other from this id inside on. Other lines, and what is no
+    /// range, are left out.
+    fn ranges(&self, file: &str, mut inside: u32) -> Vec<Range> {
+        let mut ranges = Vec::new();
+        for line in file.lines() {
+            let Some((name, rest)) = line.split_once(':') else { continue };
+            let is_this = Some(name) == self.name.as_deref() || name.parse() == Ok(self.id);
+            let Ok(range) = range(&format!("{inside}:{rest}")) else { continue };
+            if is_this && ranges.len() < MOST - 1 {
+                inside += range.count;
+                ranges.push(range);
+            }
+        }
+        ranges
+    }
+}
+
+fn of_root(root: &Name, file: &str) -> Ranges {
+    let own = root.ranges(file, 0);
+    Ranges(if own.is_empty() { vec![USUAL] } else { own })
+}
+
+/// Why this root cannot give these ids; with its `/proc/self/status` and maps.
+fn why_not(map: &Map, status: &str, uid_map: &str, gid_map: &str) -> Option<String> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    if let Some((_, name)) = NEEDED.iter().find(|(number, _)| effective & (1 << number) == 0) {
+        return Some(format!("this root has no {name}"));
+    }
+    let missing = |ranges: &Ranges, own: &str| ranges.0.iter().find(|range| !has_all(own, range)).copied();
+    let Range { outside, count, .. } = missing(&map.uids, uid_map).or_else(|| missing(&map.gids, gid_map))?;
+    Some(format!("this user namespace has no ids {outside} to {}", outside + (count - 1)))
+}
+
+/// Whether the ids of a range are all in one line of this process's own map: the kernel asks for that.
+fn has_all(own: &str, range: &Range) -> bool {
+    own.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let [inside, _, count] = numbers[..] else { return false };
+        let first = u64::from(range.outside);
+        inside <= first && first + u64::from(range.count) <= inside + count
+    })
+}
+
+/// Id 0 inside is the user, and from 1 on the user's ranges. Where there are none, why.
+fn of_ordinary_user(user: &Name, subuid: &str, subgid: &str) -> Result<Map, String> {
+    let name = user.name.as_ref().ok_or_else(|| format!("user {} has no name in /etc/passwd", user.id))?;
+    let ranges = |file: &str, text: &str| match user.ranges(text, 1) {
+        none if none.is_empty() => Err(format!("{name} has no range of ids in {file}")),
+        ranges => Ok(ranges),
+    };
+    let (uids, gids) = (ranges("/etc/subuid", subuid)?, ranges("/etc/subgid", subgid)?);
+    helpers::missing().map_or(Ok(()), Err)?;
+    let own = |id, ranges| Ranges([vec![Range { inside: 0, outside: id, count: 1 }], ranges].concat());
+    Ok(Map { uids: own(user.id, uids), gids: own(getegid().as_raw(), gids), writer: Writer::Helpers })
+}
+
+/// Whether a file's owner is anyone inside. Where it cannot be asked, the call that fails says why.
+pub fn is_owner_inside(path: &Path, map: &Map) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    path.metadata().is_ok_and(|it| map.uids.contains_outside(it.uid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(texts: &[&str]) -> Vec<Range> {
+        texts.iter().map(|text| range(text).expect(text)).collect()
+    }
+
+    #[test]
+    fn a_range_is_three_numbers() {
+        assert_eq!(range("0:100000:65536"), Ok(USUAL));
+        assert!(range("0:4294967294:1").is_ok());
+        for bad in
+            ["", "0:1", "0:1:2:3", "a:1:1", "0:1:0", "0:-1:1", "0:4294967295:1", "4294967295:0:1", "0:0:4294967296"]
+        {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_refused_in_words() {
+        for (texts, word) in [
+            (&["1:100000:10"][..], "no root"),
+            (&["0:100000:10", "9:200000:10"], "in common"),
+            (&["0:100000:10", "10:100009:10"], "in common"),
+        ] {
+            let error = validate("--uidmap", &ranges(texts)).expect_err("refused").to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(validate("--uidmap", &ranges(&["0:100000:10", "10:5:10"])).is_ok());
+        assert!(validate("--uidmap", &vec![USUAL; 341]).is_err());
+    }
+
+    #[test]
+    fn a_user_has_the_ranges_that_are_on_its_name_or_number() {
+        let ada = Name { id: 1000, name: Some("ada".to_owned()) };
+        let file = "# a comment\nbob:1:2\nada:100000:65536\nada:x:1\nadam:5:5\n1000:300000:10\nada:7\n";
+        assert_eq!(ada.ranges(file, 1), ranges(&["1:100000:65536", "65537:300000:10"]));
+        let why = of_ordinary_user(&ada, file, "bob:1:2\n").expect_err("no range");
+        assert_eq!(why, "ada has no range of ids in /etc/subgid");
+        assert!(of_ordinary_user(&Name { id: 4711, name: None }, file, file).is_err());
+    }
+
+    #[test]
+    fn roots_range_is_that_of_its_line_or_the_usual_one() {
+        let root = Name { id: 0, name: Some("root".to_owned()) };
+        assert_eq!(of_root(&root, "ada:100000:65536\n"), Ranges(vec![USUAL]));
+        assert_eq!(of_root(&root, "root:500000:1000\n"), Ranges(ranges(&["0:500000:1000"])));
+    }
+
+    #[test]
+    fn a_root_without_these_ids_or_rights_has_no_range() {
+        let whole = "         0          0 4294967295\n";
+        let map = Map { uids: Ranges(vec![USUAL]), gids: Ranges(vec![USUAL]), writer: Writer::Root };
+        assert_eq!(why_not(&map, "CapEff:\t000001ffffffffff\n", whole, whole), None);
+        let short = "         0     100000      65536\n";
+        let why = why_not(&map, "CapEff:\t000001ffffffffff\n", whole, short);
+        assert_eq!(why.as_deref(), Some("this user namespace has no ids 100000 to 165535"));
+        let plain = "CapEff:\t00000000a80425fb\n"; // Docker's fourteen
+        assert_eq!(why_not(&map, plain, whole, whole).as_deref(), Some("this root has no CAP_SYS_ADMIN"));
+    }
+
+    #[test]
+    fn ids_are_counted_and_found() {
+        let map = Ranges(ranges(&["0:1000:1", "1:100000:65536"]));
+        assert_eq!((map.to_outside(0), map.to_outside(1), map.to_outside(65537)), (Some(1000), Some(100_000), None));
+        assert!(map.contains_outside(165_535) && !map.contains_outside(165_536));
+        assert_eq!((map.count(), map.to_string().as_str()), (65537, "0 1000 1\n1 100000 65536"));
+    }
+}
