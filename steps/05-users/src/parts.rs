@@ -43,10 +43,11 @@ impl MappedNamespaces {
     /// # Errors
     /// Where `/proc` cannot be read.
     pub fn plan(users: &Users, root: &Root, view: &View, container: &Identity) -> Result<Self> {
+        let (choice, namespaces) = (ranges::choose(users, view)?, Namespaces::plan(view, container));
         Ok(MappedNamespaces {
-            namespaces: Namespaces::plan(view, container),
+            namespaces: if matches!(choice, Choice::Ranges(_)) { namespaces.without_ids() } else { namespaces },
             view: view.clone(),
-            choice: ranges::choose(users, view)?,
+            choice,
             user: users.user.clone(),
             sets_home: !root.sets("HOME"),
             is_root: Cell::new(false),
@@ -83,13 +84,13 @@ impl Part for MappedNamespaces {
 
     fn admit(&self, child: Pid) -> Result<()> {
         match &self.choice {
-            Choice::Host => Ok(()),
-            Choice::Ranges(map) => crate::map_ids(child, map),
+            Choice::Host => {}
+            Choice::Ranges(map) => crate::map_ids(child, map)?,
             Choice::NoRange { why, .. } => {
                 explain::notice(format_args!("the ids inside are those of step 01, as {why}"));
-                self.namespaces.admit(child)
             }
         }
+        self.namespaces.admit(child)
     }
 
     fn enter(&self, letter: &mut Letter) -> Result<()> {
@@ -122,6 +123,10 @@ impl Part for MappedNamespaces {
         let mut facts = namespaces::facts(child, &self.view)?;
         facts.extend(self.map().map_or(Ok(Vec::new()), |map| readback::facts(child, map))?);
         formula.light(Term::Namespace, &facts)
+    }
+
+    fn cleanup(&self) -> Result<()> {
+        self.namespaces.cleanup()
     }
 }
 

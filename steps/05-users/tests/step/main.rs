@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 /// A root who has a range of ids to give.
 fn range() -> Option<String> {
-    let nested = (!shared::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned());
+    let nested = (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned());
     needs::root().or_else(needs::user_namespaces).or(nested)
 }
 
