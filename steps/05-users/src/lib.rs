@@ -23,6 +23,7 @@
 
 mod helpers;
 pub mod lookup;
+pub mod mapped;
 mod options;
 pub mod parts;
 pub mod ranges;
@@ -45,7 +46,7 @@ use shared::failure::During;
 use shared::{call, explain};
 
 pub use lookup::{Account, Who};
-pub use options::{GuestUser, Users};
+pub use options::{Command, GuestUser, Users};
 pub use ranges::{Map, Range, Writer};
 pub use remedies::known;
 pub use sys::MountAttributes;

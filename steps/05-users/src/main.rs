@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use cgroups::Limits;
-use engine::cli::NoCommand;
 use engine::parts::Limited;
 use engine::{Identity, Part, Recipe};
 use namespaces::View;
@@ -15,7 +14,7 @@ use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::remedy::Known;
 use users::parts::{MappedNamespaces, MappedRoot};
-use users::{GuestUser, Users};
+use users::{Command, GuestUser, Users};
 
 /// The options of the steps before, and who the child believes to be.
 #[derive(clap::Args, Serialize, Deserialize)]
@@ -41,7 +40,7 @@ struct Plan {
 impl Recipe for Options {
     const STEP: &'static str = "step05";
     type Plan = Plan;
-    type Command = NoCommand;
+    type Command = Command;
     type Guest = GuestUser;
 
     fn settled(self) -> Result<Self> {
@@ -83,8 +82,8 @@ impl Recipe for Options {
         Plan { namespaces: plan.namespaces.for_guest(options), ..plan }
     }
 
-    fn run(command: NoCommand) -> Result<u8> {
-        match command {}
+    fn run(Command::Unshare { command }: Command) -> Result<u8> {
+        users::mapped::run(&command)
     }
 
     fn known() -> Vec<&'static Known> {

@@ -1,6 +1,8 @@
 //! The options of this step: which ids there are, and whose the program is.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
+
 use anyhow::{Result, ensure};
 use namespaces::{Namespace, View};
 use serde::{Deserialize, Serialize};
@@ -9,7 +11,7 @@ use crate::lookup::{self, Who};
 use crate::ranges::{self, Range};
 
 /// Who the child believes to be.
-#[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
+#[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[command(next_help_heading = "Who the child believes to be (step 05)")]
 pub struct Users {
     /// The user that its program is: a name from its own /etc/passwd and /etc/group, or a number [default: root]
@@ -29,6 +31,17 @@ pub struct GuestUser {
     /// The user that it is: a name from the container's own /etc/passwd and /etc/group, or a number [default: the container's]
     #[arg(short, long, value_name = "USER[:GROUP]", value_parser = lookup::who)]
     pub(crate) user: Option<Who>,
+}
+
+/// The command that this step adds.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Runs a command of the host's with the ids of a container: to remove what belongs to them
+    Unshare {
+        /// The program and its arguments [default: /bin/bash, or /bin/sh where there is none]
+        #[arg(trailing_var_arg = true)]
+        command: Vec<OsString>,
+    },
 }
 
 impl Users {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use engine::parts::{Namespaces, Rootfs};
 use engine::{Identity, Letter, Part, Program, Right};
-use namespaces::View;
+use namespaces::{Namespace, View};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
 use rootfs::{Make, Root};
@@ -43,7 +43,8 @@ impl MappedNamespaces {
     /// # Errors
     /// Where `/proc` cannot be read.
     pub fn plan(users: &Users, root: &Root, view: &View, container: &Identity) -> Result<Self> {
-        let (choice, namespaces) = (ranges::choose(users, view)?, Namespaces::plan(view, container));
+        let choice = if view.has(Namespace::User) { ranges::choose(users)? } else { Choice::Host };
+        let namespaces = Namespaces::plan(view, container);
         Ok(MappedNamespaces {
             namespaces: if matches!(choice, Choice::Ranges(_)) { namespaces.without_ids() } else { namespaces },
             view: view.clone(),

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use namespaces::{Ids, Namespace, View};
+use namespaces::Ids;
 use nix::unistd::{Uid, User, getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use shared::failure::During;
@@ -144,14 +144,11 @@ pub fn validate(option: &str, ranges: &[Range]) -> Result<()> {
     Ok(())
 }
 
-/// Host: the ids that a container gets here.
+/// Host: the ids that a container with a user namespace gets here.
 ///
 /// # Errors
 /// Where `/proc` cannot be read.
-pub fn choose(users: &Users, view: &View) -> Result<Choice> {
-    if !view.has(Namespace::User) {
-        return Ok(Choice::Host);
-    }
+pub fn choose(users: &Users) -> Result<Choice> {
     let writer = if geteuid().is_root() { Writer::Root } else { Writer::Helpers };
     let given = |one: &[Range], other: &[Range]| Ranges(if one.is_empty() { other.to_vec() } else { one.to_vec() });
     if !users.uidmap.is_empty() || !users.gidmap.is_empty() {

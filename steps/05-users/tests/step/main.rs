@@ -4,6 +4,7 @@
 #[path = "../../../04-engine/tests/step/home.rs"]
 mod home;
 mod ordinary;
+mod user;
 
 use std::fs::{create_dir, read_to_string, set_permissions, write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -261,7 +262,7 @@ fn checks() -> Vec<Check> {
             );
         }),
     ];
-    checks.extend(ordinary::checks());
+    checks.extend(user::checks().into_iter().chain(ordinary::checks()));
     checks
 }
 
