@@ -39,7 +39,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::sys::prctl::set_dumpable;
+use nix::sys::prctl::{get_pdeathsig, set_dumpable};
 use nix::unistd::{Gid, Pid, Uid, fchdir, setgroups, setresgid, setresuid};
 use shared::explain::Returned;
 use shared::failure::During;
@@ -128,16 +128,18 @@ pub fn become_root() -> Result<()> {
 /// EINVAL for an id that is not in the map; EPERM where setgroups(2) is denied.
 pub fn switch_to(account: &Account, may_set_groups: bool) -> Result<()> {
     let Account { uid, gid, ref groups, .. } = *account;
+    let dies_with_host = explain::dry_run() || get_pdeathsig().is_ok_and(|signal| signal.is_some());
     if may_set_groups {
         let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
         explain::child(call!("setgroups({}, {:?})", groups.len(), account.groups)).run(|| setgroups(&groups))?;
     }
     let id = Gid::from_raw(gid);
     explain::child(call!("setresgid({gid}, {gid}, {gid})")).run(|| setresgid(id, id, id))?;
+    // These two clear what has the child die with its host; so nothing is waited for until it is set again. See
+    // PR_SET_PDEATHSIG(2const).
     let id = Uid::from_raw(uid);
-    explain::child(call!("setresuid({uid}, {uid}, {uid})")).run(|| setresuid(id, id, id))?;
-    // These calls clear it. See PR_SET_PDEATHSIG(2const).
-    namespaces::die_with_host()
+    explain::child(call!("setresuid({uid}, {uid}, {uid})")).at_once().run(|| setresuid(id, id, id))?;
+    if dies_with_host { namespaces::die_with_host() } else { Ok(()) }
 }
 
 /// Child: mounts the root, and stands on it. On `/`, which is always there; pivot_root(2) will swap the two.

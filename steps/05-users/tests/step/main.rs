@@ -3,6 +3,9 @@
 #[allow(dead_code)]
 #[path = "../../../04-engine/tests/step/home.rs"]
 mod home;
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/killed.rs"]
+mod killed;
 mod ordinary;
 mod user;
 
@@ -13,6 +16,7 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use home::{Home, alive, rootfs};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
@@ -261,6 +265,40 @@ fn checks() -> Vec<Check> {
                 "{ran:?}"
             );
         }),
+        check("a_file_system_that_takes_no_map_is_named_with_the_ways_out", [range()], || {
+            let home = Home::new();
+            let volume = ["run", "--rm", "-v", "/proc/sys:/mnt:idmap", "true"];
+            let ran = home.step(&[&["-q"], &volume[..]].concat()).ran();
+            assert!(
+                ran.code == 125 && ran.err.contains("of /proc/sys (proc) takes no map of ids: mount_setattr("),
+                "{ran:?}"
+            );
+            assert!(ran.err.contains("chown -hR 100000:100000") && ran.err.contains("--uidmap 0:0:65536"), "{ran:?}");
+        }),
+        check("a_root_on_overlay_is_named_with_the_ways_out", [range(), overlay()], || {
+            let home = Home::new();
+            let root = copy_of_root();
+            let dir = root.path().join("rootfs");
+            give(&dir, 0);
+            let overlay = Overlay::new(&dir, root.path());
+            let ran = home.step(&["-q", "run", "--rm", "--rootfs", &dir.display().to_string(), "true"]).ran();
+            assert!(ran.code == 125 && ran.err.contains("(overlay) takes no map of ids"), "{ran:?}");
+            // One of them, and on this very file system.
+            give(&dir, 100_000);
+            home.ok_with_root(&dir.display().to_string(), &["run", "--rm", "touch", "/made"]);
+            give(&dir, 0);
+            home.ok_with_root(&dir.display().to_string(), &["run", "--rm", "--uidmap", "0:0:65536", "touch", "/made"]);
+            drop(overlay);
+        }),
+        check("a_killed_engine_leaves_nothing_of_a_range", [range()], || {
+            let volume = "/usr:/mnt:ro";
+            let run = ["run", "--name", "it", "--user", "1000", "-v", volume, "sleep", "0.3"];
+            killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
+        }),
+        check("a_killed_monitor_leaves_nothing_of_a_range", [range()], || {
+            killed::at_every_pause(|_| {}, &["create", "--name", "it", "--user", "1000", "true"], killed::Who::Monitor);
+        }),
+        check("of_a_hundred_containers_none_is_lost_and_none_is_left", [range()], a_hundred).alone(),
     ];
     checks.extend(user::checks().into_iter().chain(ordinary::checks()));
     checks
@@ -284,6 +322,53 @@ fn ids(process: Pid) -> [String; 3] {
 
 fn deepest(pid: Pid) -> Pid {
     std::iter::successors(Some(pid), |pid| testing::child_of(*pid)).last().expect("itself")
+}
+
+fn overlay() -> Option<String> {
+    let kinds = read_to_string("/proc/filesystems").unwrap_or_default();
+    (!kinds.contains("\toverlay\n")).then(|| "needs overlayfs".to_owned())
+}
+
+/// A directory, covered by an overlay over itself.
+struct Overlay<'a>(&'a Path);
+
+impl<'a> Overlay<'a> {
+    fn new(dir: &'a Path, beside: &Path) -> Self {
+        let [upper, work] = ["upper", "work"].map(|name| beside.join(name));
+        [&upper, &work].into_iter().for_each(|dir| create_dir(dir).expect("mkdir"));
+        let options = format!("lowerdir={},upperdir={},workdir={}", dir.display(), upper.display(), work.display());
+        mount(Some("overlay"), dir, Some("overlay"), MsFlags::empty(), Some(options.as_str())).expect("overlay");
+        Overlay(dir)
+    }
+}
+
+impl Drop for Overlay<'_> {
+    fn drop(&mut self) {
+        umount2(self.0, MntFlags::MNT_DETACH).expect("umount");
+    }
+}
+
+/// Eight at a time, each with a user and a word of its own.
+fn a_hundred() {
+    let home = Home::new();
+    let root = rootfs().display().to_string();
+    let one = |number: usize| {
+        let (user, volume) = (format!("{}", 1000 + number), format!("{root}/usr:/mnt:ro"));
+        let script = format!("echo {number} $(id -u) $(id -g)");
+        let words = ["-q", "run", "--rm", "--rootfs", &root, "--user", &user, "-v", &volume, "sh", "-c", &script];
+        step("step05", words).with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path()))
+    };
+    let numbers: Vec<_> = (0..100).collect();
+    for eight in numbers.chunks(8) {
+        let runs: Vec<_> = eight.iter().map(|number| (number, one(*number).spawn())).collect();
+        for (number, run) in runs {
+            let output = run.wait_with_output().expect("wait");
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert_eq!(out, format!("{number} {} 0\n", 1000 + number), "{err}");
+        }
+    }
+    assert_eq!(home.all(), "");
+    assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
 }
 
 fn root_inside_is_nobody_outside() {
