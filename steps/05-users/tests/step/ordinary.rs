@@ -9,8 +9,9 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::Pid;
-use testing::{Check, Ran, Run, check, needs, proc, program, step, wait_until};
+use testing::{Check, Ran, Run, World, check, needs, proc, program, step, wait_until};
 
+use crate::home::{Home, rootfs};
 use crate::{copy_of_root, ids};
 
 /// Debian's.
@@ -104,8 +105,43 @@ fn needed() -> Option<String> {
         .or_else(|| FILES.iter().find(|file| !Path::new(file).exists()).map(|file| format!("needs {file}")))
 }
 
+/// A user with a range on this very machine.
+fn own_range() -> Option<String> {
+    let name =
+        nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map_or(String::new(), |user| user.name);
+    let has_line = |file: &&str| std::fs::read_to_string(file).is_ok_and(|text| first_id(&text, &name).is_some());
+    needs::ordinary_user()
+        .or_else(needs::user_namespaces)
+        .or_else(|| needs::tool("newuidmap"))
+        .or_else(|| FILES.iter().find(|file| !has_line(file)).map(|file| format!("needs a line of its own in {file}")))
+}
+
+fn first_id(file: &str, name: &str) -> Option<u32> {
+    file.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split(':').next()?.parse().ok())
+}
+
+fn has_own_range() {
+    let home = Home::new();
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("user").expect("a name");
+    let first = first_id(&std::fs::read_to_string(FILES[0]).expect("subuid"), &user.name).expect("a line");
+    let id = home.ok(&["run", "-d", "--user", "1000:1000", "sleep", "100"]);
+    let map = proc(home.init(&id), "uid_map");
+    let map: Vec<_> = map.split_whitespace().collect();
+    assert_eq!(map[..5], ["0", &user.uid.to_string(), "1", "1", &first.to_string()]);
+    wait_until("it sleeps", || proc(home.init(&id), "cmdline").starts_with("sleep"));
+    assert_eq!(ids(home.init(&id))[0], (first + 999).to_string());
+    home.ok(&["exec", "--user", "0", &id, "sh", "-c", "mkdir -m 700 /theirs && chown 5:6 /theirs"]);
+    home.ok(&["rm", "-f", &id]);
+    let theirs = rootfs().join("theirs");
+    assert_eq!(theirs.metadata().expect("theirs").uid(), first + 4);
+    home.ok(&["unshare", "rm", "-r", &theirs.display().to_string()]);
+    assert!(!theirs.exists());
+}
+
 pub fn checks() -> Vec<Check> {
     vec![
+        check("a_user_of_this_machine_with_a_range_has_it", [own_range()], has_own_range)
+            .differs_in([World::SystemdUser]),
         check("an_ordinary_user_has_a_range_by_newuidmap", [needed()], || {
             let user = Ordinary::new(RANGE);
             let script = "chown 5:6 /tmp; setpriv --reuid=33 --regid=34 --clear-groups sleep 100";
