@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::unistd::geteuid;
+use nix::unistd::{User, geteuid};
 use shared::explain;
 use shared::failure::CallFailed;
 use shared::{mountinfo, remedy};
@@ -102,7 +102,7 @@ impl Report {
         })
     }
 
-    /// Whether steps 01 to 04 can run here, by this user.
+    /// Whether steps 01 to 05 can run here, by this user.
     pub fn steps_can_run(&self) -> bool {
         self.steps.iter().all(|(_, verdict)| verdict.works == Works::Here)
     }
@@ -169,8 +169,23 @@ fn steps(calls: &[(&str, bool)], groups: &Groups) -> Vec<(&'static str, Verdict)
         ("01-namespaces", see.clone()),
         ("02-cgroups", see.or_worse(limits)),
         ("03-rootfs", stand.clone()),
-        ("04-engine", stand),
+        ("04-engine", stand.clone()),
+        ("05-users", stand.or_worse(range_of_ids())),
     ]
+}
+
+/// Step 05 runs with one id, too, but then nobody is in there but root.
+fn range_of_ids() -> Verdict {
+    let user = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+    let has_line = |file: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().filter_map(|line| line.split(':').next()).any(|name| Some(name) == user.as_deref())
+    };
+    let has_helpers = || program::find("newuidmap".as_ref(), &Environment::inherited()).is_ok();
+    let has_range = is_root() || (has_line("/etc/subuid") && has_line("/etc/subgid") && has_helpers());
+    let reason = "but with one id inside: newuidmap (package uidmap) and a line for this user in /etc/subuid and /etc/subgid \
+                  would give it a range";
+    Verdict { reason: (!has_range).then(|| reason.to_owned()), ..Verdict::HERE }
 }
 
 fn recipe(inside: fn() -> Tried) -> Verdict {

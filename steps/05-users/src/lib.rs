@@ -33,16 +33,13 @@ mod sys;
 mod why;
 
 use std::ffi::CString;
-use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::sys::prctl::{get_pdeathsig, set_dumpable};
 use nix::unistd::{Gid, Pid, Uid, fchdir, setgroups, setresgid, setresuid};
-use shared::explain::Returned;
-use shared::failure::During;
 use shared::{call, explain};
 
 pub use lookup::{Account, Who};
@@ -93,18 +90,12 @@ pub fn map_ids(child: Pid, map: &Map) -> Result<()> {
 /// # Errors
 /// EINVAL where the file system takes no map; EPERM where it is another user namespace's. mount_setattr(2), Linux 5.12.
 pub fn map_tree(tree: BorrowedFd, attributes: &MountAttributes, child: Pid) -> Result<()> {
-    let path = format!("/proc/{child}/ns/user");
-    let open = || match explain::dry_run() {
-        true => OwnedFd::stand_in().during("cannot open /dev/null"),
-        false => File::open(&path).map(OwnedFd::from).during(format_args!("cannot open {path}")),
-    };
-    let namespace = attributes.idmap.then(open).transpose()?;
-    let userns_fd = namespace.as_ref().map_or(String::new(), |it| format!(", userns_fd={}", it.as_raw_fd()));
-    let number = tree.as_raw_fd();
+    let namespace = readback::user_namespace(child)?;
+    let (number, user) = (tree.as_raw_fd(), namespace.as_raw_fd());
     // Where `/` is shared, so is the copy: what the child mounts in it would appear on the host.
-    let attr = format!("{{attr_set={attributes}, propagation=MS_PRIVATE{userns_fd}}}");
+    let attr = format!("{{attr_set={attributes}, propagation=MS_PRIVATE, userns_fd={user}}}");
     explain::host(call!("mount_setattr({number}, \"\", AT_EMPTY_PATH|AT_RECURSIVE, {attr})"))
-        .run(|| sys::mount_setattr(tree, attributes, namespace))
+        .run(|| sys::mount_setattr(tree, attributes, namespace.as_fd()))
 }
 
 /// Child, its ids mapped: becomes root in its user namespace. Until then it is nobody there (65534), its files would be
@@ -127,18 +118,15 @@ pub fn become_root() -> Result<()> {
 /// # Errors
 /// EINVAL for an id that is not in the map; EPERM where setgroups(2) is denied.
 pub fn switch_to(account: &Account, may_set_groups: bool) -> Result<()> {
-    let Account { uid, gid, ref groups, .. } = *account;
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    let groups: Vec<_> = account.groups.iter().copied().map(Gid::from_raw).collect();
     let dies_with_host = explain::dry_run() || get_pdeathsig().is_ok_and(|signal| signal.is_some());
     if may_set_groups {
-        let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
         explain::child(call!("setgroups({}, {:?})", groups.len(), account.groups)).run(|| setgroups(&groups))?;
     }
-    let id = Gid::from_raw(gid);
-    explain::child(call!("setresgid({gid}, {gid}, {gid})")).run(|| setresgid(id, id, id))?;
-    // These two clear what has the child die with its host; so nothing is waited for until it is set again. See
-    // PR_SET_PDEATHSIG(2const).
-    let id = Uid::from_raw(uid);
-    explain::child(call!("setresuid({uid}, {uid}, {uid})")).at_once().run(|| setresuid(id, id, id))?;
+    explain::child(call!("setresgid({gid}, {gid}, {gid})")).run(|| setresgid(gid, gid, gid))?;
+    // These two clear what has the child die with its host: nothing is waited for until that is set again.
+    explain::child(call!("setresuid({uid}, {uid}, {uid})")).at_once().run(|| setresuid(uid, uid, uid))?;
     if dies_with_host { namespaces::die_with_host() } else { Ok(()) }
 }
 

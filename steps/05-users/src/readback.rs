@@ -1,9 +1,12 @@
 //! What the kernel says of the child's ids: `/proc/PID/uid_map`, `gid_map`, and whose process it is outside.
 #![forbid(unsafe_code)]
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
 use anyhow::{Context, Result};
 use nix::unistd::Pid;
-use shared::explain;
+use shared::explain::{self, Returned};
 use shared::failure::During;
 use shared::formula::Fact;
 use shared::kernel_file;
@@ -34,6 +37,16 @@ pub fn facts(child: Pid, map: &Map) -> Result<Vec<Fact>> {
         Fact { brief: format!("{} ids", map.uids.count()), ..uid_map },
         gid_map,
     ])
+}
+
+/// Host: the child's user namespace, as a descriptor.
+///
+/// # Errors
+/// ENOENT where the child is gone.
+pub fn user_namespace(child: Pid) -> Result<OwnedFd> {
+    let path = format!("/proc/{child}/ns/user");
+    let open = || if explain::dry_run() { OwnedFd::stand_in() } else { File::open(&path).map(OwnedFd::from) };
+    open().during(format_args!("cannot open {path}"))
 }
 
 fn map_fact(name: &str, child: Pid, wanted: &Ranges) -> Result<Fact> {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -37,16 +37,12 @@ impl fmt::Display for MountAttributes {
 /// # Errors
 /// EINVAL where a file system takes no id map; EPERM where the mount is mapped already, or without CAP_SYS_ADMIN in the
 /// user namespace of the file system.
-pub fn mount_setattr(
-    mount: BorrowedFd,
-    attributes: &MountAttributes,
-    user_namespace: Option<OwnedFd>,
-) -> nix::Result<()> {
+pub fn mount_setattr(mount: BorrowedFd, attributes: &MountAttributes, user_namespace: BorrowedFd) -> nix::Result<()> {
     let attr = libc::mount_attr {
         attr_set: attributes.set(),
         attr_clr: 0,
         propagation: libc::MS_PRIVATE,
-        userns_fd: user_namespace.as_ref().map_or(0, |it| it.as_raw_fd() as u64),
+        userns_fd: user_namespace.as_raw_fd() as u64,
     };
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     // SAFETY: `attr` outlives the call, and its size is passed beside it.

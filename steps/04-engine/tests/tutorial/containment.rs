@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -16,7 +17,7 @@ use testing::{Ran, Run, program, random_word};
 use crate::only;
 
 /// The steps, by the first word of their command.
-pub const STEPS: [&str; 5] = ["step00", "step01", "step02", "step03", "step04"];
+pub const STEPS: [&str; 6] = ["step00", "step01", "step02", "step03", "step04", "step05"];
 
 /// A row: what is tried, whether it works in a step, and what stops it.
 pub struct Row {
@@ -31,7 +32,7 @@ pub struct Playground {
     dir: tempfile::TempDir,
 }
 
-pub const ROWS: [Row; 17] = [
+pub const ROWS: [Row; 19] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -61,7 +62,7 @@ pub const ROWS: [Row; 17] = [
     Row {
         what: "the same, with the cgroup tree mounted once more and the limit lifted (called by root)",
         works: lifted_fork_bomb,
-        stopped_by: "`nsdelegate`, where cgroup v2 is mounted so; else nothing yet: step 09",
+        stopped_by: "user namespace with a range: the group's files are the host's root's",
     },
     Row { what: "take 128 MiB of memory", works: memory_hog, stopped_by: "cgroup: `--memory`" },
     Row { what: "use a whole processor", works: cpu_hog, stopped_by: "cgroup: `--cpus`" },
@@ -69,9 +70,19 @@ pub const ROWS: [Row; 17] = [
     Row { what: "change a file of the host", works: change_file, stopped_by: "`pivot_root`" },
     Row { what: "break out of a `chroot`", works: break_out, stopped_by: "`pivot_root`, and the old root taken off" },
     Row {
+        what: "change a file of the host's root in a volume (called by root)",
+        works: change_volume,
+        stopped_by: "user namespace with a range",
+    },
+    Row {
+        what: "leave a setuid-root program in a volume (called by root)",
+        works: leave_setuid,
+        stopped_by: "user namespace with a range: outside, its owner is an id that nobody has",
+    },
+    Row {
         what: "open a setting of the host for writing (called by root)",
         works: open_setting,
-        stopped_by: "nothing yet: steps 05 and 09",
+        stopped_by: "user namespace with a range",
     },
 ];
 
@@ -82,11 +93,19 @@ impl Playground {
         let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
         assert!(made.status.success(), "{made:?}");
-        Playground { dir }
+        let place = Playground { dir };
+        // The other way to a root that belongs to a range, where the file system takes no map: its files do.
+        let ran = place.step("step05", &[], &["true"]).ran();
+        if ran.err.contains("takes no map of ids") {
+            let root = place.dir.path().join("rootfs");
+            let given = Command::new("chown").args(["-hR", "100000:100000"]).arg(root).status().expect("chown");
+            assert!(given.success());
+        }
+        place
     }
 
     /// Whether this misbehaviour works in each step.
-    pub fn tried(&self, row: &Row) -> [bool; 5] {
+    pub fn tried(&self, row: &Row) -> [bool; 6] {
         STEPS.map(|step| (row.works)(self, step))
     }
 
@@ -94,7 +113,7 @@ impl Playground {
     fn step(&self, step: &str, limits: &[&str], command: &[&str]) -> Run {
         let root = self.dir.path().join("rootfs").display().to_string();
         let mut arguments = vec!["-q"];
-        if step == "step04" {
+        if step >= "step04" {
             arguments.extend(["run", "--rm"]);
         }
         if step >= "step02" {
@@ -123,7 +142,7 @@ impl Playground {
     fn on_a_host_of_its_own(&self, flags: &str, before: &str, step: &str, script: &str, after: &str) -> Ran {
         let root = self.dir.path().join("rootfs").display().to_string();
         let options = match step {
-            "step04" => format!("run --rm --rootfs {root}"),
+            "step04" | "step05" => format!("run --rm --rootfs {root}"),
             "step03" => format!("--rootfs {root}"),
             _ => String::new(),
         };
@@ -283,6 +302,32 @@ fn change_file(place: &Playground, step: &str) -> bool {
     std::fs::read_to_string(&file).expect("file") != "mine"
 }
 
+/// A directory of the host's that anyone may write to, and what a step sees it as.
+fn with_volume(place: &Playground, step: &str, script: &str) -> PathBuf {
+    let dir = place.dir.path().join("shared");
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir(&dir).expect("mkdir");
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
+    std::fs::write(dir.join("mine"), "mine").expect("file");
+    let volume = format!("{}:/mnt", dir.display());
+    let (options, there): (&[&str], _) =
+        if step >= "step03" { (&["-v", &volume], "/mnt".to_owned()) } else { (&[], dir.display().to_string()) };
+    let script = script.replace("DIR", &there);
+    tried(place.step(step, options, &["sh", "-c", &script]));
+    dir
+}
+
+fn change_volume(place: &Playground, step: &str) -> bool {
+    let dir = with_volume(place, step, "echo theirs >DIR/mine; true");
+    std::fs::read_to_string(dir.join("mine")).expect("file") != "mine"
+}
+
+fn leave_setuid(place: &Playground, step: &str) -> bool {
+    let dir = with_volume(place, step, "cp /bin/sh DIR/sh; chmod 4755 DIR/sh; true");
+    let left = dir.join("sh").metadata().expect("it was left");
+    (left.uid(), left.mode() & 0o4000) == (0, 0o4000)
+}
+
 fn break_out(place: &Playground, step: &str) -> bool {
     let word = random_word();
     let file = place.dir.path().join("secret");
@@ -304,16 +349,16 @@ fn has_nsdelegate() -> bool {
 /// The table as the text has it.
 pub fn table(place: &Playground) -> String {
     let mut table = format!(
-        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- |\n",
-        ["00", "01", "02", "03", "04"].join(" | ")
+        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        STEPS.map(|step| &step["step".len()..]).join(" | ")
     );
     for row in &ROWS {
         let tried = place.tried(row);
         let mut cells = tried.map(|works| if works { "works" } else { "**stopped**" });
         // Where the tree is mounted so, the text's last column says it.
         let is_lifted = row.what.starts_with("the same, with the cgroup tree");
-        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false] {
-            cells = ["works"; 5];
+        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false] {
+            cells[..5].fill("works");
         }
         // The one difference between the two versions.
         if row.what.starts_with("open a device") && tried[2] == only(Version::V1).is_some() {

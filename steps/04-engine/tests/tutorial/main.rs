@@ -36,6 +36,12 @@ fn checks() -> Vec<Check> {
             blocks::console_blocks(&["root on v2"]);
         })
         .differs_in([World::SystemdRoot]),
+        check(
+            "what_a_mapped_root_shows_is_what_the_text_shows",
+            [needs::root(), groups(), project_is_ours(), idmap()],
+            || blocks::console_blocks(&["root with idmap"]),
+        )
+        .differs_in([World::SystemdRoot]),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
         check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
         check("what_is_shown_fits_beside_a_second_terminal", [], blocks::lines_fit),
@@ -84,6 +90,18 @@ fn only(version: Version) -> Option<String> {
     let has_v1 = all.iter().any(|it| it.version == Version::V1);
     let there = !all.is_empty() && has_v1 == (version == Version::V1);
     (!there).then(|| format!("needs a machine of cgroup {version:?}"))
+}
+
+/// A default root on a file system that takes a map of ids, and a root who has a range.
+fn idmap() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return None; // then something else is missing
+    }
+    let home = tempfile::tempdir().expect("tempdir");
+    let run = testing::step("step05", ["-q", "run", "--rm", "head", "-n1", "/proc/self/uid_map"]);
+    let ran = run.with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path())).ran();
+    let has_range = ran.out.split_whitespace().eq(["0", "100000", "65536"]);
+    (!has_range).then(|| "needs a root with a range of ids, and a file system that takes a map of them".to_owned())
 }
 
 /// The text's commands make the default root in the project's own folder, where it is not there.

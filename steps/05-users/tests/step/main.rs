@@ -37,7 +37,11 @@ fn main() -> ExitCode {
 /// A root who has a range of ids to give.
 fn range() -> Option<String> {
     let nested = (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned());
-    needs::root().or_else(needs::user_namespaces).or(nested)
+    let has_line =
+        |file: &str| read_to_string(file).is_ok_and(|text| text.lines().any(|line| line.starts_with("root:")));
+    let other = ["/etc/subuid", "/etc/subgid"].into_iter().any(has_line);
+    let other = other.then(|| "needs a root whose range is the usual one".to_owned());
+    needs::root().or_else(needs::user_namespaces).or(nested).or(other)
 }
 
 /// And temporary files on a file system that takes a map.
