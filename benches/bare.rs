@@ -3,6 +3,7 @@
 //!
 //! Called by the bench: `bare ROOT PLAN… -- PROGRAM…`. A word of the plan is a directory to make (`mkdir:DIR`) or to
 //! remove (`rmdir:DIR`), a file to write (`write:FILE:VALUE`), or one that takes the child's pid (`admit:FILE`).
+//! `bare range ROOT …` is that of `step05 run`: with a range of ids, and an idmapped root.
 //! With `BARE_TIMES=1` it prints on standard error how long each call took, in nanoseconds.
 //!
 //! `bare clone FLAGS` does nothing but `clone` and `waitpid`, 200 times, and prints the median in nanoseconds.
@@ -33,6 +34,9 @@ struct Job {
     plan: Vec<Word>,
     program: Vec<CString>,
     gate: [c_int; 2],
+    has_range: bool,
+    /// The root, attached nowhere yet; -1 without a range.
+    tree: c_int,
 }
 
 enum Word {
@@ -44,14 +48,19 @@ enum Word {
 
 fn main() {
     let mut words = std::env::args().skip(1);
-    let root = words.next().expect("a root");
+    let mut root = words.next().expect("a root");
     if root == "clone" {
         let flags = words.next().and_then(|word| word.parse().ok()).expect("flags");
         println!("{}", clone_alone(flags));
         return;
     }
+    let has_range = root == "range";
+    if has_range {
+        root = words.next().expect("a root");
+    }
     let plan = words.by_ref().take_while(|word| word != "--").map(|word| parse(&word).expect("a plan")).collect();
-    let mut job = Job { root: c(&root), plan, program: words.map(|word| c(&word)).collect(), gate: [0; 2] };
+    let program = words.map(|word| c(&word)).collect();
+    let mut job = Job { root: c(&root), plan, program, gate: [0; 2], has_range, tree: -1 };
     if std::env::var_os("BARE_TIMES").is_some() {
         Times::begin();
     }
@@ -83,6 +92,10 @@ unsafe fn host(job: &mut Job) -> c_int {
     unsafe {
         job.plan[..first].iter().for_each(|word| follow(word, 0));
 
+        if job.has_range {
+            let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE as c_uint;
+            job.tree = call("open_tree", || syscall(SYS_open_tree, AT_FDCWD, job.root.as_ptr(), flags) as c_int);
+        }
         call("gate", || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job.gate.as_mut_ptr()));
         let mut stack = vec![0_u8; 1 << 20];
         let top = stack.as_mut_ptr().add(stack.len()).cast();
@@ -90,9 +103,16 @@ unsafe fn host(job: &mut Job) -> c_int {
         close(job.gate[1]);
 
         let of_child = |file| c(&format!("/proc/{pid}/{file}"));
-        call("id map", || echo(&of_child("setgroups"), "deny"));
-        call("id map", || echo(&of_child("uid_map"), &format!("0 {} 1", getuid())));
-        call("id map", || echo(&of_child("gid_map"), &format!("0 {} 1", getgid())));
+        if job.has_range {
+            call("id map", || echo(&of_child("uid_map"), "0 100000 65536"));
+            call("id map", || echo(&of_child("gid_map"), "0 100000 65536"));
+            let user = open(of_child("ns/user").as_ptr(), O_RDONLY | O_CLOEXEC);
+            call("mount_setattr", || map_tree(job.tree, user));
+        } else {
+            call("id map", || echo(&of_child("setgroups"), "deny"));
+            call("id map", || echo(&of_child("uid_map"), &format!("0 {} 1", getuid())));
+            call("id map", || echo(&of_child("gid_map"), &format!("0 {} 1", getgid())));
+        }
         job.plan[first..last].iter().for_each(|word| follow(word, pid));
 
         // Released; ready; started; and the end of the file, which exec has closed.
@@ -128,13 +148,28 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         call("prctl", || prctl(PR_SET_PDEATHSIG, SIGKILL));
         wait(gate);
 
+        if job.has_range {
+            call("ids", || setgroups(0, null()));
+            call("ids", || setresgid(0, 0, 0));
+            call("ids", || setresuid(0, 0, 0));
+            call("prctl", || prctl(PR_SET_PDEATHSIG, SIGKILL));
+            call("prctl", || prctl(PR_SET_DUMPABLE, 1));
+        }
         let plain = |from: &CStr, to: &CStr, flags| mount(from.as_ptr(), to.as_ptr(), null(), flags, null());
         call("mount: private", || plain(c"none", c"/", MS_REC | MS_PRIVATE));
         call("host name", || sethostname(c"bare".as_ptr(), 4));
         call("loopback up", || loopback_up());
         call("unshare: cgroup", || unshare(CLONE_NEWCGROUP));
-        call("mount: bind the root", || plain(&job.root, &job.root, MS_BIND | MS_REC));
-        let root = call("openat2", || open(job.root.as_ptr(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        let root = if job.has_range {
+            let (tree, flags) = (job.tree, MOVE_MOUNT_F_EMPTY_PATH);
+            let none = c"".as_ptr();
+            call("move_mount", || syscall(SYS_move_mount, tree, none, AT_FDCWD, c"/".as_ptr(), flags) as c_int);
+            call("chdir", || fchdir(tree));
+            tree
+        } else {
+            call("mount: bind the root", || plain(&job.root, &job.root, MS_BIND | MS_REC));
+            call("openat2", || open(job.root.as_ptr(), O_PATH | O_DIRECTORY | O_CLOEXEC))
+        };
 
         let fresh = |at: &CStr, kind: &CStr, flags, data: *const c_char| {
             mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data.cast())
@@ -172,7 +207,9 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         }
 
         call("openat2", || inside(root, c"."));
-        call("chdir", || chdir(job.root.as_ptr()));
+        if !job.has_range {
+            call("chdir", || chdir(job.root.as_ptr()));
+        }
         call("pivot_root", || syscall(SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as c_int);
         call("umount2", || umount2(c".".as_ptr(), MNT_DETACH));
         let root = call("openat2", || open(c"/".as_ptr(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -186,6 +223,14 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         arguments.push(null());
         call("execve", || execve(arguments[0], arguments.as_ptr(), [null()].as_ptr()))
     }
+}
+
+unsafe fn map_tree(tree: c_int, user: c_int) -> c_int {
+    let attr_set = MOUNT_ATTR_IDMAP | MOUNT_ATTR_NODEV;
+    let attr = mount_attr { attr_set, attr_clr: 0, propagation: MS_PRIVATE, userns_fd: user as u64 };
+    let flags = AT_EMPTY_PATH | AT_RECURSIVE;
+    // SAFETY: `attr` outlives the call, and its size is passed beside it.
+    unsafe { syscall(SYS_mount_setattr, tree, c"".as_ptr(), flags, &attr, size_of::<mount_attr>()) as c_int }
 }
 
 /// Opened as the steps open it: every link in the path is read as the container would read it.

@@ -38,6 +38,16 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
             "and every call told, to `/dev/null`",
             format!("{} run --rm {limits} --rootfs {root} /bin/true", built("step04")),
         ),
+        program(
+            "bare, with a range",
+            "and the calls of step 05: a range of ids, an idmapped root",
+            format!("{} range {root} {} -- /bin/true", built("bare"), plan.join(" ")),
+        ),
+        program(
+            "step05 -q run --rm",
+            "and a range of ids, for `bare, with a range`",
+            format!("{} -q run --rm {limits} --rootfs {root} /bin/true", built("step05")),
+        ),
         program("step04 --version", "its start alone", format!("{} --version", built("step04"))),
     ];
     all.extend(static_step04().map(|step04| {
@@ -108,7 +118,7 @@ fn bundle(place: &Workplace) -> String {
 
 /// Ours are; others are said to be left out where they are not.
 fn is_there(name: &str) -> bool {
-    let is_there = name == "bare" || name.starts_with("step") || installed(name).is_some();
+    let is_there = name.starts_with("bare") || name.starts_with("step") || installed(name).is_some();
     if !is_there {
         eprintln!("left out, as it is not installed: {name}");
     }

@@ -13,6 +13,8 @@
 //! Left open:
 //! - Root inside still has every right over its own namespaces: it can undo what a mount forbids (`mount -o
 //!   remount,bind,dev /`), so a device node that lies in the root is out of its reach only until then (step 09).
+//! - What it makes in its root is root's on the disk, setuid programs too, as the map works both ways: that directory
+//!   belongs below one that only root can enter.
 //! - All containers of root have the same range, as Docker's have: were one broken out of, it could write the files of the
 //!   others.
 //! - An ordinary user's root filesystem is not mapped, as that takes root: what a user of the container's makes in it
