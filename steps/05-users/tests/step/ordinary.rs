@@ -113,7 +113,7 @@ fn own_range() -> Option<String> {
     needs::ordinary_user()
         .or_else(needs::user_namespaces)
         .or_else(|| needs::tool("newuidmap"))
-        .or_else(|| FILES.iter().find(|file| !has_line(file)).map(|file| format!("needs a line of its own in {file}")))
+        .or_else(|| FILES.iter().find(|file| !has_line(file)).map(|file| format!("needs a line of its own in {file}, as the machine with systemd has it")))
 }
 
 fn first_id(file: &str, name: &str) -> Option<u32> {
