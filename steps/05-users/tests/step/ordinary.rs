@@ -110,10 +110,12 @@ fn own_range() -> Option<String> {
     let name =
         nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map_or(String::new(), |user| user.name);
     let has_line = |file: &&str| std::fs::read_to_string(file).is_ok_and(|text| first_id(&text, &name).is_some());
-    needs::ordinary_user()
-        .or_else(needs::user_namespaces)
-        .or_else(|| needs::tool("newuidmap"))
-        .or_else(|| FILES.iter().find(|file| !has_line(file)).map(|file| format!("needs a line of its own in {file}, as the machine with systemd has it")))
+    needs::ordinary_user().or_else(needs::user_namespaces).or_else(|| needs::tool("newuidmap")).or_else(|| {
+        FILES
+            .iter()
+            .find(|file| !has_line(file))
+            .map(|file| format!("needs a line of its own in {file}, as the machine with systemd has it"))
+    })
 }
 
 fn first_id(file: &str, name: &str) -> Option<u32> {
