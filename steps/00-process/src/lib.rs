@@ -29,7 +29,7 @@ use shared::signals;
 
 pub use clean::{reset_signals, start_clean};
 pub use pass_on::pass_on;
-pub use program::{Environment, default_command};
+pub use program::{Environment, default_command, find_in_path};
 pub use remedies::known;
 
 /// Host: makes a child that is a copy of this process and runs `child`; the child prints its own failure.

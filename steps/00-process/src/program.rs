@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use shared::failure::{Failure, NOT_FOUND};
@@ -85,6 +85,12 @@ pub fn find(name: &OsStr, environment: &Environment) -> Result<CString> {
             Err(Failure { code: NOT_FOUND, sentence, remedy: None }.into())
         }
     }
+}
+
+/// A program that a step itself needs, from the first directory of the caller's PATH that has it.
+pub fn find_in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 fn is_denied(error: std::io::Error) -> bool {

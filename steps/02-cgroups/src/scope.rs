@@ -63,7 +63,7 @@ fn run_again(step: &str) -> Result<()> {
     words.extend(arguments);
 
     let c_string = |word: OsString| CString::new(word.into_vec()).context("an argument has a NUL byte in it");
-    let path = c_string(find_in_path("systemd-run").context("systemd-run is not installed")?.into())?;
+    let path = c_string(process::find_in_path("systemd-run").context("systemd-run is not installed")?.into())?;
     let words: Vec<_> = words.into_iter().map(c_string).collect::<Result<_>>()?;
     explain::host(call!("execve({path:?}, [{shown}, …], …)")).announce()?;
     if explain::dry_run() {
@@ -72,11 +72,6 @@ fn run_again(step: &str) -> Result<()> {
     // A signal mask outlives execve(2): with every signal blocked, Ctrl-C would not end systemd-run.
     process::reset_signals().during("cannot reset the signals")?;
     execv(&path, &words).map(drop).during(format_args!("execve({path:?}, …)"))
-}
-
-fn find_in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// `step02-4711-1a2b3c.scope`: the pid says whose it is, and stays the same; the rest says that it is this time's.

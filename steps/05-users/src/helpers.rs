@@ -1,12 +1,12 @@
 //! newuidmap(1) and newgidmap(1): the two programs with root's rights that map a range of ids for an ordinary user.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use nix::sys::prctl::get_no_new_privs;
 use nix::unistd::Pid;
+use process::find_in_path;
 use shared::failure::{Failure, STEP_FAILED};
 use shared::{call, explain};
 
@@ -14,7 +14,7 @@ use crate::ranges::Ranges;
 
 /// Why they are of no use here, if they are not.
 pub fn missing() -> Option<String> {
-    let missing = ["newuidmap", "newgidmap"].into_iter().find(|name| find(name).is_none());
+    let missing = ["newuidmap", "newgidmap"].into_iter().find(|name| find_in_path(name).is_none());
     if let Some(name) = missing {
         return Some(format!("{name} is not installed (it is in the package uidmap, or shadow-utils)"));
     }
@@ -22,11 +22,6 @@ pub fn missing() -> Option<String> {
     get_no_new_privs()
         .unwrap_or(false)
         .then(|| "this process has no_new_privs, so that newuidmap would have no rights".to_owned())
-}
-
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
 /// Host, and the child held: has one of them write a map of the child's.
@@ -37,7 +32,7 @@ pub fn run(name: &str, child: Pid, ranges: &Ranges) -> Result<()> {
     let numbers = ranges.to_string().replace('\n', " ");
     let mut answer = None;
     explain::host(call!("{name} {child} {numbers}")).run(|| {
-        let program = find(name).unwrap_or_else(|| name.into());
+        let program = find_in_path(name).unwrap_or_else(|| name.into());
         let arguments = numbers.split(' ').map(str::to_owned);
         let mut command = Command::new(program);
         command.arg(child.to_string()).args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
