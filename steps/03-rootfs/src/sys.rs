@@ -39,10 +39,17 @@ pub fn move_mount(mount: BorrowedFd, to: BorrowedFd) -> nix::Result<()> {
 /// EBUSY where a file on it is open for writing; EINVAL where the descriptor is not the top of a mount.
 pub fn mount_read_only(mount: BorrowedFd, recursive: bool) -> nix::Result<()> {
     let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    mount_setattr(mount, &attr, recursive)
+}
+
+/// Changes attributes of a mount, with `recursive` of all mounts below it too. mount_setattr(2), Linux 5.12.
+///
+/// # Errors
+/// Those of the attributes; EINVAL where the descriptor is not the top of a mount.
+pub fn mount_setattr(mount: BorrowedFd, attr: &libc::mount_attr, recursive: bool) -> nix::Result<()> {
+    let (attr, size) = (std::ptr::from_ref(attr), size_of_val(attr));
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: `attr` outlives the call, and its size is passed beside it.
-    let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &attr, size_of_val(&attr))
-    };
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, attr, size) };
     Errno::result(result).map(drop)
 }

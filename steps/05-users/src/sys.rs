@@ -44,12 +44,7 @@ pub fn mount_setattr(mount: BorrowedFd, attributes: &MountAttributes, user_names
         propagation: libc::MS_PRIVATE,
         userns_fd: user_namespace.as_raw_fd() as u64,
     };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
-    // SAFETY: `attr` outlives the call, and its size is passed beside it.
-    let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &attr, size_of_val(&attr))
-    };
-    Errno::result(result).map(drop)
+    rootfs::sys::mount_setattr(mount, &attr, true)
 }
 
 /// Attaches such a mount above this process's root. move_mount(2), Linux 5.2.
