@@ -1,4 +1,4 @@
-//! Where `step04 run` itself spends its time, by its own story (`--times`): a line is printed as soon as its call has been
+//! Where `step04 run` itself spends its time, by its own output (`--times`): a line is printed as soon as its call has been
 //! made, so what passes between two lines belongs to the second.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
