@@ -267,9 +267,11 @@ pub fn vanished_store() {
 /// `nobody`; `as_user` is that one.
 fn in_sessions(script: &str) -> testing::Ran {
     let mut shell = Command::new("unshare");
-    let run = "set -e; mount -t tmpfs none /run; mount -t tmpfs none /var/lib; mkdir -p /run/rootfs /run/user
+    // The root may itself lie below /run, which is covered last.
+    let run = "set -e; mount -t tmpfs none /mnt; mkdir /mnt/rootfs /mnt/user; mount --bind $ROOT /mnt/rootfs
+        mount --no-mtab --move /mnt /run; mount -t tmpfs none /var/lib
         chmod 755 /run; mkdir -m 700 /run/user/0 /run/user/65534; chown 65534:65534 /run/user/65534
-        mount --bind $ROOT /run/rootfs; unset TMPDIR XDG_RUNTIME_DIR
+        unset TMPDIR XDG_RUNTIME_DIR
         as_user() { XDG_RUNTIME_DIR=/run/user/65534 setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"; }; ";
     shell.args(["--mount", "sh", "-c", &format!("{run}{script}")]);
     shell.env("ROOT", crate::home::rootfs()).env("STEP04", testing::program("step04"));
