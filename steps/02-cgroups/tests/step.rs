@@ -70,13 +70,14 @@ fn checks() -> Vec<Check> {
             assert_eq!(read_to_string(dir.join(file)).expect(file), wanted);
             live.end();
         })
-        .differs_in([World::SystemdRoot]),
+        .differs_in([World::CgroupV2, World::SystemdRoot]),
         check("a_step_runs_inside_a_step", [may_make_groups(), needs::root()], || {
             let inner = program("step02").display().to_string();
             // It sees the groups of the outer one, and makes its own in there.
             let ran = step("step02", ["-q", "--namespaces", "mount,pid", &inner, "sh", "-c", "exit 3"]).ran();
             assert_eq!(ran.code, 3, "{}", ran.err);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_fork_bomb_stops_at_the_limit", [controller("pids")], || {
             let bomb = program("fork_bomb").display().to_string();
             assert_eq!(step("step01", ["-q", &bomb]).ran().out, "300 forks\n", "one step earlier it works");
@@ -92,7 +93,8 @@ fn checks() -> Vec<Check> {
             assert_eq!((ran.code, ran.out.as_str()), (137, ""), "{}", ran.err);
             let printed = ran.err.lines().find(|line| line.starts_with("# memory: ")).expect("a counter");
             assert!(printed.contains("peak, 1 killed"), "{printed}");
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_spinner_is_held_back", [controller("cpu")], || {
             let spinner = program("cpu_spinner").display().to_string();
             let free = narrated("step02", ["--cpus", "1", &spinner, "500"]).ran();
@@ -100,6 +102,7 @@ fn checks() -> Vec<Check> {
             assert!(counter(&ran.err, "# cpu: held back in ") >= 3, "{}", ran.err);
             assert!(counter(&free.err, "# cpu: held back in ") < counter(&ran.err, "# cpu: held back in "));
         })
+        .differs_in([World::CgroupV2])
         .alone(),
         check("the_child_runs_on_the_processors_that_were_named", [controller("cpuset")], || {
             let own = proc(nix::unistd::Pid::this(), "status");
@@ -112,7 +115,7 @@ fn checks() -> Vec<Check> {
             live.end();
             testing::refuses("step02", &["-q", "--cpuset-cpus", "8000", "true"], 125, "this machine has the CPUs");
         })
-        .differs_in([World::SystemdRoot]),
+        .differs_in([World::CgroupV2, World::SystemdRoot]),
         check("a_disk_is_limited_as_the_kernel_says", [controller("blkio"), block_device().err()], || {
             let disk = block_device().expect("a disk");
             let rate = format!("{disk}:1M");
@@ -131,7 +134,7 @@ fn checks() -> Vec<Check> {
             }
             live.end();
         })
-        .differs_in([World::SystemdRoot]),
+        .differs_in([World::CgroupV2, World::SystemdRoot]),
         check(
             "on_v1_a_device_that_is_not_listed_cannot_be_opened",
             [controller_of(Version::V1, "devices"), needs::root(), unlisted_device().err()],
@@ -148,7 +151,8 @@ fn checks() -> Vec<Check> {
             let paths = ran.out.lines().filter(|line| !line.contains(":name=")).map(|line| line.rsplit(':').next());
             let paths: Vec<_> = paths.collect();
             assert!(!paths.is_empty() && paths.iter().all(|path| *path == Some("/")), "{}", ran.out);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check(
             "the_child_is_inside_before_it_runs_and_the_first_try_is_too_late",
             [controller("pids"), processors()],
@@ -168,6 +172,7 @@ fn checks() -> Vec<Check> {
                 }
             },
         )
+        .differs_in([World::CgroupV2])
         .alone(),
         check("what_the_program_leaves_running_ends_too", [may_make_groups(), needs::root()], || {
             let ran = narrated("step02", ["--namespaces", "uts", "sh", "-c", "sleep 300 & exit 4"]).ran();
@@ -176,11 +181,13 @@ fn checks() -> Vec<Check> {
             let is_in_use = |line: &&str| line.ends_with(" = EBUSY");
             let is_removed = |line: &&str| line.ends_with(" = 0");
             assert!(rmdirs.iter().any(is_in_use) && rmdirs.last().is_some_and(is_removed), "{}", ran.err);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("the_formula_is_lit_by_what_was_read_back", [may_make_groups(), needs::user_namespaces()], || {
             let ran = step("step02", ["true"]).ran();
             assert!(ran.err.contains("Container = [cgroup] + [namespace] + rootfs + engine"), "{}", ran.err);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_step_never_removes_the_group_of_another_that_lives", [may_make_groups()], || {
             // By another name, and in another pid namespace: neither its name nor its pid says that it lives.
             let dir = tempfile::tempdir().expect("tempdir");
@@ -199,7 +206,8 @@ fn checks() -> Vec<Check> {
                 let ran = live.end();
                 assert_eq!(ran.code, 0, "{}", ran.err);
             }
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check(
             "a_tree_that_is_mounted_twice_is_used_where_it_can_be",
             [may_make_groups(), needs::root(), needs::tool("unshare")],
@@ -230,7 +238,8 @@ fn checks() -> Vec<Check> {
                 let ran = live.end();
                 assert_eq!(ran.code, 0, "{}", ran.err);
             }
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check(
             "on_v2_a_step_that_is_alone_in_its_group_steps_aside",
             [controller_of(Version::V2, "memory"), not_of_systemd()],
@@ -238,13 +247,13 @@ fn checks() -> Vec<Check> {
                 alone_in_a_group("");
             },
         )
-        .differs_in([World::SystemdRoot]),
+        .differs_in([World::CgroupV2, World::SystemdRoot]),
         check(
             "on_v2_an_ordinary_user_has_limits_in_a_group_that_was_delegated",
             [controller_of(Version::V2, "memory"), not_of_systemd(), needs::root(), others_may_run_it()],
             || alone_in_a_group("setpriv --reuid=65534 --regid=65534 --clear-groups"),
         )
-        .differs_in([World::SystemdRoot]),
+        .differs_in([World::CgroupV2, World::SystemdRoot]),
         check(
             "a_controller_that_is_not_there_is_no_silence",
             [controller("cpuset").is_none().then(|| "needs a machine without cpuset".to_owned()), may_make_groups()],
@@ -252,7 +261,7 @@ fn checks() -> Vec<Check> {
                 testing::refuses("step02", &["-q", "--cpuset-cpus", "0", "true"], 125, "cpuset");
             },
         )
-        .differs_in([World::SystemdUser]),
+        .differs_in([World::CgroupV2, World::SystemdUser]),
         check(
             "a_user_who_may_not_make_groups_gets_a_remedy",
             [writable().is_none().then(|| "needs a user who may not make cgroups".to_owned())],
@@ -265,17 +274,19 @@ fn checks() -> Vec<Check> {
                 assert!(!ran.err.contains("Container ="), "{}", ran.err);
             },
         )
-        .differs_in([World::SystemdUser, World::DockerPlain, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::SystemdUser, World::DockerPlain, World::DockerUser]),
         check("a_dry_run_makes_no_group", [], || {
             let ran = narrated("step02", ["--dry-run", "true"]).ran();
             assert_eq!(ran.code, 0, "{}", ran.err);
             assert!(ran.err.contains("mkdir ") && !ran.err.contains("[cgroup]"), "{}", ran.err);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_dry_run_and_a_real_one_make_the_same_calls", [may_make_groups(), needs::user_namespaces()], || {
             let [dry, real] =
                 [["--dry-run", "true"], ["--color=never", "true"]].map(|it| narrated("step02", it).ran().err);
             assert_eq!(testing::calls(&dry), testing::calls(&real));
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("bad_input_gets_one_sentence", [], || {
             for (option, values) in [
                 ("--memory", &["abc", "-1", "0", "1", "18446744073709551616", "9223372036854775807", "64X", ""][..]),
@@ -326,10 +337,12 @@ fn checks() -> Vec<Check> {
         ),
         check("it_ends_with_the_step_at_every_pause", [may_make_groups(), needs::user_namespaces()], || {
             testing::end_at_every_pause("step02", &[]);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("with_limits_too_it_ends_at_every_pause", [controller("pids"), needs::user_namespaces()], || {
             testing::end_at_every_pause("step02", &["--pids-limit", "20"]);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check(
             "the_program_gets_every_cpu_of_its_list_whatever_its_caller_had",
             [controller("cpuset"), two_cpus(), needs::tool("taskset")],
@@ -343,7 +356,8 @@ fn checks() -> Vec<Check> {
                 let list = cgroups::CpuList::numbers(line);
                 assert_eq!(list, cgroups::CpuList::numbers(&format!("{first},{last}")), "{}", ran.err);
             },
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check("the_default_run_fits_on_one_screen", [may_make_groups(), needs::user_namespaces()], || {
             let ran = step("step02", ["true"]).ran();
             let rows: usize = ran.err.lines().map(|line| line.chars().count().max(1).div_ceil(110)).sum();
@@ -351,12 +365,14 @@ fn checks() -> Vec<Check> {
             for call in ["mkdir ", "echo ", "rmdir "] {
                 assert!(ran.err.contains(&format!("host  {call}")), "{call} is new here: {}", ran.err);
             }
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("what_is_confirmed_is_one_line", [controller("memory"), controller("pids")], || {
             let ran = step("step02", ["--memory", "64M", "--pids-limit", "20", "true"]).ran();
             let line = ran.err.lines().find(|line| line.starts_with("  ✔ cgroup ")).expect("a line");
             assert!(line.contains(" 64M, ") && line.contains("pids.max 20"), "{line}");
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("limits_outlive_a_daemon_reload", [systemd_gives_scopes(), controller_of_scope("memory")], || {
             let options = ["--memory", "64M", "--pids-limit", "20"];
             let live = step("step02", options.iter().chain(&WAIT)).until_ready();

@@ -208,7 +208,7 @@ fn checks() -> Vec<Check> {
                 );
             },
         )
-        .differs_in([World::SystemdUser, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::SystemdUser, World::DockerUser]),
         check(
             "a_limit_holds_in_the_root_too",
             [
@@ -288,20 +288,24 @@ fn checks() -> Vec<Check> {
                 let [dry, real] = ["--dry-run", "--color=never"].map(|it| narrated_inside(it, "/bin/true").ran().err);
                 assert_eq!(testing::calls(&dry), testing::calls(&real));
             },
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check(
             "the_narration_is_what_strace_sees",
             [needs::user_namespaces(), needs::tool("strace")],
             the_narration_is_what_strace_sees,
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check("it_ends_with_the_step_at_every_pause", [needs::user_namespaces()], || {
             testing::end_at_every_pause("step03", &["--rootfs", &rootfs_str()]);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_step_runs_inside_a_step", [needs::user_namespaces()], || {
             let inner = program("step03").display().to_string();
             let ran = step("step01", [&inner, "-q", "--rootfs", &rootfs_str(), "uname", "-n"]).ran();
             assert_eq!((ran.code, ran.out.as_str()), (0, "step03\n"), "{}", ran.err);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check(
             "the_default_root_is_made_where_it_is_not_there",
             [needs::user_namespaces(), default_root_is_ours()],
@@ -320,7 +324,8 @@ fn checks() -> Vec<Check> {
             for begin in order {
                 assert!(rest.any(|line| line.starts_with(begin)), "{begin} in {found:#?}");
             }
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check(
             "two_starts_on_one_root_make_its_directories_once",
             [needs::user_namespaces(), needs::tool("strace")],

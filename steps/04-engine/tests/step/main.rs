@@ -73,7 +73,8 @@ fn checks() -> Vec<Check> {
             let shown = ran.err.replace(&home.path().display().to_string(), "/run");
             let lines: usize = shown.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
             assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_foreground_container_is_kept_until_it_is_removed", [needs::user_namespaces()], || {
             let home = Home::new();
             assert_eq!(home.step(&["-q", "run", "--name", "once", "sh", "-c", "exit 3"]).ran().code, 3);
@@ -112,8 +113,10 @@ fn checks() -> Vec<Check> {
         }),
         check("every_command_in_every_state_does_what_the_table_says", [needs::user_namespaces()], || {
             STATES.iter().filter(|state| **state != Status::Paused).for_each(every_command_in);
-        }),
-        check("every_command_does_what_the_table_says_when_paused", [groups()], || every_command_in(&Status::Paused)),
+        })
+        .differs_in([World::CgroupV2]),
+        check("every_command_does_what_the_table_says_when_paused", [groups()], || every_command_in(&Status::Paused))
+            .differs_in([World::CgroupV2]),
         check("a_stopped_container_starts_again", [needs::user_namespaces()], || {
             let home = Home::new();
             home.ok(&["create", "--name", "again", "sh", "-c", "echo so; exit 4"]);
@@ -122,7 +125,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!((ran.code, ran.out.as_str()), (4, "so\n"), "{}", ran.err);
             }
             assert_eq!(home.ok(&["logs", "again"]), "so\nso");
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("start_attached_shows_all_that_a_short_container_writes", [needs::user_namespaces()], || {
             let home = Home::new();
             for _ in 0..20 {
@@ -212,7 +216,8 @@ fn checks() -> Vec<Check> {
             home.ok(&["stop", "-t", "0", "fore"]);
             assert_eq!(live.ended().code, 137);
             assert_eq!(home.json("fore")["end"]["code"], 137);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("stop_ends_what_has_left_the_first_process", [needs::user_namespaces()], || {
             let home = Home::new();
             // Without a pid namespace its children outlive it, unless somebody ends them.
@@ -231,7 +236,8 @@ fn checks() -> Vec<Check> {
                 assert!(pids.iter().all(|pid| !alive(Pid::from_raw(*pid))), "{end}: {pids:?}");
                 assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
             }
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_fork_bomb_is_stopped", [groups()], || {
             let home = Home::new();
             let bomb = "echo ready; f() { f | f & }; while :; do f; done 2>/dev/null";
@@ -239,7 +245,8 @@ fn checks() -> Vec<Check> {
             wait_until("it runs", || home.ok(&["logs", &id]) == "ready");
             home.ok(&["stop", "-t", "0", &id]);
             assert_eq!(home.status(&id), "stopped");
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("kill_sends_any_signal", [needs::user_namespaces()], || {
             let home = Home::new();
             let script = "trap 'echo usr1; exit 8' USR1; echo ready; while :; do sleep 0.05; done";
@@ -371,8 +378,11 @@ fn checks() -> Vec<Check> {
             home.step(&["-q", "clean"]).ran();
             assert_eq!(home.all(), "");
             assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
-        }),
-        check("clean_takes_away_what_is_ours_and_nothing_else", [groups()], clean_takes_what_is_ours).alone(),
+        })
+        .differs_in([World::CgroupV2]),
+        check("clean_takes_away_what_is_ours_and_nothing_else", [groups()], clean_takes_what_is_ours)
+            .differs_in([World::CgroupV2])
+            .alone(),
         check("clean_takes_away_what_a_killed_step_has_left", [groups()], || {
             let home = Home::new();
             for earlier in ["step02", "step03"] {
@@ -386,7 +396,8 @@ fn checks() -> Vec<Check> {
                 home.ok(&["clean"]);
                 assert_eq!(testing::groups_of_steps(), Vec::<String>::new(), "{earlier}");
             }
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("several_at_once_are_told_one_by_one", [needs::user_namespaces()], || {
             let home = Home::new();
             for (name, code) in [("a", "0"), ("b", "3"), ("c", "4")] {
@@ -502,13 +513,15 @@ fn checks() -> Vec<Check> {
         }),
         check("a_killed_engine_loses_nothing_while_it_creates", [needs::user_namespaces()], || {
             killed::at_every_pause(|_| {}, &["create", "--name", "it", "/bin/true"], killed::Who::Engine);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_killed_engine_loses_nothing_while_it_runs_one", [needs::user_namespaces()], || {
             killed::at_every_pause(|_| {}, &["run", "--name", "it", "/bin/true"], killed::Who::Engine);
         }),
         check("a_killed_monitor_loses_nothing_while_it_creates", [needs::user_namespaces()], || {
             killed::at_every_pause(|_| {}, &["create", "--name", "it", "/bin/true"], killed::Who::Monitor);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_killed_engine_loses_nothing_while_it_starts_one_again", [needs::user_namespaces()], || {
             killed::at_every_pause(stopped, &["start", "it"], killed::Who::Engine);
         }),
@@ -522,7 +535,8 @@ fn checks() -> Vec<Check> {
             for arguments in [&["stop", "-t", "0", "it"][..], &["kill", "it"], &["rm", "-f", "it"]] {
                 killed::at_every_pause(running, arguments, killed::Who::Engine);
             }
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("a_killed_engine_loses_nothing_while_it_pauses_and_cleans", [groups()], || {
             let running = |home: &Home| {
                 home.ok(&["run", "-d", "--name", "it", "sleep", "100"]);
@@ -534,16 +548,18 @@ fn checks() -> Vec<Check> {
             };
             killed::at_every_pause(running, &["pause", "it"], killed::Who::Engine);
             killed::at_every_pause(dead, &["clean"], killed::Who::Engine);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         // The clean-up of another test would remove what is left of a dead one.
         check("a_dry_run_of_every_command_changes_nothing", [needs::user_namespaces()], odd::dry_runs).alone(),
         check("start_attached_shows_all_of_a_long_output", [needs::user_namespaces()], odd::long_output),
         check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
-        check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
-        check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen),
-        check("a_frozen_child_looks_after_nobody", [groups()], odd::frozen_child),
+        check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups)
+            .differs_in([World::CgroupV2]),
+        check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen).differs_in([World::CgroupV2]),
+        check("a_frozen_child_looks_after_nobody", [groups()], odd::frozen_child).differs_in([World::CgroupV2]),
         check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded)
-            .differs_in([World::SystemdRoot]),
+            .differs_in([World::CgroupV2, World::SystemdRoot]),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
         check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
         check(
@@ -593,24 +609,31 @@ fn checks() -> Vec<Check> {
         check("what_outlives_a_run_goes_with_the_container", [needs::user_namespaces()], proof::outlives),
         check("a_namespace_is_joined_in_place_of_a_new_one", [groups(), needs::root()], proof::joined),
         check("a_container_without_a_monitor_is_started_by_another_process", [needs::user_namespaces()], proof::orphan),
-        check("any_process_undoes_a_part_from_its_plan", [needs::user_namespaces()], proof::killed),
+        check("any_process_undoes_a_part_from_its_plan", [needs::user_namespaces()], proof::killed)
+            .differs_in([World::CgroupV2]),
         check("a_store_that_others_may_exchange_is_not_used", [], care::exchanged_store),
         check("a_damaged_container_hangs_nobody_and_can_be_removed", [needs::user_namespaces()], care::damaged),
-        check("only_groups_that_are_known_again_are_touched", [groups(), needs::root()], care::forged_groups),
-        check("a_stopped_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::stopped_exec),
-        check("a_killed_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::killed_exec),
+        check("only_groups_that_are_known_again_are_touched", [groups(), needs::root()], care::forged_groups)
+            .differs_in([World::CgroupV2]),
+        check("a_stopped_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::stopped_exec)
+            .differs_in([World::CgroupV2]),
+        check("a_killed_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::killed_exec)
+            .differs_in([World::CgroupV2]),
         check(
             "exec_finds_the_first_process_in_a_group_of_its_own",
             [groups(), needs::root(), pure_v2()],
             care::guest_of_a_moved_init,
-        ),
-        check("exec_may_use_the_containers_processors", [groups(), two_processors(), cpuset()], care::guests_cpus),
+        )
+        .differs_in([World::CgroupV2]),
+        check("exec_may_use_the_containers_processors", [groups(), two_processors(), cpuset()], care::guests_cpus)
+            .differs_in([World::CgroupV2]),
         check("kill_takes_real_time_signals_by_name_and_number", [needs::user_namespaces()], care::real_time_signals),
         check("options_are_in_no_command_line_that_stays", [needs::user_namespaces()], care::secrets),
         check("a_line_that_is_split_has_one_time", [needs::user_namespaces()], odd::stamps),
         check("a_key_ends_logs_that_nobody_reads", [needs::user_namespaces()], care::deaf_logs),
         check("a_key_ends_a_start_that_nobody_reads", [needs::user_namespaces()], care::deaf_start),
-        check("a_container_that_nobody_can_find_ends", [needs::user_namespaces()], care::vanished_store),
+        check("a_container_that_nobody_can_find_ends", [needs::user_namespaces()], care::vanished_store)
+            .differs_in([World::CgroupV2]),
         check(
             "roots_containers_are_found_from_every_session",
             [needs::root(), needs::user_namespaces(), needs::tool("unshare")],
