@@ -23,7 +23,7 @@ pub fn bind(source: &str, place: &Place) -> Result<()> {
     explain::child(call!("mount_setattr({from}, \"\", AT_EMPTY_PATH|AT_RECURSIVE, {{attr_set=MOUNT_ATTR_RDONLY}})"))
         .run(|| sys::mount_read_only(tree.as_fd(), true))?;
     explain::child(call!("move_mount({from}, \"\", {to}, \"\", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH)"))
-        .run(|| sys::move_mount(tree.as_fd(), place.as_fd()))
+        .run(|| sys::move_mount(tree.as_fd(), place.as_fd(), c""))
 }
 
 /// Child, standing in the new root: makes that read-only, and not what is mounted in it.

@@ -21,15 +21,18 @@ pub fn copy_mount(path: &CStr, recursive: bool) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Attaches such a copy where a descriptor of a directory or file is. move_mount(2), Linux 5.2.
+/// Attaches such a copy at a path, or with an empty one where the descriptor of a directory or file is. move_mount(2),
+/// Linux 5.2.
 ///
 /// # Errors
-/// ENOTDIR where one of the two is a directory and the other is none; ENOSPC beyond `/proc/sys/fs/mount-max`.
-pub fn move_mount(mount: BorrowedFd, to: BorrowedFd) -> nix::Result<()> {
-    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
-    let (from, to, empty) = (mount.as_raw_fd(), to.as_raw_fd(), c"".as_ptr());
-    // SAFETY: the path outlives the call.
-    Errno::result(unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, flags) }).map(drop)
+/// ENOTDIR where one of the two is a directory and the other is none; ENOSPC beyond `/proc/sys/fs/mount-max`; EINVAL where
+/// the place is on a mount of another namespace.
+pub fn move_mount(mount: BorrowedFd, to: BorrowedFd, path: &CStr) -> nix::Result<()> {
+    let at = if path.is_empty() { libc::MOVE_MOUNT_T_EMPTY_PATH } else { 0 };
+    let (from, to, flags) = (mount.as_raw_fd(), to.as_raw_fd(), libc::MOVE_MOUNT_F_EMPTY_PATH | at);
+    // SAFETY: both paths end with a NUL byte, and outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, path.as_ptr(), flags) };
+    Errno::result(result).map(drop)
 }
 
 /// Makes a mount, with `recursive` all mounts below it too, read-only and leaves its other flags alone.

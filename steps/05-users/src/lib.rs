@@ -21,7 +21,7 @@
 //!   belongs to an id of the range outside, and only `step05 unshare rm` removes it. An upper layer is step 07's.
 //! - The terminal of the caller, in the foreground, stays the caller's: `/dev/stdout` cannot be opened anew there (step 08).
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod helpers;
 pub mod lookup;
@@ -40,6 +40,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::fcntl::AT_FDCWD;
 use nix::sys::prctl::{get_pdeathsig, set_dumpable};
 use nix::unistd::{Gid, Pid, Uid, fchdir, setgroups, setresgid, setresuid};
 use shared::{call, explain};
@@ -139,6 +140,6 @@ pub fn switch_to(account: &Account, may_set_groups: bool) -> Result<()> {
 pub fn stand_on(tree: BorrowedFd) -> Result<()> {
     let number = tree.as_raw_fd();
     explain::child(call!("move_mount({number}, \"\", AT_FDCWD, \"/\", MOVE_MOUNT_F_EMPTY_PATH)"))
-        .run(|| sys::mount_on_root(tree))?;
+        .run(|| rootfs::sys::move_mount(tree, AT_FDCWD, c"/"))?;
     explain::child(call!("fchdir({number})")).run(|| fchdir(tree))
 }

@@ -1,5 +1,4 @@
 //! The options of this step: which ids there are, and whose the program is.
-#![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 

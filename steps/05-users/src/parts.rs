@@ -1,5 +1,4 @@
 //! This step as parts of a container: those of step 04 ([`Namespaces`], [`Rootfs`]), with a range of ids.
-#![forbid(unsafe_code)]
 
 use std::cell::{Cell, Ref, RefCell};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -208,7 +207,7 @@ impl Tree {
         let place = rootfs::place(&self.target, make)?;
         let (from, to) = (mount.as_raw_fd(), place.as_raw_fd());
         explain::child(call!("move_mount({from}, \"\", {to}, \"\", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH)"))
-            .run(|| rootfs::sys::move_mount(mount.as_fd(), place.as_fd()))
+            .run(|| rootfs::sys::move_mount(mount.as_fd(), place.as_fd(), c""))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Which ids a container may have: as the command line says, as `/etc/subuid` and `/etc/subgid` say, or as root likes.
 //! See user_namespaces(7), subuid(5).
-#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::path::Path;

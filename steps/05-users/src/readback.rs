@@ -1,5 +1,4 @@
 //! What the kernel says of the child's ids: `/proc/PID/uid_map`, `gid_map`, and whose process it is outside.
-#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

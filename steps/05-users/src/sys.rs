@@ -1,10 +1,8 @@
-//! The system calls of this step that the crate `nix` does not have, each a thin wrapper.
-#![allow(unsafe_code)]
+//! mount_setattr(2), as this step calls it.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 /// What mount_setattr(2) sets on a mount and on all mounts below it; other flags stay as they are.
@@ -45,16 +43,4 @@ pub fn mount_setattr(mount: BorrowedFd, attributes: &MountAttributes, user_names
         userns_fd: user_namespace.as_raw_fd() as u64,
     };
     rootfs::sys::mount_setattr(mount, &attr, true)
-}
-
-/// Attaches such a mount above this process's root. move_mount(2), Linux 5.2.
-///
-/// # Errors
-/// EINVAL where the root is no mount of this namespace's.
-pub fn mount_on_root(mount: BorrowedFd) -> nix::Result<()> {
-    let (from, flags) = (mount.as_raw_fd(), libc::MOVE_MOUNT_F_EMPTY_PATH);
-    // SAFETY: both paths end with a NUL byte, and outlive the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), libc::AT_FDCWD, c"/".as_ptr(), flags) };
-    Errno::result(result).map(drop)
 }
