@@ -1,8 +1,9 @@
 #!/bin/sh
 # alpine.sh: makes a root file system out of Alpine's mini root file system.
 #
-# usage: ARCHIVE=alpine-minirootfs-….tar.gz [SHA256=…] alpine.sh [DEST]
+# usage: ARCHIVE=alpine-minirootfs-….tar.gz [SHA256=…] alpine.sh [--owner ID] [DEST]
 #
+#   --owner  as root: who is root in a container with a range of ids, such as 100000
 #   DEST     the directory to make; target/rootfs in the project if not given
 #   ARCHIVE  the file that you downloaded from Alpine's download page
 #   SHA256   its checksum; if not given, the file ARCHIVE.sha256 has it

@@ -1,9 +1,10 @@
 #!/bin/sh
 # busybox.sh: makes a root file system out of one file, a static busybox.
 #
-# usage: busybox.sh [DEST]
+# usage: busybox.sh [--owner ID] [DEST]
 #
-#   DEST  the directory to make; target/rootfs in the project if not given
+#   --owner  as root: who is root in a container with a range of ids, such as 100000
+#   DEST     the directory to make; target/rootfs in the project if not given
 #
 # Needs a busybox that is statically linked, and ldd to see that it is: the package
 # busybox-static on Debian, Ubuntu and Alpine, busybox on Fedora and Arch. Needs

@@ -1,8 +1,9 @@
 #!/bin/sh
 # debian.sh: makes a root file system out of Debian's packages: a minimal Debian.
 #
-# usage: [SUITE=stable] [MIRROR=URL] debian.sh [DEST [OPTION…]]
+# usage: [SUITE=stable] [MIRROR=URL] debian.sh [--owner ID] [DEST [OPTION…]]
 #
+#   --owner as root: who is root in a container with a range of ids, such as 100000
 #   DEST    the directory to make; target/rootfs in the project if not given
 #   OPTION  for the tool, mmdebstrap or debootstrap, such as --include=python3
 #   SUITE   which Debian: stable, testing, bookworm, …

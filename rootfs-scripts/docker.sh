@@ -1,10 +1,11 @@
 #!/bin/sh
 # docker.sh: makes a root file system out of an image of docker or podman.
 #
-# usage: [IMAGE=busybox] docker.sh [DEST]
+# usage: [IMAGE=busybox] docker.sh [--owner ID] [DEST]
 #
-#   DEST   the directory to make; target/rootfs in the project if not given
-#   IMAGE  the image; one that is not on this machine is pulled
+#   --owner  as root: who is root in a container with a range of ids, such as 100000
+#   DEST     the directory to make; target/rootfs in the project if not given
+#   IMAGE    the image; one that is not on this machine is pulled
 #
 # Needs docker, its daemon and the right to talk to it; or podman.
 

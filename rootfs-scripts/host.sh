@@ -1,8 +1,9 @@
 #!/bin/sh
 # host.sh: makes a root file system out of this machine's own shell and tools.
 #
-# usage: host.sh [DEST [PROGRAM…]]
+# usage: host.sh [--owner ID] [DEST [PROGRAM…]]
 #
+#   --owner  as root: who is root in a container with a range of ids, such as 100000
 #   DEST     the directory to make; target/rootfs in the project if not given
 #   PROGRAM  copied too, with its libraries, as /usr/local/bin/NAME
 #

@@ -1,9 +1,9 @@
 # lib.sh: what all the scripts of this directory share. It is sourced, not run.
 # shellcheck shell=sh
 #
-# A script reads DEST with `begin`, makes a directory beside it with `stage`, fills
-# that directory, "$new", and puts it into place with `finish`. Whatever happens
-# before `finish`, DEST is not touched.
+# Sourced, it takes the option --owner off the arguments. A script reads DEST with
+# `begin`, makes a directory beside it with `stage`, fills that directory, "$new", and
+# puts it into place with `finish`. Whatever happens before `finish`, DEST is not touched.
 
 # Without it, the umask of the caller could make a /bin that only root can enter.
 umask 022
@@ -96,7 +96,8 @@ only_dest() {
 stop_if_finished() {
     [ -f "$DEST/$marker" ] || return 0
     # Said to have been left as it is, it would be taken for one with these programs in it.
-    [ -z "${programs-}" ] || die "$DEST already holds a rootfs: remove it, to make one with $programs"
+    with=${programs-}${owner:+ owner $owner}
+    [ -z "$with" ] || die "$DEST already holds a rootfs: remove it, to make one with ${with# }"
     read -r made <"$DEST/$marker" || made='from what is not known'
     echo "$DEST already holds a rootfs ($made) and was left as it is; remove it to make it anew"
     exit 0
@@ -249,6 +250,17 @@ directories() {
     done
 }
 
+# give: each id N becomes $owner + N, which a container whose map begins there has as N
+# again; the highest first, so that none is found twice. chown(2) clears the setuid bit,
+# so the mode is set anew; not of a link, as chmod would change what that leads to.
+give() {
+    [ "$owner" ] || return 0
+    find "$new" -exec stat -c '%u %g %a' {} + | sort -u | sort -rn | while read -r uid gid mode; do
+        must "give it to $owner (only root may)" find "$new" -user "$uid" -group "$gid" -perm "$mode" \
+            -exec chown -h "$((owner + uid)):$((owner + gid))" {} + ! -type l -exec chmod "$mode" {} +
+    done || exit
+}
+
 # finish FROM: puts the new rootfs into place, in one step, and says so.
 finish() {
     directories 755 dev mnt proc root run sys var
@@ -257,6 +269,7 @@ finish() {
     must "open / to its owner" chmod 755 "$new"
     rm -rf -- "${new:?}/$marker" # an archive can hold a link here, too
     echo "$me: $1" | write "$marker"
+    give
     size=$(du -sk -- "$new" 2>/dev/null || true)
 
     # rename(2) replaces no directory but an empty one, and mv moves *into* a directory
@@ -273,3 +286,12 @@ finish() {
     remove_leftovers # also what a killed run's last commands have still written meanwhile
     echo "made $DEST ($(((${size%%[!0-9]*} + 1023) / 1024)) MB, $1)"
 }
+
+# Here and not in a function, where it would be that one's arguments.
+owner=
+case ${1-} in --owner)
+    owner=${2-}
+    case $owner in '' | *[!0-9]*) misuse "--owner takes an id" ;; esac
+    shift 2
+    ;;
+esac

@@ -2,7 +2,7 @@
 //! the tutorial's `busybox.sh`.
 
 use std::fs::{create_dir_all, read_dir, read_to_string, set_permissions, write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -39,6 +39,44 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.code, 0, "{ran:?}");
             made.expect_unpacked(&dest);
             made.expect_nothing_else(&["given", "beside", "mini.tar.gz.sha256"]);
+        }),
+        check("a_root_with_an_owner_belongs_to_the_ids_from_that_one_on", all_ids(), || {
+            let made = Archive::new();
+            let from = made.dir.path().join("from");
+            let outside = made.dir.path().join("outside");
+            write(&outside, "").expect("write");
+            set_permissions(&outside, PermissionsExt::from_mode(0o600)).expect("chmod");
+            symlink(&outside, from.join("link")).expect("symlink");
+            chown(from.join("bin/tool"), Some(1), Some(7)).expect("chown");
+            set_permissions(from.join("bin/tool"), PermissionsExt::from_mode(0o4751)).expect("chmod");
+            output(Command::new("tar").arg("-C").arg(&from).arg("-czf").arg(&made.path).arg("."));
+            let sum = output(Command::new("sha256sum").arg(&made.path));
+            // 1 among them: what has become 1 already is not counted on once more.
+            for owner in [1, 100_000] {
+                let dest = made.dir.path().join(format!("root-{owner}"));
+                let alpine = |dest: &Path, owner: &str| {
+                    let mut script = Command::new(path("alpine.sh"));
+                    script.args(["--owner", owner]).arg(dest).env("ARCHIVE", &made.path);
+                    script.env("SHA256", sum.split(' ').next().expect("sum"));
+                    Run::new(script).ran()
+                };
+                let ran = alpine(&dest, &owner.to_string());
+                assert_eq!(ran.code, 0, "{ran:?}");
+                let of = |name: &str| {
+                    let it = dest.join(name).symlink_metadata().expect(name);
+                    (it.uid() - owner, it.gid() - owner, it.mode() & 0o7777)
+                };
+                assert_eq!([of("."), of("etc/word"), of("tmp")], [(0, 0, 0o755), (0, 0, 0o644), (0, 0, 0o1777)]);
+                assert_eq!((of("bin/tool"), of("link")), ((1, 7, 0o4751), (0, 0, 0o777)));
+                let it = outside.metadata().expect("outside");
+                assert_eq!((it.uid(), it.mode() & 0o7777), (0, 0o600), "a link leads to no other file");
+                let ran = alpine(&dest, "7");
+                assert!(ran.code == 1 && ran.err.contains("to make one with owner 7"), "{ran:?}");
+                for wrong in ["", "root", "-1"] {
+                    let ran = alpine(&made.dir.path().join("wrong"), wrong);
+                    assert!(ran.code == 2 && ran.err.contains("--owner takes an id"), "{ran:?}");
+                }
+            }
         }),
         check("debian_sh_passes_its_options_to_mmdebstrap", registry(), || {
             let dir = tempfile::tempdir().expect("tempdir");
@@ -149,6 +187,15 @@ fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Root who may give a file to any id.
+fn all_ids() -> [Option<String>; 3] {
+    [
+        needs::tool("sha256sum"),
+        needs::root(),
+        (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned()),
+    ]
 }
 
 fn docker() -> Option<String> {

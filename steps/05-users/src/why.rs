@@ -1,5 +1,4 @@
 //! Why a mount's owners cannot be mapped, where the errno alone leaves the reader to guess.
-#![forbid(unsafe_code)]
 
 use std::path::Path;
 
@@ -25,8 +24,9 @@ pub fn no_map(error: Error, path: &Path, map: &Map) -> Error {
         code: STEP_FAILED,
         sentence: format!("the file system of {path} ({kinds}) {because}: {error:#}"),
         remedy: Some(format!(
-            "copy it to a file system that takes one, such as ext4, xfs or btrfs (`cp -a {path} DIR`), or give a copy of it \
-             to the container's ids (`chown -hR {uid}:{gid} DIR`); or keep the ids of the host with --uidmap 0:0:65536"
+            "copy it to a file system that takes one, such as ext4, xfs or btrfs (`cp -a {path} DIR`); or give a copy of it \
+             to the container's ids (`chown -hR {uid}:{gid} DIR`; a new root: `rootfs-scripts/host.sh --owner {uid} DIR`); \
+             or keep the ids of the host with --uidmap 0:0:65536"
         )),
     }
     .into()
