@@ -1,17 +1,18 @@
 //! An ordinary user: with a range, by newuidmap(1), and without one. Called by root, these tests make that user: nobody, with
 //! files of its own at `/etc/subuid` and `/etc/subgid`.
 
-use std::fs::{create_dir, write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::fs::{create_dir, set_permissions, write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testing::{Check, Ran, Run, World, check, needs, proc, program, step, wait_until};
 
-use crate::home::{Home, rootfs};
+use crate::home::{Home, alive, rootfs};
 use crate::{copy_of_root, ids};
 
 /// Debian's.
@@ -143,6 +144,37 @@ fn has_own_range() {
     assert!(!theirs.exists());
 }
 
+/// The helper is stopped before it has written the map; its caller is killed, and then it goes on.
+fn killed_in(helper: &str) {
+    let user = Ordinary::new(RANGE);
+    let bin = user.dir.path().join("bin");
+    let (began, go_on) = (user.dir.path().join("run/began"), user.dir.path().join("run/go-on"));
+    let real = process::find_in_path(helper).expect("needed").display().to_string();
+    let script = format!(
+        "#!/bin/sh\necho $1 $PPID >{0}.new && mv {0}.new {0}\nwhile [ ! -e {1} ]; do sleep 0.01; done\nexec {real} \"$@\"\n",
+        began.display(),
+        go_on.display()
+    );
+    create_dir(&bin).expect("mkdir");
+    write(bin.join(helper), script).expect("write");
+    set_permissions(bin.join(helper), PermissionsExt::from_mode(0o755)).expect("chmod");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+    let run = user.step(&["run", "--name", "it", "--user", "1000", "sleep", "100"]);
+    let mut step = run.with(|command| _ = command.env("PATH", path)).spawn();
+
+    let read = || std::fs::read_to_string(&began).ok();
+    wait_until("the helper runs", || read().is_some());
+    let pids: Vec<_> =
+        read().expect("it").split_whitespace().map(|it| Pid::from_raw(it.parse().expect("pid"))).collect();
+    let [child, caller] = pids[..] else { panic!("{pids:?}") };
+    kill(caller, Signal::SIGKILL).expect("kill");
+    wait_until("the child has ended with its host", || !alive(child));
+    write(&go_on, "").expect("write");
+    testing::end_of(&mut step, testing::PATIENCE);
+    user.ok(&["clean"]);
+    assert_eq!(user.ok(&["ps", "-aq"]), "", "{helper}");
+}
+
 pub fn checks() -> Vec<Check> {
     vec![
         check("a_user_of_this_machine_with_a_range_has_it", [own_range()], has_own_range)
@@ -189,6 +221,11 @@ pub fn checks() -> Vec<Check> {
             assert!(!theirs.exists());
             // Whose exit code it is.
             assert_eq!(user.step(&["-q", "unshare", "sh", "-c", "exit 7"]).ran().code, 7);
+        }),
+        check("an_engine_killed_while_newuidmap_runs_leaves_nothing", [needed()], || {
+            for helper in ["newuidmap", "newgidmap"] {
+                killed_in(helper);
+            }
         }),
         check("an_ordinary_user_without_a_range_has_one_id_and_the_reason", [needed()], || {
             let single = |user: &Ordinary, path: Option<&Path>, word: &str| {
