@@ -16,8 +16,9 @@ use crate::sys;
 /// # Errors
 /// [`Interrupted`](signals::Interrupted), where the signal ends step and program.
 pub fn pass_on(child: Pid, received: Received) -> Result<()> {
-    let status = kernel_file::read(format!("/proc/{child}/status")).unwrap_or_default();
-    let listens = listens(&status, received.number);
+    // Where that is hidden (*hidepid* in proc(5)), it is asked to decide itself.
+    let status = kernel_file::read(format!("/proc/{child}/status"));
+    let listens = status.map_or(true, |status| listens(&status, received.number));
     if received.ending().is_some() && !listens {
         return signals::interrupt(received);
     }

@@ -87,6 +87,13 @@ impl<'a> Gate<'a> {
         Ok(self.child.write_all(&[READY])?)
     }
 
+    /// A process that stands between the two: it has made the child, and the host holds it. With its copies open, neither
+    /// would see the other's death.
+    pub fn leave(&self) {
+        // Nothing drops this copy: the process ends by _exit.
+        let _ = (close(self.host.as_raw_fd()), close(self.child.as_raw_fd()));
+    }
+
     /// Host, and the child born: holds it at the gate.
     ///
     /// # Errors
@@ -95,7 +102,7 @@ impl<'a> Gate<'a> {
         let Gate { host, child, enter, program } = self;
         drop(child);
         explain::child_is(pid);
-        let mut child = Child { pid, socket: host, enter, program };
+        let mut child = Child { pid, reaped: pid, socket: host, enter, program };
         child.next(|_| die_with_host().and_then(|()| process::start_clean()))?;
         Ok(Held(child))
     }

@@ -26,6 +26,8 @@ pub struct Running<'a>(Child<'a>);
 /// The host's handle; the child itself never has one.
 pub(crate) struct Child<'a> {
     pub(crate) pid: Pid,
+    /// The process to be waited for: the child, or a helper that is its parent and ends as it does.
+    pub(crate) reaped: Pid,
     pub(crate) socket: UnixStream,
     /// What a dry run prints in the child's place: its entering, and its last act.
     pub(crate) enter: ChildAct<'a>,
@@ -36,6 +38,12 @@ impl<'a> Held<'a> {
     /// As the host knows it.
     pub fn pid(&self) -> Pid {
         self.0.pid
+    }
+
+    /// Host: the same child, whose parent is a helper of this process's. That one ends with the child's exit code.
+    pub fn with_parent(mut self, helper: Pid) -> Self {
+        self.0.reaped = helper;
+        self
     }
 
     /// Host: opens the gate, and waits until the child has entered.
@@ -95,12 +103,15 @@ impl Running<'_> {
 impl Child<'_> {
     /// The sentence for a child that ended without one of its own.
     pub(crate) fn died(&self) -> anyhow::Error {
-        match waitpid(self.pid, None) {
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                anyhow!("the child was killed by {signal} before it was ready (too small a limit of memory does that)")
-            }
-            _ => anyhow!("the child ended before it was ready"),
-        }
+        let signal = match waitpid(self.reaped, None) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(signal),
+            Ok(WaitStatus::Exited(_, code)) => Signal::try_from(code - 128).ok(),
+            _ => None,
+        };
+        signal.map_or_else(
+            || anyhow!("the child ended before it was ready"),
+            |it| anyhow!("the child was killed by {it} before it was ready (too small a limit of memory does that)"),
+        )
     }
 }
 

@@ -5,7 +5,6 @@
 //! written over by `/proc/PID/exe`: see [`protect`](crate::protect), and `PR_SET_DUMPABLE` in [`setns`]), CVE-2024-21626 (a
 //! descriptor of the host's that was still open became the working directory: see `rootfs::stand_in`).
 
-use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,8 +14,8 @@ use nix::unistd::Pid;
 use shared::failure::{Failure, STEP_FAILED};
 
 use crate::container::Container;
-use crate::letter::{ChildEnd, Post};
-use crate::setns::Stage;
+use crate::identity::Process;
+use crate::letter::Post;
 use crate::{Part, Program, Recipe, each, monitor, setns};
 
 /// How long to wait for a container that seems to be just ending.
@@ -45,45 +44,39 @@ pub fn exec<R: Recipe>(container: &Container, guest: &Guest, options: &R::Guest)
     let gone = || format!("container {} has just ended", container.name());
     let init = state.init.with_context(gone)?;
     let plan = R::for_guest(state.plan::<R>()?.with_context(gone)?, options);
-    let parts = R::parts(&plan);
-    let post = Post::open()?;
-    let child_end = post.child_end()?;
-    let program = RefCell::new(Program::new(guest.command.clone()));
-
-    // Child, once released.
-    let enter = || enter(&parts, guest, &program, &child_end);
-    // Child, once started.
-    let become_program = || program.borrow_mut().execute().context("in the container");
-
-    // Host, and the child held: ties it to what the container has, before it runs anything; and receives what it has sent.
-    let host = |stage, guest| match stage {
-        Stage::Held => each(&parts, |part| part.admit_guest(guest, Pid::from_raw(init.pid))),
-        Stage::Ready => each(&parts, |part| part.entered(guest, post.receive()?)),
-        Stage::Started => Ok(()),
-    };
-    // From here on the descriptor means this process, whatever becomes of its pid.
-    let joined = init.open()?.with_context(gone).and_then(|process| {
-        let own = namespaces::own_of(Pid::from_raw(init.pid))?;
-        setns::join(&process, &own, enter, become_program, host)
-    });
     let has_ended = || Ok::<_, anyhow::Error>(init.open()?.is_none() || monitor::wait(container, Some(SOON))?);
-    match joined {
+    match run(&R::parts(&plan), guest, init) {
         // Whatever the kernel says of namespaces whose processes are just ending.
         Err(error) if Failure::of(&error).code == STEP_FAILED && has_ended()? => bail!(gone()),
-        Err(error) => Err(error),
-        Ok(joined) => {
-            let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
-            joined.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
-        }
+        ended => ended,
     }
 }
 
-/// Child. It stands at the container's root already: setns(2) has put it there with the mount namespace.
-fn enter(parts: &[&dyn Part], guest: &Guest, program: &RefCell<Program>, post: &ChildEnd) -> Result<()> {
-    let mut program = program.borrow_mut();
-    each(parts, |part| part.confine(&mut program))?;
-    program.variables.extend(guest.env.iter().filter_map(rootfs::Variable::to_pair));
-    rootfs::set_umask(0o022)?; // as the container's own program has it
-    rootfs::stand_in(guest.workdir.as_deref().unwrap_or(&program.workdir))?;
-    each(parts, |part| post.send(|letter| part.enter_guest(letter)))
+/// Host: [`create`](crate::create) once more, beside the container's first process.
+fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
+    let post = Post::open()?;
+    let mut program = Program::new(guest.command.clone());
+
+    // Child, once released. It stands at the container's root already: setns(2) has put it there with the mount namespace.
+    let enter = || each(parts, |part| post.send(|letter| part.enter_guest(letter)));
+    // Child, once started.
+    let become_program = || {
+        each(parts, |part| part.confine(&mut program))?;
+        program.variables.extend(guest.env.iter().filter_map(rootfs::Variable::to_pair));
+        rootfs::set_umask(0o022)?; // as the container's own program has it
+        rootfs::stand_in(guest.workdir.as_deref().unwrap_or(&program.workdir))?;
+        program.execute().context("in the container")
+    };
+
+    // From here on the descriptor means this process, whatever becomes of its pid.
+    let process = init.open()?.context("its first process has ended")?;
+    let init = Pid::from_raw(init.pid);
+    let (helper, held) = setns::clone_into(&process, &namespaces::own_of(init)?, enter, become_program)?;
+    // Host, and the child held: ties it to what the container has, before it runs anything.
+    each(parts, |part| part.admit_guest(held.pid(), init))?;
+    let ready = held.release()?;
+    each(parts, |part| part.entered(ready.pid(), post.receive()?))?;
+    let _running = ready.start()?;
+    let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
+    helper.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
 }

@@ -23,23 +23,17 @@ pub struct Letter {
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// A pair of sockets that keeps letters apart. The child's end is open in both: it is all sent before it is read.
+/// A pair of sockets that keeps letters apart. Both ends are open in both processes: all is sent before it is read.
 pub(crate) struct Post {
     host: OwnedFd,
     child: OwnedFd,
 }
-
-pub(crate) struct ChildEnd(OwnedFd);
 
 impl Post {
     pub fn open() -> Result<Self> {
         let (host, child) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .during("cannot make a pair of sockets")?;
         Ok(Post { host, child })
-    }
-
-    pub fn child_end(&self) -> Result<ChildEnd> {
-        Ok(ChildEnd(self.child.try_clone().during("cannot make a pair of sockets")?))
     }
 
     /// Host, and the child ready: the next letter; an empty one where there is none.
@@ -52,9 +46,7 @@ impl Post {
         text.pop();
         Ok(Letter { text, descriptors })
     }
-}
 
-impl ChildEnd {
     /// Child: has a part write its letter, and sends it.
     pub fn send(&self, write: impl FnOnce(&mut Letter) -> Result<()>) -> Result<()> {
         let mut letter = Letter::default();
@@ -64,7 +56,7 @@ impl ChildEnd {
         let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&numbers)];
         let control = if numbers.is_empty() { &[][..] } else { &rights };
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_DONTWAIT, None)
+        sendmsg::<()>(self.child.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_DONTWAIT, None)
             .map(drop)
             .during("cannot send the host what was made")
     }

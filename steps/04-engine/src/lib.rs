@@ -43,6 +43,7 @@ pub use remedies::known;
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::Result;
 use cgroups::Limits;
@@ -214,9 +215,9 @@ pub fn create<'a>(
     each(parts, |part| part.prepare(formula))?;
 
     // Child, once released: its own view, and a letter from each part.
-    let post = Post::open()?;
-    let child_end = post.child_end()?;
-    let enter = move || each(parts, |part| child_end.send(|letter| part.enter(letter)));
+    let post = Rc::new(Post::open()?);
+    let its_post = Rc::clone(&post);
+    let enter = move || each(parts, |part| its_post.send(|letter| part.enter(letter)));
     // Child, once started: what it gives up, and its last act.
     let become_program = move || {
         each(parts, |part| part.confine(&mut program))?;
