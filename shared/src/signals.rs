@@ -136,23 +136,14 @@ pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<
 
 /// Waits until something can be read from `from`, or it was closed. A signal that arrives before that is given to `signal`;
 /// a later one is left for the next wait: what this one waited for is done, and need not be undone.
-pub fn wait_for_answer(from: BorrowedFd, signal: impl FnMut(Received) -> Result<()>) -> Result<()> {
-    wait_until(from, PollFlags::POLLIN, signal)
-}
-
-/// The same until `to` takes something, or nobody reads from it: a step that is blocked in write(2) would hear no signal.
-pub fn wait_for_room(to: BorrowedFd, signal: impl FnMut(Received) -> Result<()>) -> Result<()> {
-    wait_until(to, PollFlags::POLLOUT, signal)
-}
-
-fn wait_until(other: BorrowedFd, is: PollFlags, mut signal: impl FnMut(Received) -> Result<()>) -> Result<()> {
+pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Received) -> Result<()>) -> Result<()> {
     crate::narration::flush();
     let Some(signals) = SIGNALS.get() else {
         return Ok(());
     };
     loop {
         // The kernel looks at them in this order: with a signal it sees every answer that was there before it. See poll(2).
-        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(other, is)];
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(from, PollFlags::POLLIN)];
         match ppoll(&mut fds, None, None) {
             Ok(_) if fds[1].any() == Some(true) => return Ok(()),
             Ok(_) => take(signals)?.map_or(Ok(()), &mut signal)?,

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use cgroups::Limits;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill as send};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED};
@@ -18,7 +19,7 @@ use crate::join::{self, Guest};
 use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
-use crate::{Keeper, Recipe, door, members, monitor, orphan, protect, recovery, tables};
+use crate::{Keeper, Recipe, door, members, monitor, orphan, protect, recovery, sys, tables};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
     let (store, container, life) = add(new)?;
@@ -90,17 +91,28 @@ fn start_attached<R: Recipe>(store: &Store, container: &Container) -> Result<u8>
         start_it(container)?;
     }
     let Some(init) = init.filter(|_| !explain::dry_run()) else { return Ok(0) };
-    // From here on this command only shows: it may end with the pipe that it writes to.
-    signals::end_with_pipe()?;
-    let end = reader.follow(container, exit, false, &mut |received| {
-        // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
-        if received.is(Signal::SIGCHLD) || init.open()?.is_none() {
-            return signals::interrupt(received);
-        }
-        // The container has no terminal: what a key has sent, no other process sends there.
-        process::pass_on(Pid::from_raw(init.pid), Received { by_terminal: false, ..received })
+    // A process of its own shows: where nobody reads, it is blocked in write(2), and this one hears signals all the same.
+    let shower = process::fork(|| {
+        namespaces::die_with_host()?;
+        signals::end_with_pipe()?;
+        sys::exit(reader.follow(container, exit, false)?.ok_or_else(|| lost(container))?.code)
     })?;
-    Ok(end.ok_or_else(|| lost(container))?.code)
+    loop {
+        if let Some(code) = process::sys::exit_code(shower).during("cannot wait for a child")? {
+            return Ok(code);
+        }
+        let passed = signals::wait(&[]).and_then(|received| match received {
+            // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
+            Some(received) if received.is(Signal::SIGCHLD) || init.open()?.is_none() => signals::interrupt(received),
+            // The container has no terminal: what a key has sent, no other process sends there.
+            Some(received) => process::pass_on(Pid::from_raw(init.pid), Received { by_terminal: false, ..received }),
+            None => Ok(()),
+        });
+        passed.inspect_err(|_| {
+            let _ = send(shower, Signal::SIGKILL);
+            let _ = waitpid(shower, None);
+        })?;
+    }
 }
 
 /// A stopped container becomes a created one. The state before that.
@@ -176,8 +188,8 @@ pub fn logs<R: Recipe>(word: &str, show: Show) -> Result<u8> {
         explain::note("it has no log: it ran in the foreground, and what it wrote went to the caller's terminal");
     }
     match show.follow {
-        true => drop(reader.follow(&container, container.open_end()?, show.timestamps, &mut signals::interrupt)?),
-        false => reader.show(show.timestamps, &mut signals::interrupt)?,
+        true => drop(reader.follow(&container, container.open_end()?, show.timestamps)?),
+        false => reader.show(show.timestamps)?,
     }
     Ok(0)
 }
