@@ -14,7 +14,6 @@ pub const KNOWN: Known = Known {
         "setns",
         "setsid",
         "dup2",
-        "symlink",
         "rm",
         "kill",
         "pidfd_send_signal",
@@ -58,7 +57,6 @@ fn hint(paused: &PausedCall) -> Option<String> {
     match *name {
         "rename" => Some(format!("ls -la {}", Path::new(call.split('"').nth(1)?).parent()?.display())),
         "bind" | "connect" => Some(format!("ls -l {}", call.split(['(', ')']).nth(1)?)),
-        "symlink" => Some(format!("ls -l {}", call.split('"').nth(3)?)),
         "setns" if *child != 0 => Some(format!("ls -l /proc/{child}/ns")),
         _ => None,
     }

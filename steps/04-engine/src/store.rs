@@ -8,14 +8,15 @@
 //! │   ├── exit                     how it ended; blank until then. A waiting process has it open, also when it is removed
 //! │   ├── log.0, log.1             what it has written, if it is detached: the newest, and before that
 //! │   └── start                    a socket: a connection is the wish that it be started
-//! ├── .new-…, .gone-…              on the way in or out; `clean` removes those that no process holds
-//! └── names/web -> 4f0c6a19e3b7    a name belongs to one container
+//! └── .new-…, .gone-…              on the way in or out; `clean` removes those that no process holds
 //! ```
+//!
+//! A name stands in `config.json` and nowhere else: so none is left of a container that is gone.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -98,7 +99,12 @@ impl Store {
         let options = serde_json::to_value(recipe).context("cannot write the options down")?;
         let config = Config { id: new_id()?, name, created: now(), step: self.step.to_owned(), rm, command, options };
         let id = config.id.clone();
+        // Held until it is whole: no other engine can have taken the name meanwhile.
         let _lock = self.lock()?;
+        if let Some(other) = config.name.as_ref().and_then(|name| self.named(name)) {
+            let (name, id) = (other.name(), &other.config.id);
+            bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
+        }
         let Some(store) = self.dir() else {
             // In a dry run, and the first time.
             let store = Rc::new(Directory::stand_in(&self.path)?);
@@ -114,7 +120,6 @@ impl Store {
         let life = try_lock(&container.at("")).during(format_args!("cannot lock {}", container.path("").display()))?;
         if let Err(error) = self.fill(&mut container) {
             // What comes on top of it is not worth a word; `clean` finds what is left.
-            let _ = self.free_name(&container.config);
             let _ = self.remove_directory(&container.place);
             return Err(error);
         }
@@ -126,7 +131,6 @@ impl Store {
         container.put("config.json", &container.config)?;
         container.save(&State { monitor: Some(Process::of(Pid::this())?), ..State::default() })?;
         container.forget_end()?;
-        self.take_name(&container.config)?;
         let whole = container.store.shown(&container.config.id);
         explain::host(call!("rename(\"{}\", \"{}\")", container.path("").display(), whole.display()))
             .run(|| std::fs::rename(container.at(""), container.store.at(&container.config.id)))?;
@@ -134,7 +138,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a container's directory, and its name. The caller holds the container's lock.
+    /// Removes a container's directory. The caller holds the container's lock.
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -144,13 +148,10 @@ impl Store {
             return Ok(());
         }
         let gone = format!(".gone-{}", container.config.id);
-        let lock = wait_for_lock(&self.path)?;
         let (from, to) = (container.path(""), container.store.shown(&gone));
         explain::host(call!("rename(\"{}\", \"{}\")", from.display(), to.display()))
             .cleanup()
             .run(|| std::fs::rename(container.at(""), container.store.at(&gone)))?;
-        self.free_name(&container.config)?;
-        drop(lock);
         self.remove_directory(&gone)
     }
 
@@ -182,24 +183,23 @@ impl Store {
     /// # Errors
     /// Where there is none, or more than one.
     pub fn find_damaged(&self, word: &str) -> Result<Container> {
-        let read = |id: &str| self.read(id).with_context(|| format!("container {word} has just been removed"));
-        if is_id(word) && self.has(word) {
-            return read(word);
+        if let Some(container) = Some(word).filter(|word| is_id(word)).and_then(|id| self.read(id)) {
+            return Ok(container);
         }
-        if let Some(id) = self.named(word) {
-            return read(&id);
+        if let Some(container) = self.named(word) {
+            return Ok(container);
         }
-        let ids: Vec<_> = self.entries()?.into_iter().filter(|id| is_id(id) && id.starts_with(word)).collect();
-        match ids.as_slice() {
-            [id] => read(id),
-            [] => bail!("no container {word:?} (`{} ps -a` lists them all)", self.step),
-            _ => bail!("{} containers have ids that begin with {word:?}: give more of it", ids.len()),
+        let mut all = self.all()?;
+        all.retain(|it| it.config.id.starts_with(word));
+        match all.len() {
+            0 => bail!("no container {word:?} (`{} ps -a` lists them all)", self.step),
+            1 => Ok(all.remove(0)),
+            count => bail!("{count} containers have ids that begin with {word:?}: give more of it"),
         }
     }
 
-    /// Directories of containers that were on the way in or out when their engine was killed, and names that lead
-    /// nowhere: removes them, or says in a dry run that it would. Then the store too, if nothing is in it: the machine is
-    /// as it was before.
+    /// Directories of containers that were on the way in or out when their engine was killed: removes them, or says in a dry
+    /// run that it would. Then the store too, if nothing is in it: the machine is as it was before.
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -213,56 +213,38 @@ impl Store {
                 self.remove_directory(&name)?;
             }
         }
-        for entry in std::fs::read_dir(dir.at("names")).into_iter().flatten().flatten() {
-            let leads_nowhere =
-                std::fs::read_link(entry.path()).is_ok_and(|id| !id.to_str().is_some_and(|id| self.has(id)));
-            if leads_nowhere {
-                unlink(&dir, &entry.file_name().to_string_lossy())?;
-            }
-        }
-        if !explain::dry_run() && self.entries()?.iter().all(|name| name == "names") {
-            let _ = std::fs::remove_dir(dir.at("names"));
-            let _ = std::fs::remove_dir(&self.path);
+        if !explain::dry_run() {
+            let _ = std::fs::remove_dir(&self.path); // ENOTEMPTY: there are containers
         }
         Ok(())
     }
 
-    /// One engine at a time adds, removes and names. Makes the directories where they are not there.
+    /// One engine at a time adds a container or removes the store. Makes that where it is not there.
     fn lock(&self) -> Result<Option<Lock>> {
         for _ in 0..TRIES {
             if self.dir.borrow().as_ref().is_none_or(|dir| !dir.is_there()) {
-                self.make(&self.path, &self.path)?;
+                match explain::host(call!("mkdir {}", self.path.display())).run(|| directory::make(&self.path)) {
+                    // Another engine may make it at the same time.
+                    Err(error) if is(&error, Errno::EEXIST) => {}
+                    made => made?,
+                }
                 *self.dir.borrow_mut() = Directory::open(&self.path)?.map(Rc::new);
             }
             if explain::dry_run() {
                 return Ok(None);
             }
-            let Some(dir) = self.dir() else { continue };
             let lock = match wait_for_lock(&self.path) {
                 Err(error) if is(&error, Errno::ENOENT) => continue,
                 lock => lock?,
             };
             // Another engine may have removed the empty store just before, or made another one.
-            if lock.file().metadata().map(|it| it.ino()).ok() == dir.at(".").metadata().map(|it| it.ino()).ok()
-                && dir.is_there()
-            {
-                let names = dir.at("names");
-                let made = if names.exists() { Ok(()) } else { self.make(&names, &dir.shown("names")) };
-                match made {
-                    Err(error) if is(&error, Errno::ENOENT) => continue, // removed in this moment
-                    made => return made.map(|()| Some(lock)),
-                }
+            let inode = |it: std::fs::Metadata| it.ino();
+            let locked = lock.file().metadata().map(inode).ok();
+            if self.dir().is_some_and(|dir| dir.is_there() && locked == dir.at(".").metadata().map(inode).ok()) {
+                return Ok(Some(lock));
             }
         }
         bail!("{} vanishes as often as it is made: name another place in XDG_RUNTIME_DIR", self.path.display())
-    }
-
-    fn make(&self, dir: &Path, shown: &Path) -> Result<()> {
-        match explain::host(call!("mkdir {}", shown.display())).run(|| directory::make(dir)) {
-            // Another engine may make the same directory at the same time.
-            Err(error) if is(&error, Errno::EEXIST) => Ok(()),
-            made => made,
-        }
     }
 
     fn dir(&self) -> Option<Rc<Directory>> {
@@ -276,10 +258,6 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error).during(format_args!("cannot list {}", self.path.display())),
         }
-    }
-
-    fn has(&self, id: &str) -> bool {
-        self.dir.borrow().as_ref().is_some_and(|dir| dir.at(id).exists())
     }
 
     /// `None` where it is gone.
@@ -296,30 +274,8 @@ impl Store {
     }
 
     /// The container that has this name.
-    fn named(&self, name: &str) -> Option<String> {
-        let path = self.dir.borrow().as_ref()?.at("names").join(name);
-        let id = std::fs::read_link(path).ok()?.into_os_string().into_string().ok()?;
-        (is_id(&id) && self.has(&id)).then_some(id)
-    }
-
-    fn take_name(&self, config: &Config) -> Result<()> {
-        let (Some(name), Some(dir)) = (&config.name, self.dir()) else { return Ok(()) };
-        if let Some(id) = self.named(name) {
-            bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
-        }
-        let (path, shown) = (dir.at("names").join(name), dir.shown("names").join(name));
-        if path.symlink_metadata().is_ok() {
-            unlink(&dir, name)?; // of an engine that was killed: no other is half way while the store is locked
-        }
-        explain::host(call!("symlink(\"{}\", \"{}\")", config.id, shown.display())).run(|| symlink(&config.id, &path))
-    }
-
-    fn free_name(&self, config: &Config) -> Result<()> {
-        let (Some(name), Some(dir)) = (&config.name, self.dir()) else { return Ok(()) };
-        match std::fs::read_link(dir.at("names").join(name)) {
-            Ok(id) if id == Path::new(&config.id) => unlink(&dir, name),
-            _ => Ok(()),
-        }
+    fn named(&self, name: &str) -> Option<Container> {
+        self.all().ok()?.into_iter().find(|it| it.config.name.as_deref() == Some(name))
     }
 
     fn remove_directory(&self, name: &str) -> Result<()> {
@@ -333,12 +289,6 @@ impl Store {
             }
         })
     }
-}
-
-/// Removes a name, and not the container that it leads to.
-fn unlink(dir: &Directory, name: &str) -> Result<()> {
-    let (path, shown) = (dir.at("names").join(name), dir.shown("names").join(name));
-    explain::host(call!("rm {}", shown.display())).cleanup().run(|| std::fs::remove_file(path))
 }
 
 /// A name as Docker has it: letters, digits, `_`, `.` and `-`, beginning with a letter or a digit. So it is no path, no
