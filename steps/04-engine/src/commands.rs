@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use cgroups::Limits;
 use nix::sys::signal::{Signal, kill as send};
 use nix::sys::wait::waitpid;
@@ -155,14 +155,9 @@ fn start_it(container: &Container) -> Result<()> {
 
 pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
     let mut code = 0;
-    let (whole, damaged): (Vec<_>, Vec<_>) =
-        Store::open::<R>()?.all()?.into_iter().partition(|container| container.damage.is_none());
-    for why in damaged.into_iter().filter_map(|container| container.damage) {
-        code = explain::report(&anyhow!("{why} (`{} clean` removes it)", R::STEP));
-    }
     let mut rows = Vec::new();
-    for container in whole {
-        match container.snapshot() {
+    for container in Store::open::<R>()?.all()? {
+        match container.is_whole().and_then(|()| container.snapshot()) {
             Ok(seen) if all || matches!(seen.status, Status::Running | Status::Paused) => rows.push((container, seen)),
             Ok(_) => {}
             // Removed meanwhile.
@@ -183,6 +178,7 @@ pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
 
 pub fn logs<R: Recipe>(word: &str, show: Show) -> Result<u8> {
     let container = Store::open::<R>()?.find(word)?;
+    container.is_whole()?;
     let mut reader = Reader::from_start(&container);
     if !reader.has_log() {
         explain::note("it has no log: it ran in the foreground, and what it wrote went to the caller's terminal");
@@ -303,11 +299,7 @@ pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
 
 pub fn rm<R: Recipe>(words: &[String], verb: Verb) -> Result<u8> {
     let store = Store::open::<R>()?;
-    match verb {
-        // A damaged one, too.
-        Verb::RmForce => each_damaged(&store, words, |container| remove::<R>(&store, container, verb)),
-        _ => each(&store, words, |container| remove::<R>(&store, container, verb)),
-    }
+    each(&store, words, |container| remove::<R>(&store, container, verb))
 }
 
 /// Removes a container, if the table lets this verb do so.
@@ -395,16 +387,8 @@ fn clean_one<R: Recipe>(store: &Store, container: &Container, all: bool) -> Resu
 
 /// Does it to each container and prints its name, as Docker does.
 fn each(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
-    each_damaged(store, words, |container| match &container.damage {
-        Some(_) => store.find(&container.config.id).map(drop), // says why
-        None => act(container),
-    })
-}
-
-/// The same, also to those that are damaged.
-fn each_damaged(store: &Store, words: &[String], act: impl Fn(&Container) -> Result<()>) -> Result<u8> {
     each_word(words, |word| {
-        on(&store.find_damaged(word)?, word, &act)?;
+        with(store, word, &act)?;
         say(word);
         Ok(())
     })
@@ -424,11 +408,8 @@ fn each_word(words: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Resul
 
 /// Does something with a container. Where it fails because another engine has removed it meanwhile, says that.
 fn with<T>(store: &Store, word: &str, act: impl Fn(&Container) -> Result<T>) -> Result<T> {
-    on(&store.find(word)?, word, act)
-}
-
-fn on<T>(container: &Container, word: &str, act: impl Fn(&Container) -> Result<T>) -> Result<T> {
-    match act(container) {
+    let container = store.find(word)?;
+    match act(&container) {
         // What its monitor has said of it is told all the same.
         Err(error) if !container.exists() && !error.is::<Failure>() => {
             bail!("container {word} has just been removed")

@@ -246,11 +246,21 @@ impl Container {
         self.at("").exists()
     }
 
+    /// # Errors
+    /// Where it is damaged: why, and what to do.
+    pub fn is_whole(&self) -> Result<()> {
+        let Config { id, .. } = &self.config;
+        self.damage.as_ref().map_or(Ok(()), |why| bail!("{why} (`{} rm -f {id}` removes it)", self.asker))
+    }
+
     /// What this command may do now.
     ///
     /// # Errors
-    /// Where it may not: the table's sentence; and where another step has made it.
+    /// Where it may not: the table's sentence; where it is damaged, and where another step has made it.
     pub fn allows(&self, verb: Verb) -> Result<Status> {
+        if verb != Verb::RmForce {
+            self.is_whole()?;
+        }
         let status = self.status()?;
         match answer(verb, status) {
             Answer::Refused(why) => bail!("container {} {why}", self.name()),

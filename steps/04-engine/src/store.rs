@@ -166,23 +166,11 @@ impl Store {
         Ok(all)
     }
 
-    /// The container with this id, this name, or an id that begins so and is the only one.
-    ///
-    /// # Errors
-    /// Where there is none, or more than one; where it is damaged.
-    pub fn find(&self, word: &str) -> Result<Container> {
-        let container = self.find_damaged(word)?;
-        match &container.damage {
-            Some(why) => bail!("{why} (`{} rm -f {word}` removes it)", self.step),
-            None => Ok(container),
-        }
-    }
-
-    /// The same, also where it is damaged.
+    /// The container with this id, this name, or an id that begins so and is the only one; also where it is damaged.
     ///
     /// # Errors
     /// Where there is none, or more than one.
-    pub fn find_damaged(&self, word: &str) -> Result<Container> {
+    pub fn find(&self, word: &str) -> Result<Container> {
         if let Some(container) = Some(word).filter(|word| is_id(word)).and_then(|id| self.read(id)) {
             return Ok(container);
         }

@@ -44,6 +44,7 @@ pub fn row(container: &Container, Snapshot { status, state, end }: &Snapshot) ->
 
 /// `step04 inspect`: what was wanted, what has become of it, and how it ended.
 pub fn everything(container: &Container) -> Result<Value> {
+    container.is_whole()?;
     let Snapshot { status, end, .. } = container.snapshot()?;
     Ok(json!({
         "config": container.config,
