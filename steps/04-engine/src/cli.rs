@@ -168,16 +168,10 @@ pub fn main<R: Recipe>() -> ExitCode {
 
 fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
     match &command {
-        Command::Run { new, .. } | Command::Create { new } => cgroups::ask_for_scope(R::STEP, new.recipe.limits())?,
-        // An ordinary user may move a process only between groups that are both below the user's manager.
-        Command::Exec { .. } => cgroups::ask_for_scope(R::STEP, &Limits::default())?,
-        _ => {}
-    }
-    match command {
         // These put this program's own process into a container, or beside one for long. `start` may (see there).
-        Command::Run { .. } => protect::against_writers(R::STEP, "run")?,
-        Command::Create { .. } => protect::against_writers(R::STEP, "create")?,
-        Command::Exec { .. } => protect::against_writers(R::STEP, "exec")?,
+        Command::Run { new, .. } => protect::begin_again::<R>("run", new.recipe.limits())?,
+        Command::Create { new } => protect::begin_again::<R>("create", new.recipe.limits())?,
+        Command::Exec { .. } => protect::begin_again::<R>("exec", &Limits::default())?,
         // These only print: there is nothing to clean up, and where nobody reads, a signal would be waited for in vain.
         Command::Ps { .. } | Command::Logs { .. } | Command::Inspect(_) | Command::Wait(_) => {
             process::reset_signals().during("cannot reset the signals")?;
@@ -205,22 +199,23 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
     }
 }
 
-/// As kill(1) takes it: with or without `SIG`, or its number. Real-time signals have no names of their own: signal(7).
+/// As kill(1) takes it: with or without `SIG`, or its number. Real-time signals are named by the first or the last: signal(7).
 fn signal(text: &str) -> Result<i32, String> {
-    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
     let upper = text.to_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let real_time = |name: &str| match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(""), _) => Some(first),
-        (_, Some("")) => Some(last),
-        (Some(rest), _) => rest.strip_prefix('+')?.parse::<i32>().ok()?.checked_add(first),
-        (_, Some(rest)) => last.checked_sub(rest.strip_prefix('-')?.parse().ok()?),
-        (None, None) => None,
+    let word = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    let names = |number: i32| match Signal::try_from(number) {
+        Ok(signal) => vec![number.to_string(), signal.as_str().replacen("SIG", "", 1)],
+        Err(_) => vec![number.to_string(), format!("RTMIN+{}", number - first), format!("RTMAX-{}", last - number)],
     };
-    let is_one = |number: &i32| Signal::try_from(*number).is_ok() || (first..=last).contains(number);
-    let by_number = text.parse().ok().or_else(|| real_time(name)).filter(is_one);
-    by_number
-        .or_else(|| format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32))
+    let word = match word {
+        "RTMIN" => "RTMIN+0",
+        "RTMAX" => "RTMAX-0",
+        word => word,
+    };
+    (1..=last)
+        .filter(|number| Signal::try_from(*number).is_ok() || *number >= first)
+        .find(|number| names(*number).iter().any(|name| name == word))
         .ok_or_else(|| "no signal has this name or number; `kill -l` lists them".to_owned())
 }
 

@@ -66,8 +66,7 @@ pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
     // Before any of them is started, as it begins this command once more.
     let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
     if words.iter().any(is_stopped) {
-        cgroups::ask_for_scope(R::STEP, &Limits::default())?;
-        protect::against_writers(R::STEP, "start")?;
+        protect::begin_again::<R>("start", &Limits::default())?;
     }
     if !attach {
         store.warn_of_logout();

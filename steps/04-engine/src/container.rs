@@ -406,11 +406,7 @@ pub fn now() -> String {
 /// On disk, where the store is in memory: as the XDG base directory specification has it, or where the system keeps such
 /// things for root.
 fn data() -> PathBuf {
-    let user = geteuid();
-    // That of another user is theirs: `sudo -E`.
-    let is_ours = |dir: &PathBuf| dir.is_absolute() && dir.metadata().is_ok_and(|it| it.uid() == user.as_raw());
-    let home = || std::env::var_os("HOME").map(PathBuf::from).filter(is_ours).map(|home| home.join(".local/share"));
-    let usual = || if user.is_root() { Some("/var/lib".into()) } else { home() };
-    let given = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(is_ours);
-    given.or_else(usual).unwrap_or_else(|| "/var/tmp".into()).join("step04")
+    let home = || directory::of_variable("HOME").map(|home| home.join(".local/share"));
+    let usual = || if geteuid().is_root() { Some("/var/lib".into()) } else { home() };
+    directory::of_variable("XDG_DATA_HOME").or_else(usual).unwrap_or_else(|| "/var/tmp".into()).join("step04")
 }

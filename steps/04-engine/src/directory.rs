@@ -81,6 +81,13 @@ impl Directory {
     }
 }
 
+/// The directory that a variable of the environment names, if it is this user's: `sudo -E` brings those of the user who calls.
+pub fn of_variable(name: &str) -> Option<PathBuf> {
+    let dir = PathBuf::from(std::env::var_os(name)?);
+    let is_ours = dir.metadata().is_ok_and(|it| it.is_dir() && it.uid() == geteuid().as_raw());
+    (dir.is_absolute() && is_ours).then_some(dir)
+}
+
 /// mkdir(2), for this user alone: a log can hold secrets, and the socket starts things.
 pub fn make(dir: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(dir)?;

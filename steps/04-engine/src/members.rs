@@ -137,7 +137,8 @@ pub fn kill_all(groups: &[RecordedGroup]) -> Result<()> {
         return Ok(());
     }
     let dirs = known(groups);
-    if let Some(dir) = dirs.iter().find(|dir| Freezer::v1(dir).is_some()) {
+    let freezer = dirs.iter().find(|dir| Freezer::v1(dir).is_some());
+    if let Some(dir) = freezer {
         // Frozen, none of them can fork away from its SIGKILL; thawed, each of them dies of it.
         match freeze(groups) {
             Err(error) if error.is::<signals::Interrupted>() => return Err(error),
@@ -148,14 +149,10 @@ pub fn kill_all(groups: &[RecordedGroup]) -> Result<()> {
         for pid in pids.lines().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
             let _ = explain::host(call!("kill({pid}, SIGKILL)")).cleanup().run(|| kill(pid, Signal::SIGKILL));
         }
-        let file = dir.join("freezer.state");
-        explain::host_echo("THAWED", &file)
-            .cleanup()
-            .run()
-            .or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?;
     }
-    // On v2, and in groups that were made inside. One that is gone has ended meanwhile.
-    dirs.iter().try_for_each(|dir| match cgroups::end_all(dir) {
+    // That one first, as it is thawed by this; then what is on v2, and groups that were made inside. One that is gone has
+    // ended meanwhile.
+    freezer.into_iter().chain(&dirs).try_for_each(|dir| match cgroups::end_all(dir) {
         Err(_) if !dir.exists() => Ok(()),
         emptied => emptied,
     })

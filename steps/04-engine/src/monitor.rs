@@ -70,9 +70,9 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
         detached::<R>(store, container, &life, fresh, monitor_end);
         return Ok(());
     }
-    let mut monitor_end = Some(monitor_end);
-    let forked = process::fork(|| {
-        monitor_end.take().into_iter().for_each(|end| detached::<R>(store, container, &life, fresh, end));
+    let own = &life;
+    let forked = process::fork(move || {
+        detached::<R>(store, container, own, fresh, monitor_end);
         Ok(())
     });
     let monitor = match forked {
@@ -82,7 +82,6 @@ pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh
     };
     // Held here too, the lock would say that the container is looked after when its monitor is gone. Its copy remains.
     drop(life);
-    drop(monitor_end);
 
     let answer = failure::answer(&mut host_end, |received| {
         // The monitor decides what a signal means, as it is the one with something to clean up. A key's has reached it

@@ -10,7 +10,7 @@
 //! root; for others the engine copies itself into memory and seals the copy against every change. runc has both ways, too
 //! (since 1.2; its mount is an overlay). See open_tree(2), memfd_create(2), and *File Sealing* in fcntl(2).
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use cgroups::Limits;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -28,11 +29,20 @@ use shared::call;
 use shared::explain;
 use shared::failure::{CallFailed, During};
 
-/// Where vm.memfd_noexec is 1, a program in memory can only be executed if that was asked for. Not yet in nix.
-const MFD_EXEC: MFdFlags = MFdFlags::from_bits_retain(libc::MFD_EXEC);
+use crate::Recipe;
 
 const SEALS: SealFlag =
     SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
+
+/// Host, before anything else: where the limits take a scope of systemd's, runs in one; and is protected. An ordinary user may
+/// move a process only between groups that are both below the user's manager: so without limits, too.
+///
+/// # Errors
+/// Those of [`against_writers`].
+pub fn begin_again<R: Recipe>(verb: &str, limits: &Limits) -> Result<()> {
+    cgroups::ask_for_scope(R::STEP, limits)?;
+    against_writers(R::STEP, verb)
+}
 
 /// Host, before anything else: goes on as a program that nobody can write to, unless this is one already. Descriptors
 /// that the caller left open end here too: a container that outlives the caller would keep its pipes open.
@@ -82,12 +92,8 @@ pub fn arguments() -> Vec<OsString> {
 /// Open across execve(2), unlike all others.
 fn options_in_memory() -> Result<OwnedFd> {
     let words: Vec<_> = std::env::args_os().map(OsString::into_vec).collect();
-    let file = explain::host(call!("memfd_create(\"options\", MFD_NOEXEC_SEAL)")).run(|| {
-        match memfd_create(c"options", MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL)) {
-            Err(Errno::EINVAL) => memfd_create(c"options", MFdFlags::empty()), // before Linux 6.3
-            file => file,
-        }
-    })?;
+    let file = explain::host(call!("memfd_create(\"options\", MFD_NOEXEC_SEAL)"))
+        .run(|| in_memory(c"options", MFdFlags::empty(), libc::MFD_NOEXEC_SEAL))?;
     if explain::dry_run() {
         return Ok(file);
     }
@@ -95,6 +101,15 @@ fn options_in_memory() -> Result<OwnedFd> {
         .write_all(&words.join(&0))
         .during("cannot write the options")?;
     Ok(file)
+}
+
+/// Whether it can be executed is said by a flag that is not yet in nix: where vm.memfd_noexec is 1, it cannot unless that was
+/// asked for. Before Linux 6.3 there is none, and every one can.
+fn in_memory(name: &CStr, flags: MFdFlags, executable: u32) -> nix::Result<OwnedFd> {
+    match memfd_create(name, flags | MFdFlags::from_bits_retain(executable)) {
+        Err(Errno::EINVAL) => memfd_create(name, flags),
+        file => file,
+    }
 }
 
 /// What has come from execve(2) goes back into it: no word has a NUL byte.
@@ -126,13 +141,8 @@ fn read_only_mount() -> Result<OwnedFd> {
 /// A copy of this program in memory.
 fn sealed_copy(mut own: File, step: &str) -> Result<OwnedFd> {
     let name = c_string(step.into())?;
-    let copy = explain::host(call!("memfd_create(\"{step}\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)")).run(|| {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        match memfd_create(&*name, flags | MFD_EXEC) {
-            Err(Errno::EINVAL) => memfd_create(&*name, flags), // before Linux 6.3, where every one can be executed
-            copy => copy,
-        }
-    })?;
+    let copy = explain::host(call!("memfd_create(\"{step}\", MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)"))
+        .run(|| in_memory(&name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING, libc::MFD_EXEC))?;
     let number = copy.as_raw_fd();
     let copy = File::from(copy);
     // That is what the library calls here: copy_file_range(2) does not copy from one file system to another.

@@ -58,13 +58,9 @@ impl Store {
     /// Where that directory is another user's, or open to others.
     pub fn open<R: Recipe>() -> Result<Self> {
         let user = geteuid();
-        // `sudo -E` brings that of the user who calls: theirs, and not root's.
-        let is_ours = |dir: &PathBuf| {
-            dir.is_absolute() && dir.metadata().is_ok_and(|it| it.is_dir() && it.uid() == user.as_raw())
-        };
         // Root's other sessions, and `sudo`, would not look there; and it goes with the last session.
         let is_roots = |dir: &PathBuf| !(user.is_root() && dir.starts_with(OF_SESSIONS));
-        let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_ours).filter(is_roots);
+        let given = directory::of_variable("XDG_RUNTIME_DIR").filter(is_roots);
         let usual = if user.is_root() { PathBuf::from("/run") } else { Path::new(OF_SESSIONS).join(user.to_string()) };
         let temporary = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|dir| !dir.as_os_str().is_empty());
         let path = match given.unwrap_or(usual) {
@@ -105,11 +101,8 @@ impl Store {
             let (name, id) = (other.name(), &other.config.id);
             bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
         }
-        let Some(store) = self.dir() else {
-            // In a dry run, and the first time.
-            let store = Rc::new(Directory::stand_in(&self.path)?);
-            return Ok((Container { config, damage: None, store, place: id, asker: self.step }, Life(None)));
-        };
+        // In a dry run, and the first time, there is none.
+        let store = self.dir().map_or_else(|| Directory::stand_in(&self.path).map(Rc::new), Ok)?;
         let mut container = Container { config, damage: None, store, place: format!(".new-{id}"), asker: self.step };
         if explain::dry_run() {
             container.place = id;
