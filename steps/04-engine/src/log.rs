@@ -207,7 +207,6 @@ fn end_of_line(bytes: &[u8]) -> Option<usize> {
     if bytes.len() < LONGEST_LINE {
         return None;
     }
-    // A character has at most four bytes, and those after the first begin with the bits 10.
-    let last = head.iter().rposition(|byte| byte & 0b1100_0000 != 0b1000_0000).unwrap_or(0);
-    Some(if head.len() - last < 4 && last > 0 { last } else { head.len() })
+    let begun = head.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
+    Some(head.len() - begun)
 }
