@@ -192,8 +192,9 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Kill { signal, containers } => commands::kill::<R>(&containers.words, signal),
         Command::Wait(containers) => commands::wait::<R>(&containers.words),
         Command::Inspect(containers) => commands::inspect::<R>(&containers.words),
-        Command::Rm { force: false, containers } => commands::rm::<R>(&containers.words, Verb::Rm),
-        Command::Rm { force: true, containers } => commands::rm::<R>(&containers.words, Verb::RmForce),
+        Command::Rm { force, containers } => {
+            commands::rm::<R>(&containers.words, if force { Verb::RmForce } else { Verb::Rm })
+        }
         Command::Clean { all } => commands::clean::<R>(all),
         Command::More(command) => R::run(command),
     }

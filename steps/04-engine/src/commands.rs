@@ -22,15 +22,16 @@ use crate::store::Store;
 use crate::{Keeper, Recipe, door, members, monitor, orphan, protect, recovery, sys, tables};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
-    let (store, container, life) = add(new)?;
-    monitor::run::<R>(&store, &container, life)
+    let (container, life) = add(&mut Store::open::<R>()?, new)?;
+    monitor::run::<R>(&container, life)
 }
 
 pub fn run_detached<R: Recipe>(new: New<R>) -> Result<u8> {
-    let (store, container) = make(new)?;
+    let mut store = Store::open::<R>()?;
+    let container = make(&mut store, new)?;
     if let Err(error) = start_it(&container) {
         // A container whose program cannot begin is none. With --rm, its monitor may have removed it.
-        let _ = remove::<R>(&store, &container, Verb::RmForce);
+        let _ = remove::<R>(&container, Verb::RmForce);
         return Err(error);
     }
     store.warn_of_logout();
@@ -39,26 +40,22 @@ pub fn run_detached<R: Recipe>(new: New<R>) -> Result<u8> {
 }
 
 pub fn create<R: Recipe>(new: New<R>) -> Result<u8> {
-    let (_, container) = make(new)?;
-    say(&container.config.id);
+    say(&make(&mut Store::open::<R>()?, new)?.config.id);
     Ok(0)
 }
 
-fn make<R: Recipe>(new: New<R>) -> Result<(Store, Container)> {
+fn make<R: Recipe>(store: &mut Store, new: New<R>) -> Result<Container> {
     let keeper = new.recipe.keeper();
-    let (store, container, life) = add(new)?;
+    let (container, life) = add(store, new)?;
     match keeper {
-        Keeper::Monitor => monitor::create::<R>(&store, &container, life, true)?,
-        Keeper::Subreaper => orphan::create::<R>(&store, &container, &life)?,
+        Keeper::Monitor => monitor::create::<R>(&container, life, true)?,
+        Keeper::Subreaper => orphan::create::<R>(&container, &life)?,
     }
-    Ok((store, container))
+    Ok(container)
 }
 
-fn add<R: Recipe>(New { name, rm, recipe, command }: New<R>) -> Result<(Store, Container, Life)> {
-    let recipe = recipe.settled()?;
-    let store = Store::open::<R>()?;
-    let (container, life) = store.add(name, rm, command, &recipe)?;
-    Ok((store, container, life))
+fn add<R: Recipe>(store: &mut Store, New { name, rm, recipe, command }: New<R>) -> Result<(Container, Life)> {
+    store.add(name, rm, command, &recipe.settled()?)
 }
 
 pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
@@ -70,19 +67,19 @@ pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
     }
     if !attach {
         store.warn_of_logout();
-        return each(&store, words, |container| match make_again::<R>(&store, container)? {
+        return each(&store, words, |container| match make_again::<R>(container)? {
             Status::Running => Ok(()),
             _ => start_it(container),
         });
     }
     let [word] = words else { bail!("--attach takes one container") };
-    with(&store, word, |container| start_attached::<R>(&store, container))
+    with(&store, word, start_attached::<R>)
 }
 
-fn start_attached<R: Recipe>(store: &Store, container: &Container) -> Result<u8> {
+fn start_attached<R: Recipe>(container: &Container) -> Result<u8> {
     // What it writes from now on, and not what it has written when it ran before.
     let mut reader = Reader::from_end(container)?;
-    let status = make_again::<R>(store, container)?;
+    let status = make_again::<R>(container)?;
     // Before it starts: with --rm, its directory can be gone a moment later.
     let exit = container.open_end()?;
     let init = container.state()?.init;
@@ -115,7 +112,7 @@ fn start_attached<R: Recipe>(store: &Store, container: &Container) -> Result<u8>
 }
 
 /// A stopped container becomes a created one. The state before that.
-fn make_again<R: Recipe>(store: &Store, container: &Container) -> Result<Status> {
+fn make_again<R: Recipe>(container: &Container) -> Result<Status> {
     loop {
         let status = container.allows(Verb::Start)?;
         if status != Status::Stopped {
@@ -138,7 +135,7 @@ fn make_again<R: Recipe>(store: &Store, container: &Container) -> Result<Status>
         let plan = container.state()?.plan;
         container.save(&State { monitor: Some(Process::of(Pid::this())?), plan, ..State::default() })?;
         container.forget_end()?;
-        monitor::create::<R>(store, container, life, false)?;
+        monitor::create::<R>(container, life, false)?;
         return Ok(status);
     }
 }
@@ -297,20 +294,19 @@ pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
 }
 
 pub fn rm<R: Recipe>(words: &[String], verb: Verb) -> Result<u8> {
-    let store = Store::open::<R>()?;
-    each(&store, words, |container| remove::<R>(&store, container, verb))
+    each(&Store::open::<R>()?, words, |container| remove::<R>(container, verb))
 }
 
 /// Removes a container, if the table lets this verb do so.
-fn remove<R: Recipe>(store: &Store, container: &Container, verb: Verb) -> Result<()> {
-    match remove_once_free::<R>(store, container, verb) {
+fn remove<R: Recipe>(container: &Container, verb: Verb) -> Result<()> {
+    match remove_once_free::<R>(container, verb) {
         Err(_) if container.config.rm && !container.exists() => Ok(()), // its monitor has removed it
         removed => removed,
     }
 }
 
 /// Looks again at each turn, as others may be at work on it.
-fn remove_once_free<R: Recipe>(store: &Store, container: &Container, verb: Verb) -> Result<()> {
+fn remove_once_free<R: Recipe>(container: &Container, verb: Verb) -> Result<()> {
     let since = Instant::now();
     loop {
         // A damaged one has no state to look at; forced, it goes all the same.
@@ -337,7 +333,7 @@ fn remove_once_free<R: Recipe>(store: &Store, container: &Container, verb: Verb)
                 recovery::remove_groups()?; // which they are, its record does not say any more
             }
             recovery::remove::<R>(&state)?;
-            return store.remove(container, &life);
+            return container.remove(&life);
         }
         if since.elapsed() > monitor::PATIENCE {
             bail!("another engine is at work on container {}", container.name());
@@ -347,11 +343,11 @@ fn remove_once_free<R: Recipe>(store: &Store, container: &Container, verb: Verb)
 }
 
 pub fn clean<R: Recipe>(all: bool) -> Result<u8> {
-    let store = Store::open::<R>()?;
+    let mut store = Store::open::<R>()?;
     let mut code = 0;
     for container in store.all()? {
         signals::check()?;
-        let removed = if container.is_ours().is_ok() { clean_one::<R>(&store, &container, all) } else { Ok(()) };
+        let removed = if container.is_ours().is_ok() { clean_one::<R>(&container, all) } else { Ok(()) };
         match removed {
             // Removed by another engine, or started.
             Err(_) if !container.exists() || matches!(container.status(), Ok(Status::Running)) => {}
@@ -365,21 +361,21 @@ pub fn clean<R: Recipe>(all: bool) -> Result<u8> {
     Ok(code)
 }
 
-fn clean_one<R: Recipe>(store: &Store, container: &Container, all: bool) -> Result<()> {
+fn clean_one<R: Recipe>(container: &Container, all: bool) -> Result<()> {
     if let Some(why) = &container.damage {
         // One that is looked after may be just being made.
         if container.is_looked_after() {
             return Ok(());
         }
         explain::note(why);
-        return remove::<R>(store, container, Verb::RmForce);
+        return remove::<R>(container, Verb::RmForce);
     }
     let status = container.status()?;
     // One whose monitor was killed between its end and its removal.
     let was_to_go = container.config.rm && status == Status::Stopped && !container.is_looked_after();
     if status == Status::Dead || was_to_go || (all && matches!(status, Status::Created | Status::Stopped)) {
         explain::note(format_args!("container {} is {status}", container.name()));
-        remove::<R>(store, container, Verb::Rm)?;
+        remove::<R>(container, Verb::Rm)?;
     }
     Ok(())
 }

@@ -337,6 +337,22 @@ impl Container {
         }
     }
 
+    /// Removes its directory, of which the caller holds the lock.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn remove(&self, _life: &Life) -> Result<()> {
+        if explain::dry_run() {
+            explain::note(format_args!("{} would be removed", self.path("").display()));
+            return Ok(());
+        }
+        let gone = format!(".gone-{}", self.config.id);
+        explain::host(call!("rename(\"{}\", \"{}\")", self.path("").display(), self.store.shown(&gone).display()))
+            .cleanup()
+            .run(|| std::fs::rename(self.at(""), self.store.at(&gone)))?;
+        self.store.remove(&gone)
+    }
+
     /// The other processes that have its directory open, as the one has that holds its lock: for where the record does not
     /// say any more which that is.
     pub(crate) fn holders(&self) -> Vec<Process> {

@@ -5,7 +5,7 @@
 //! written there. See *openat* in open(2), RATIONALE.
 
 use std::fs::{File, Permissions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
+use shared::call;
+use shared::explain;
 use shared::failure::During;
 
 /// A directory that this user alone can look into.
@@ -74,6 +76,20 @@ impl Directory {
         self.path.join(name)
     }
 
+    /// Removes what is in it by this name, with all that is in that.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        explain::host(call!("rm -r {}", self.shown(name).display())).cleanup().run(|| {
+            match std::fs::remove_dir_all(self.at(name)) {
+                // Another engine that cleans has come first.
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            }
+        })
+    }
+
     /// Whether its path still leads to it.
     pub fn is_there(&self) -> bool {
         let inode = |path: &Path| path.symlink_metadata().map(|it| (it.dev(), it.ino())).ok();
@@ -111,7 +127,7 @@ pub fn read(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
 /// A file to be written, without what was there before, be it a link: for this user alone.
 pub fn create_file(path: &Path) -> std::io::Result<File> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let file = File::options().append(true).create_new(true).mode(0o600).open(path)?;

@@ -69,14 +69,14 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     };
 
     // From here on the descriptor means this process, whatever becomes of its pid.
-    let process = init.open()?.context("its first process has ended")?;
+    let joined = init.open()?.context("its first process has ended")?;
     let init = Pid::from_raw(init.pid);
-    let (helper, held) = setns::clone_into(&process, &namespaces::own_of(init)?, enter, become_program)?;
+    let (helper, held) = setns::clone_into(&joined, &namespaces::own_of(init)?, enter, become_program)?;
     // Host, and the child held: ties it to what the container has, before it runs anything.
     each(parts, |part| part.admit_guest(held.pid(), init))?;
     let ready = held.release()?;
     each(parts, |part| part.entered(ready.pid(), post.receive()?))?;
     let _running = ready.start()?;
     let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
-    helper.wait_beside(&ends, || parts.iter().for_each(|part| part.serve()))
+    process::wait_beside(helper.pid, &ends, || parts.iter().for_each(|part| part.serve()))
 }

@@ -37,7 +37,6 @@ use crate::door::Door;
 use crate::identity::Process;
 use crate::log::Output;
 use crate::members::RecordedGroup;
-use crate::store::Store;
 use crate::{Part, Program, Recipe, recovery};
 
 /// How long a monitor may take to clean up after its container's last process.
@@ -51,11 +50,11 @@ pub const LOOK: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// What keeps it from being made.
-pub fn run<R: Recipe>(store: &Store, container: &Container, life: Life) -> Result<u8> {
+pub fn run<R: Recipe>(container: &Container, life: Life) -> Result<u8> {
     let end = live::<R>(container, &life, None);
     // One whose program has never begun is none.
     let keep = container.state().is_ok_and(|state| state.started.is_some());
-    finish::<R>(store, container, &life, keep, end)
+    finish::<R>(container, &life, keep, end)
 }
 
 /// Host: makes a container that outlives this command, up to the moment before its program begins; [`start`](crate::door::start) is
@@ -63,22 +62,22 @@ pub fn run<R: Recipe>(store: &Store, container: &Container, life: Life) -> Resul
 ///
 /// # Errors
 /// What the monitor could not do.
-pub fn create<R: Recipe>(store: &Store, container: &Container, life: Life, fresh: bool) -> Result<()> {
+pub fn create<R: Recipe>(container: &Container, life: Life, fresh: bool) -> Result<()> {
     let (mut host_end, monitor_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
     if explain::dry_run() {
         process::fork(|| Ok(()))?;
-        detached::<R>(store, container, &life, fresh, monitor_end);
+        detached::<R>(container, &life, fresh, monitor_end);
         return Ok(());
     }
     let own = &life;
     let forked = process::fork(move || {
-        detached::<R>(store, container, own, fresh, monitor_end);
+        detached::<R>(container, own, fresh, monitor_end);
         Ok(())
     });
     let monitor = match forked {
         Ok(monitor) => monitor,
         // This has to be written down: without an end, it would be dead.
-        Err(error) => return finish::<R>(store, container, &life, !fresh, Err(error)).map(drop),
+        Err(error) => return finish::<R>(container, &life, !fresh, Err(error)).map(drop),
     };
     // Held here too, the lock would say that the container is looked after when its monitor is gone. Its copy remains.
     drop(life);
@@ -129,12 +128,12 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
 }
 
 /// Monitor: its whole life.
-fn detached<R: Recipe>(store: &Store, container: &Container, life: &Life, fresh: bool, engine: UnixStream) {
+fn detached<R: Recipe>(container: &Container, life: &Life, fresh: bool, engine: UnixStream) {
     explain::speak_as_monitor();
     let mut door = Door::new(engine);
     let end = live::<R>(container, life, Some(&mut door));
     let keep = !fresh || door.has_said_created;
-    if let Err(error) = finish::<R>(store, container, life, keep, end) {
+    if let Err(error) = finish::<R>(container, life, keep, end) {
         door.say_failed(&error);
     }
 }
@@ -249,13 +248,7 @@ pub(crate) struct Outcome {
 }
 
 /// Monitor, and everything cleaned up: writes the end down. Of a container that was never created, nothing is kept.
-pub(crate) fn finish<R: Recipe>(
-    store: &Store,
-    container: &Container,
-    life: &Life,
-    keep: bool,
-    end: Result<Outcome>,
-) -> Result<u8> {
+pub(crate) fn finish<R: Recipe>(container: &Container, life: &Life, keep: bool, end: Result<Outcome>) -> Result<u8> {
     let (code, sentence) = match &end {
         Ok(outcome) => (outcome.code, outcome.complaint.clone()),
         Err(error) => {
@@ -268,7 +261,7 @@ pub(crate) fn finish<R: Recipe>(
     let written = container.finish(code, sentence);
     if !keep || container.config.rm {
         recovery::remove::<R>(&container.state().unwrap_or_default())?;
-        store.remove(container, life)?;
+        container.remove(life)?;
     } else {
         written?;
     }

@@ -22,7 +22,6 @@ use shared::failure::During;
 
 use crate::container::{Container, Life, State};
 use crate::door::{self, Asker};
-use crate::store::Store;
 use crate::{Part, Program, Recipe, monitor, sys};
 
 /// Host: makes a container up to the moment before its program begins; [`door::start`] by any process is what it then
@@ -30,9 +29,9 @@ use crate::{Part, Program, Recipe, monitor, sys};
 ///
 /// # Errors
 /// Those of [`create`](crate::create). Nothing is left then.
-pub fn create<R: Recipe>(store: &Store, container: &Container, life: &Life) -> Result<()> {
+pub fn create<R: Recipe>(container: &Container, life: &Life) -> Result<()> {
     match make::<R>(container) {
-        Err(error) => monitor::finish::<R>(store, container, life, false, Err(error)).map(drop),
+        Err(error) => monitor::finish::<R>(container, life, false, Err(error)).map(drop),
         made => made,
     }
 }

@@ -12,7 +12,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ use crate::sys;
 
 /// The child's parent. Dropped, it ends the child.
 pub struct Helper {
-    pid: Pid,
+    /// Waited for, it ends as its child does, to which it passes signals on.
+    pub pid: Pid,
     /// It sees EOF when this process dies.
     line: UnixStream,
 }
@@ -66,15 +67,6 @@ impl Helper {
         let mut pid = [0; 4];
         self.line.read_exact(&mut pid).during("cannot hear the helper")?;
         Ok(Pid::from_raw(i32::from_ne_bytes(pid)))
-    }
-
-    /// Host: waits for the program's end; the helper passes on to it the signals that this process passes on. Whenever one of
-    /// `others` can be read, does `work`. Its exit code, or 128 and the number of the signal that ended it.
-    ///
-    /// # Errors
-    /// Where the helper cannot be waited for.
-    pub fn wait_beside(self, others: &[BorrowedFd], work: impl FnMut()) -> Result<u8> {
-        process::wait_beside(self.pid, others, work)
     }
 }
 

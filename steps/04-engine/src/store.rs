@@ -13,7 +13,6 @@
 //!
 //! A name stands in `config.json` and nowhere else: so none is left of a container that is gone.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -37,7 +36,7 @@ use crate::identity::Process;
 pub struct Store {
     path: PathBuf,
     /// None while it is not there.
-    dir: RefCell<Option<Rc<Directory>>>,
+    dir: Option<Rc<Directory>>,
     /// The step that asks.
     step: &'static str,
 }
@@ -69,8 +68,7 @@ impl Store {
             _ => std::path::absolute(temporary.unwrap_or("/tmp".into()).join(format!("step04-{user}")))
                 .during("cannot determine the current directory")?,
         };
-        let dir = RefCell::new(Directory::open(&path)?.map(Rc::new));
-        Ok(Store { path, dir, step: R::STEP })
+        Ok(Store { dir: Directory::open(&path)?.map(Rc::new), path, step: R::STEP })
     }
 
     /// Says so, where a detached container will not outlive this user's login session.
@@ -86,7 +84,7 @@ impl Store {
     /// # Errors
     /// Where its name is taken. Nothing is left then.
     pub fn add<R: Recipe>(
-        &self,
+        &mut self,
         name: Option<String>,
         rm: bool,
         command: Vec<String>,
@@ -102,7 +100,7 @@ impl Store {
             bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
         }
         // In a dry run, and the first time, there is none.
-        let store = self.dir().map_or_else(|| Directory::stand_in(&self.path).map(Rc::new), Ok)?;
+        let store = self.dir.clone().map_or_else(|| Directory::stand_in(&self.path).map(Rc::new), Ok)?;
         let mut container = Container { config, damage: None, store, place: format!(".new-{id}"), asker: self.step };
         if explain::dry_run() {
             container.place = id;
@@ -113,7 +111,7 @@ impl Store {
         let life = try_lock(&container.at("")).during(format_args!("cannot lock {}", container.path("").display()))?;
         if let Err(error) = self.fill(&mut container) {
             // What comes on top of it is not worth a word; `clean` finds what is left.
-            let _ = self.remove_directory(&container.place);
+            let _ = container.store.remove(&container.place);
             return Err(error);
         }
         drop(record);
@@ -129,23 +127,6 @@ impl Store {
             .run(|| std::fs::rename(container.at(""), container.store.at(&container.config.id)))?;
         container.place = container.config.id.clone();
         Ok(())
-    }
-
-    /// Removes a container's directory. The caller holds the container's lock.
-    ///
-    /// # Errors
-    /// Where the kernel refuses.
-    pub fn remove(&self, container: &Container, _life: &Life) -> Result<()> {
-        if explain::dry_run() {
-            explain::note(format_args!("{} would be removed", container.path("").display()));
-            return Ok(());
-        }
-        let gone = format!(".gone-{}", container.config.id);
-        let (from, to) = (container.path(""), container.store.shown(&gone));
-        explain::host(call!("rename(\"{}\", \"{}\")", from.display(), to.display()))
-            .cleanup()
-            .run(|| std::fs::rename(container.at(""), container.store.at(&gone)))?;
-        self.remove_directory(&gone)
     }
 
     /// All containers, the newest first; those that cannot be read have a sentence that says why.
@@ -184,14 +165,14 @@ impl Store {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn sweep(&self) -> Result<()> {
-        let Some(dir) = self.dir().filter(|dir| dir.is_there()) else { return Ok(()) };
+    pub fn sweep(&mut self) -> Result<()> {
+        let Some(dir) = self.dir.clone().filter(|dir| dir.is_there()) else { return Ok(()) };
         // No other engine is half way in while this is held.
         let _lock = self.lock()?;
         for name in self.entries()? {
             let is_half = name.starts_with(".new-") || name.starts_with(".gone-");
             if is_half && !is_locked(&dir.at(&name)) {
-                self.remove_directory(&name)?;
+                dir.remove(&name)?;
             }
         }
         if !explain::dry_run() {
@@ -201,15 +182,15 @@ impl Store {
     }
 
     /// One engine at a time adds a container or removes the store. Makes that where it is not there.
-    fn lock(&self) -> Result<Option<Lock>> {
+    fn lock(&mut self) -> Result<Option<Lock>> {
         for _ in 0..TRIES {
-            if self.dir.borrow().as_ref().is_none_or(|dir| !dir.is_there()) {
+            if self.dir.as_ref().is_none_or(|dir| !dir.is_there()) {
                 match explain::host(call!("mkdir {}", self.path.display())).run(|| directory::make(&self.path)) {
                     // Another engine may make it at the same time.
                     Err(error) if is(&error, Errno::EEXIST) => {}
                     made => made?,
                 }
-                *self.dir.borrow_mut() = Directory::open(&self.path)?.map(Rc::new);
+                self.dir = Directory::open(&self.path)?.map(Rc::new);
             }
             if explain::dry_run() {
                 return Ok(None);
@@ -221,19 +202,15 @@ impl Store {
             // Another engine may have removed the empty store just before, or made another one.
             let inode = |it: std::fs::Metadata| it.ino();
             let locked = lock.file().metadata().map(inode).ok();
-            if self.dir().is_some_and(|dir| dir.is_there() && locked == dir.at(".").metadata().map(inode).ok()) {
+            if self.dir.as_ref().is_some_and(|dir| dir.is_there() && locked == dir.at(".").metadata().map(inode).ok()) {
                 return Ok(Some(lock));
             }
         }
         bail!("{} vanishes as often as it is made: name another place in XDG_RUNTIME_DIR", self.path.display())
     }
 
-    fn dir(&self) -> Option<Rc<Directory>> {
-        self.dir.borrow().clone()
-    }
-
     fn entries(&self) -> Result<Vec<String>> {
-        let Some(dir) = self.dir() else { return Ok(Vec::new()) };
+        let Some(dir) = &self.dir else { return Ok(Vec::new()) };
         match std::fs::read_dir(dir.at("")) {
             Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -243,7 +220,7 @@ impl Store {
 
     /// `None` where it is gone.
     fn read(&self, id: &str) -> Option<Container> {
-        let store = self.dir()?;
+        let store = self.dir.clone()?;
         let config = Config { id: id.to_owned(), ..Config::default() };
         let mut container = Container { config, damage: None, store, place: id.to_owned(), asker: self.step };
         match container.read::<Config>("config.json") {
@@ -257,18 +234,6 @@ impl Store {
     /// The container that has this name.
     fn named(&self, name: &str) -> Option<Container> {
         self.all().ok()?.into_iter().find(|it| it.config.name.as_deref() == Some(name))
-    }
-
-    fn remove_directory(&self, name: &str) -> Result<()> {
-        let Some(dir) = self.dir() else { return Ok(()) };
-        let path = dir.at(name);
-        explain::host(call!("rm -r {}", dir.shown(name).display())).cleanup().run(|| {
-            match std::fs::remove_dir_all(&path) {
-                // Another engine that cleans has come first.
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            }
-        })
     }
 }
 
