@@ -20,13 +20,14 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use anyhow::Result;
+use clap::ColorChoice;
 use colored::Colorize;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
-use crate::failure::{CallFailed, Failure, STEP_FAILED, errno_of};
+use crate::failure::{CallFailed, During, Failure, STEP_FAILED, errno_of};
 use crate::narration::{self, Speaker, Step};
-use crate::remedy::{self, Known};
+use crate::remedy::Known;
 use crate::{pause, signals};
 
 pub use crate::narration::{child_is, flush, hush, line, newborn, note, notice, one_line, printable, speak_as_monitor};
@@ -57,20 +58,14 @@ pub struct Narration {
     #[arg(long)]
     times: bool,
     /// Colour what is printed
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto)]
-    color: When,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum When {
-    Auto,
-    Always,
-    Never,
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
+    color: ColorChoice,
 }
 
 struct Frame {
     narration: Narration,
-    step: Step,
+    step: Option<Step>,
+    known: Vec<&'static Known>,
 }
 
 /// Bytes of stack with which clap parses the command line of step 04, which has the most commands.
@@ -87,12 +82,13 @@ pub fn parse<O: clap::Parser + Send>() -> Result<O, ExitCode> {
 pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, ExitCode> {
     // With many commands clap needs more than the caller's `ulimit -s` may leave. A thread has a stack of its own; it has
     // ended when a step clones, which takes a process with one thread.
-    let parsed = match has_small_stack() {
-        false => O::try_parse_from(words),
-        true => std::thread::scope(|scope| match scope.spawn(|| O::try_parse_from(words)).join() {
-            Ok(parsed) => parsed,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }),
+    let has_small_stack = getrlimit(Resource::RLIMIT_STACK).is_ok_and(|(soft, _)| soft < ENOUGH_STACK);
+    let parse = || O::try_parse_from(words);
+    let parsed = if has_small_stack {
+        let parsed = std::thread::scope(|scope| scope.spawn(parse).join());
+        parsed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    } else {
+        parse()
     };
     parsed.map_err(|error| {
         if !error.use_stderr() {
@@ -107,36 +103,30 @@ pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, Exi
     })
 }
 
-fn has_small_stack() -> bool {
-    getrlimit(Resource::RLIMIT_STACK).is_ok_and(|(soft, _)| soft < ENOUGH_STACK)
-}
-
 /// The frame around every step's `main`: what to print, which failures have a remedy, signals held, one sentence for
 /// a failure. The file that calls it says which step this is.
 #[track_caller]
 pub fn run(narration: &Narration, known: Vec<&'static Known>, body: impl FnOnce() -> Result<u8>) -> ExitCode {
     // `colored` would look at standard output, which is the container's.
-    match narration.color {
-        When::Auto if std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stderr().is_terminal() => {
-            colored::control::set_override(true)
+    colored::control::set_override(match narration.color {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => {
+            std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stderr().is_terminal()
         }
-        When::Always => colored::control::set_override(true),
-        When::Auto | When::Never => colored::control::set_override(false),
-    }
+    });
     let unwinding = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         unwinding(panic);
         // Unwinding, the child of a clone would go on in its parent's code, as a second host.
         std::process::abort();
     }));
-    let step = Step::of(Location::caller());
-    let _ = FRAME.set(Frame { narration: narration.clone(), step });
-    remedy::know(known);
+    let _ = FRAME.set(Frame { narration: narration.clone(), step: narration::step_of(Location::caller()), known });
     if dry_run() {
         notice("dry run: none of this is done");
     }
-    let code = pause::validate().and_then(|()| signals::hold()).and_then(|()| body());
-    let code = code.unwrap_or_else(|error| report(&error));
+    let held = pause::validate().and_then(|()| signals::hold().during("cannot hold signals"));
+    let code = held.and_then(|()| body()).unwrap_or_else(|error| report(&error));
     flush();
     ExitCode::from(code)
 }
@@ -202,7 +192,7 @@ impl Returned for OwnedFd {
 /// Host: a call to be made with [`run`](Call::run).
 #[track_caller]
 pub fn host(text: fmt::Arguments) -> Call {
-    Call::new(narration::host(), text)
+    Call::new(narration::screen().host, text)
 }
 
 /// Child: the same. Signals are the host's to receive, which ends the child.
@@ -225,7 +215,7 @@ pub fn host_echo(value: impl Display, path: &Path) -> Echo<'_> {
 pub struct Call {
     pub(crate) speaker: Speaker,
     /// The step that calls for it.
-    pub(crate) step: Step,
+    pub(crate) step: Option<Step>,
     pub(crate) text: String,
     signals: Signals,
     pauses: bool,
@@ -248,7 +238,7 @@ impl Call {
     #[track_caller]
     fn new(speaker: Speaker, text: fmt::Arguments) -> Self {
         let signals = if speaker == Speaker::Child { Signals::Wait } else { Signals::Cancel };
-        let step = Step::of(Location::caller());
+        let step = narration::step_of(Location::caller());
         Call { speaker, step, text: text.to_string(), signals, pauses: true, first: false }
     }
 
@@ -345,7 +335,7 @@ pub fn dry_run() -> bool {
 
 /// Whether nothing is printed but errors.
 pub fn quiet() -> bool {
-    narration::is_hushed() || options().is_some_and(|options| options.quiet)
+    narration::screen().is_hushed || options().is_some_and(|options| options.quiet)
 }
 
 /// Whether every call is printed.
@@ -363,8 +353,13 @@ pub(crate) fn pauses() -> Option<&'static [String]> {
 }
 
 /// The step that this program is.
-pub(crate) fn this_step() -> Step {
-    FRAME.get().map_or(Step::UNKNOWN, |frame| frame.step)
+pub(crate) fn this_step() -> Option<Step> {
+    FRAME.get()?.step
+}
+
+/// What is known of the calls of this step and of those before it, this step's first.
+pub(crate) fn known() -> &'static [&'static Known] {
+    FRAME.get().map(|frame| &frame.known[..]).unwrap_or_default()
 }
 
 fn options() -> Option<&'static Narration> {

@@ -13,10 +13,6 @@ use crate::{remedy, signals};
 
 /// Docker's exit code for a failure of the engine itself, here of the step.
 pub const STEP_FAILED: u8 = 125;
-/// The command was found but cannot be executed.
-pub const NOT_EXECUTABLE: u8 = 126;
-/// The command was not found.
-pub const NOT_FOUND: u8 = 127;
 
 /// A failure whose sentence is finished and whose exit code is known: the child's, or that of a command that cannot start.
 #[derive(Debug)]
@@ -150,7 +146,7 @@ mod tests {
             answer(&mut here, signals::interrupt)
         };
         for remedy in [None, Some("use sudo".to_owned())] {
-            let failure = Failure { code: NOT_FOUND, sentence: "no such file".to_owned(), remedy };
+            let failure = Failure { code: 127, sentence: "no such file".to_owned(), remedy };
             let there = sent(&failure.to_bytes()).expect_err("a failure").downcast::<Failure>().expect("the same");
             assert_eq!((there.code, there.sentence, there.remedy), (failure.code, failure.sentence, failure.remedy));
         }
@@ -169,10 +165,7 @@ mod tests {
         let code = |error: anyhow::Error| Failure::of(&error).code;
         let refused = || CallFailed { call: "mkdir /a".to_owned(), errno: Errno::EACCES };
         assert_eq!(code(refused().into()), STEP_FAILED);
-        assert_eq!(
-            code(Failure { code: NOT_EXECUTABLE, sentence: String::new(), remedy: None }.into()),
-            NOT_EXECUTABLE
-        );
+        assert_eq!(code(Failure { code: 126, sentence: String::new(), remedy: None }.into()), 126);
         assert_eq!(code(signals::Interrupted(nix::sys::signal::Signal::SIGINT).into()), 130);
         let error = anyhow::Error::from(refused()).context("in the root /r");
         assert!(is(&error, Errno::EACCES) && !is(&error, Errno::ENOENT));

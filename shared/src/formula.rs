@@ -25,12 +25,7 @@ impl Term {
 
     /// As the formula spells it.
     pub fn name(self) -> &'static str {
-        match self {
-            Term::Cgroup => "cgroup",
-            Term::Namespace => "namespace",
-            Term::Rootfs => "rootfs",
-            Term::Engine => "engine",
-        }
+        ["cgroup", "namespace", "rootfs", "engine"][self as usize]
     }
 }
 
@@ -48,21 +43,17 @@ pub struct Fact {
     pub brief: String,
 }
 
-#[derive(Clone)]
+#[derive(Default)]
 enum Light {
+    #[default]
     Off,
     On,
     Refused(String),
 }
 
 /// `Container = cgroup + namespace + rootfs + engine`.
+#[derive(Default)]
 pub struct Formula([Light; 4]);
-
-impl Default for Formula {
-    fn default() -> Self {
-        Formula([const { Light::Off }; 4])
-    }
-}
 
 impl Formula {
     /// Lights a term if the kernel confirms each fact of it; prints them in one line, each in its own under `--verbose`.

@@ -3,17 +3,11 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use anyhow::Result;
 use nix::errno::Errno;
 
-use crate::explain;
-use crate::failure::{During, errno_of};
-use crate::{signals, sys};
-
-/// A wait that is longer is printed.
-const SILENCE: Duration = Duration::from_millis(500);
+use crate::failure::errno_of;
+use crate::sys;
 
 /// A lock, for as long as this is there: in this process, or in a child that was forked meanwhile and has its copy.
 pub struct Lock(File);
@@ -52,28 +46,4 @@ pub fn is_locked(path: &Path) -> bool {
 /// Where it cannot be opened.
 pub fn lock(path: &Path) -> nix::Result<Lock> {
     Lock::take(path, libc::LOCK_EX)
-}
-
-/// The lock on a file or directory, as soon as nobody else has it.
-///
-/// # Errors
-/// Where it cannot be opened; [`signals::Interrupted`] where a signal ends the wait.
-pub fn wait_for_lock(path: &Path) -> Result<Lock> {
-    let since = Instant::now();
-    let mut printed = false;
-    loop {
-        match try_lock(path) {
-            Err(Errno::EWOULDBLOCK) => {}
-            answer => return answer.during(format_args!("cannot lock {}", path.display())),
-        }
-        if since.elapsed() > SILENCE && !std::mem::replace(&mut printed, true) {
-            // Printed under `-q`, too: to them it would look like a step that hangs.
-            explain::line(format_args!(
-                "# another step is at work at {}, or waits for Enter there: waiting for it",
-                path.display()
-            ));
-        }
-        // Not a wait in flock(2), which would not hear Ctrl-C while the other one pauses.
-        signals::pause(if printed { Duration::from_millis(10) } else { signals::MOMENT })?;
-    }
 }

@@ -49,18 +49,12 @@ impl Display for Speaker {
 }
 
 /// A step of the ladder, by its number.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step(Option<u8>);
+pub type Step = u8;
 
-impl Step {
-    /// Code that belongs to no step.
-    pub const UNKNOWN: Step = Step(None);
-
-    /// The step in whose directory a line of source stands: `steps/03-rootfs/src/lib.rs` is 3.
-    pub fn of(place: &Location) -> Self {
-        let (_, below) = place.file().rsplit_once("steps/").unwrap_or_default();
-        Step(below.get(..2).and_then(|number| number.parse().ok()))
-    }
+/// The step in whose directory a line of source stands: `steps/03-rootfs/src/lib.rs` is 3.
+pub fn step_of(place: &Location) -> Option<Step> {
+    let (_, below) = place.file().rsplit_once("steps/")?;
+    below.get(..2)?.parse().ok()
 }
 
 /// How a call is printed.
@@ -78,18 +72,18 @@ enum Form {
 #[derive(Debug)]
 struct Made {
     speaker: Speaker,
-    step: Step,
+    step: Option<Step>,
     text: String,
     result: Option<String>,
 }
 
 /// What this process prints, and has not printed yet.
-struct Screen {
-    host: Speaker,
+pub(crate) struct Screen {
+    pub(crate) host: Speaker,
     /// Whether it has no reader any more.
-    is_hushed: bool,
+    pub(crate) is_hushed: bool,
     /// The child's pid as the host knows it; 0 while there is none. In a pid namespace of its own the child cannot ask for it.
-    child: i32,
+    pub(crate) child: i32,
     /// What [`one_line`] was given.
     title: Option<String>,
     /// Calls of one speaker and of one form; if that is [`Form::Shown`], of one name.
@@ -107,7 +101,7 @@ static SCREEN: Mutex<Screen> = Mutex::new(Screen {
 });
 
 /// This process has one thread. A panic while it prints leaves at worst a line that was not printed.
-fn screen() -> MutexGuard<'static, Screen> {
+pub(crate) fn screen() -> MutexGuard<'static, Screen> {
     SCREEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -166,7 +160,7 @@ fn is_whole(call: &Call) -> bool {
 
 impl Screen {
     fn form_of(&self, call: &Call) -> Form {
-        let is_own = call.step == explain::this_step() || explain::this_step() == Step::UNKNOWN;
+        let is_own = explain::this_step().is_none_or(|this| call.step == Some(this));
         match &self.title {
             _ if is_whole(call) => Form::Shown,
             _ if !is_own => Form::Earlier,
@@ -276,15 +270,11 @@ fn counted(title: &str, calls: &[Made], width: usize) -> String {
 
 /// `step 01`, `steps 00, 01`.
 fn steps_of(calls: &[Made]) -> String {
-    let mut numbers: Vec<_> = calls.iter().filter_map(|call| call.step.0).collect();
+    let mut numbers: Vec<_> = calls.iter().filter_map(|call| call.step).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let numbers: Vec<_> = numbers.iter().map(|number| format!("{number:02}")).collect();
-    match numbers.len() {
-        0 => "the helper".to_owned(),
-        1 => format!("step {}", numbers[0]),
-        _ => format!("steps {}", numbers.join(", ")),
-    }
+    format!("step{} {}", if numbers.len() == 1 { "" } else { "s" }, numbers.join(", "))
 }
 
 /// As many words as fit in `room` columns, but at least one; `…` in place of the others.
@@ -313,8 +303,7 @@ pub fn newborn() {
 /// Prints something that is no call, if it is this step's: what was found, or read back.
 #[track_caller]
 pub fn note(text: impl Display) {
-    let step = Step::of(Location::caller());
-    if explain::verbose() || step == explain::this_step() {
+    if explain::verbose() || step_of(Location::caller()) == explain::this_step() {
         notice(text);
     }
 }
@@ -351,26 +340,14 @@ pub fn hush() {
     screen.is_hushed = true;
 }
 
-pub(crate) fn is_hushed() -> bool {
-    screen().is_hushed
-}
-
 /// From here on, what this process does is printed as the monitor's.
 pub fn speak_as_monitor() {
     screen().host = Speaker::Monitor;
 }
 
-pub(crate) fn host() -> Speaker {
-    screen().host
-}
-
 /// From here on, the hints of `--pause` name this process.
 pub fn child_is(pid: Pid) {
     screen().child = pid.as_raw();
-}
-
-pub(crate) fn child() -> i32 {
-    screen().child
 }
 
 /// Text that cannot drive a terminal: a name with an escape sequence or a newline in it is shown, not obeyed.
@@ -386,7 +363,7 @@ mod tests {
     use super::*;
 
     fn made(step: u8, text: &str, result: &str) -> Made {
-        Made { speaker: Speaker::Host, step: Step(Some(step)), text: text.to_owned(), result: Some(result.to_owned()) }
+        Made { speaker: Speaker::Host, step: Some(step), text: text.to_owned(), result: Some(result.to_owned()) }
     }
 
     /// The lines of these calls of this step, each of which has returned 0.
@@ -467,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_step_is_known_by_its_directory() {
-        assert_eq!(Step::of(Location::caller()), Step::UNKNOWN);
+        assert_eq!(step_of(Location::caller()), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn before(call: &Call) -> Result<()> {
     let name = if call.speaker == Speaker::Child { "the child" } else { "the host" };
     line(format_args!("{} {name} is about to call: {}", "[Enter]".bold(), printable(&call.text)));
     // In a dry run there is nothing to look at.
-    if let Some(look) = (!explain::dry_run()).then(|| remedy::look(&call.text, narration::child())).flatten() {
+    if let Some(look) = (!explain::dry_run()).then(|| remedy::look(&call.text, narration::screen().child)).flatten() {
         line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
     }
     let stdin = std::io::stdin();

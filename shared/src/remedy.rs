@@ -1,8 +1,8 @@
 //! For the failures that everyone meets: what to do. Each step keeps its own beside its calls, in `remedies.rs`.
 
-use std::sync::OnceLock;
-
 use nix::errno::Errno;
+
+use crate::explain::known;
 
 /// What a step knows of its own calls.
 pub struct Known {
@@ -36,17 +36,6 @@ pub struct PausedCall<'c> {
     pub step: u32,
     /// The child's pid as the host knows it; 0 while there is none.
     pub child: i32,
-}
-
-static KNOWN: OnceLock<Vec<&'static Known>> = OnceLock::new();
-
-/// What is known of the calls of this step and of those before it, this step's first.
-pub fn know(known: Vec<&'static Known>) {
-    let _ = KNOWN.set(known);
-}
-
-fn known() -> &'static [&'static Known] {
-    KNOWN.get().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The names of all calls that can be printed.

@@ -71,11 +71,7 @@ impl std::error::Error for Interrupted {}
 ///
 /// # Errors
 /// Those of sigaction(2), sigprocmask(2) and signalfd(2), none of which is known to happen.
-pub fn hold() -> Result<()> {
-    hold_all().during("cannot hold signals")
-}
-
-fn hold_all() -> nix::Result<()> {
+pub fn hold() -> nix::Result<()> {
     // If the caller ignores SIGCHLD, so do we, and the kernel reaps children by itself: there would be no exit code to
     // wait for. See waitpid(2).
     sys::set_default(libc::SIGCHLD)?;
@@ -91,22 +87,6 @@ fn hold_all() -> nix::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None)?;
     let _ = SIGNALS.set(SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?);
     Ok(())
-}
-
-/// Monitor, and its caller left behind: what that one has ignored (nohup) is no wish for the program any more.
-///
-/// # Errors
-/// Those of sigaction(2), none of which is known to happen.
-pub fn forget_ignored() -> nix::Result<()> {
-    // Blocked before they get their default action back, which would end this process.
-    let ending = SigSet::from_iter(ENDING);
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ending), None)?;
-    ENDING.into_iter().try_for_each(|signal| sys::set_default(signal as i32))
-}
-
-/// Host, where there is nothing to clean up: ends as other programs do when the reader of their output is gone (`ps | head`).
-pub fn end_with_pipe() -> Result<()> {
-    sys::set_default(libc::SIGPIPE).during("cannot reset SIGPIPE")
 }
 
 /// Waits for a signal (`None`: something can be read from one of `others`, or it was closed).

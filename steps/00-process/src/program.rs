@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use shared::failure::{Failure, NOT_FOUND};
+use shared::failure::Failure;
 
-use crate::why_not;
+use crate::why_not::{self, NOT_FOUND};
 
 /// The variables that a program starts with.
 #[derive(Clone, Debug)]

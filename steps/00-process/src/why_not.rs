@@ -12,7 +12,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, faccessat, getegid, geteuid};
-use shared::failure::{self, Failure, NOT_EXECUTABLE, NOT_FOUND};
+use shared::failure::{self, Failure};
+
+/// A shell's exit code for a command that was found but cannot be executed.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// And for one that was not found.
+pub const NOT_FOUND: u8 = 127;
 
 /// The sentence for an execve(2) that has returned.
 pub fn executed(path: &CStr, errno: Errno) -> Failure {

@@ -15,6 +15,7 @@ use shared::signals::{self, Received};
 use crate::cli::{Format, New};
 use crate::container::{Container, Life, State, read_end};
 use crate::identity::Process;
+use crate::ignored::end_with_pipe;
 use crate::join::{self, Guest};
 use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
@@ -90,7 +91,7 @@ fn start_attached<R: Recipe>(container: &Container) -> Result<u8> {
     // A process of its own shows: where nobody reads, it is blocked in write(2), and this one hears signals all the same.
     let shower = process::fork(|| {
         namespaces::die_with_host()?;
-        signals::end_with_pipe()?;
+        end_with_pipe()?;
         sys::exit(reader.follow(container, exit, false)?.ok_or_else(|| lost(container))?.code)
     })?;
     loop {

@@ -19,6 +19,7 @@ pub mod container;
 mod directory;
 pub mod door;
 pub mod identity;
+mod ignored;
 pub mod join;
 pub mod letter;
 pub mod log;
@@ -36,6 +37,7 @@ pub mod states;
 pub mod store;
 mod sys;
 mod tables;
+mod turn;
 
 pub use letter::Letter;
 pub use program::{Program, Right};

@@ -35,6 +35,7 @@ use shared::signals;
 use crate::container::{Container, Life, State, now};
 use crate::door::Door;
 use crate::identity::Process;
+use crate::ignored::forget_ignored;
 use crate::log::Output;
 use crate::members::RecordedGroup;
 use crate::{Part, Program, Recipe, recovery};
@@ -289,7 +290,7 @@ fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
 /// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its directory.
 fn let_go() -> Result<()> {
     explain::host(call!("setsid()")).run(setsid)?;
-    signals::forget_ignored().during("cannot reset the signals")?;
+    forget_ignored().during("cannot reset the signals")?;
     explain::host(call!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")")).printed_first().run(|| {
         explain::hush();
         let null = File::options().read(true).write(true).open("/dev/null")?;

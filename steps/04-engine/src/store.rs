@@ -25,12 +25,13 @@ use nix::unistd::{Pid, User, geteuid};
 use shared::call;
 use shared::explain;
 use shared::failure::{During, is};
-use shared::lock::{Lock, is_locked, try_lock, wait_for_lock};
+use shared::lock::{Lock, is_locked, try_lock};
 
 use crate::Recipe;
 use crate::container::{Config, Container, Life, State, now};
 use crate::directory::{self, Directory};
 use crate::identity::Process;
+use crate::turn::wait_for_lock;
 
 /// Where the containers of this user are.
 pub struct Store {
