@@ -96,9 +96,7 @@ pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, Exi
             return ExitCode::SUCCESS;
         }
         // An argument is quoted in the message as it is; a terminal would obey an escape sequence in it.
-        let text = error.render().to_string();
-        let lines: Vec<_> = text.lines().map(printable).collect();
-        let _ = std::io::stderr().write_all(format!("{}\n", lines.join("\n")).as_bytes());
+        error.render().to_string().lines().for_each(|text| line(format_args!("{}", printable(text))));
         ExitCode::from(STEP_FAILED)
     })
 }

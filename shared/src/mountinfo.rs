@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::failure::During;
 use crate::kernel_file;
 
 /// One line of `/proc/PID/mountinfo`.
@@ -29,9 +28,7 @@ pub struct Mount {
 /// # Errors
 /// Where the file cannot be read: the process is gone, or another user's.
 pub fn read(process: &Path) -> Result<Vec<Mount>> {
-    let path = process.join("mountinfo");
-    let text = kernel_file::read(&path).during(format_args!("cannot read {}", path.display()))?;
-    Ok(text.lines().filter_map(parse).collect())
+    Ok(kernel_file::read(process.join("mountinfo"))?.lines().filter_map(parse).collect())
 }
 
 /// `31 23 0:26 / /dev/pts rw,relatime shared:3 - devpts devpts rw,mode=600`

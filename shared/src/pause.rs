@@ -55,7 +55,7 @@ pub fn before(call: &Call) -> Result<()> {
 /// # Errors
 /// Where no call that this step knows begins so.
 pub fn validate() -> Result<()> {
-    let calls = remedy::calls();
+    let calls: Vec<_> = explain::known().iter().flat_map(|known| known.calls).copied().collect();
     for word in explain::pauses().unwrap_or_default().iter().filter(|word| !word.is_empty()) {
         let begins = calls.iter().any(|name| name.starts_with(word.as_str()) || word.starts_with(name));
         ensure!(begins, "--pause={word}: no call of this step begins so; its calls are {}", calls.join(", "));

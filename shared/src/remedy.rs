@@ -38,11 +38,6 @@ pub struct PausedCall<'c> {
     pub child: i32,
 }
 
-/// The names of all calls that can be printed.
-pub fn calls() -> Vec<&'static str> {
-    known().iter().flat_map(|known| known.calls).copied().collect()
-}
-
 /// What to do about this failure, if it is a known one.
 pub fn find(call: &str, errno: Errno) -> Option<String> {
     find_in(known().iter().flat_map(|known| known.remedies).chain(GENERAL), call, errno)

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -106,10 +105,10 @@ pub fn wait_for(others: &[BorrowedFd], time: Option<Duration>) -> Result<Option<
         }
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
-        match ppoll(&mut fds, time.map(TimeSpec::from_duration), None) {
-            Ok(_) if fds[0].any() != Some(true) => return Ok(None),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).during("cannot wait for a signal"),
+        // Never EINTR: a step has no handler, and after Ctrl-Z the kernel goes on waiting. See signal(7).
+        ppoll(&mut fds, time.map(TimeSpec::from_duration), None).during("cannot wait for a signal")?;
+        if fds[0].any() != Some(true) {
+            return Ok(None);
         }
     }
 }
@@ -124,12 +123,11 @@ pub fn wait_for_answer(from: BorrowedFd, mut signal: impl FnMut(Received) -> Res
     loop {
         // The kernel looks at them in this order: with a signal it sees every answer that was there before it. See poll(2).
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(from, PollFlags::POLLIN)];
-        match ppoll(&mut fds, None, None) {
-            Ok(_) if fds[1].any() == Some(true) => return Ok(()),
-            Ok(_) => take(signals)?.map_or(Ok(()), &mut signal)?,
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).during("cannot wait for another process"),
+        ppoll(&mut fds, None, None).during("cannot wait for another process")?;
+        if fds[1].any() == Some(true) {
+            return Ok(());
         }
+        take(signals)?.map_or(Ok(()), &mut signal)?;
     }
 }
 

@@ -12,6 +12,7 @@ pub mod look;
 mod pass_on;
 mod program;
 mod remedies;
+pub mod status;
 pub mod sys;
 mod terminal;
 mod why_not;

@@ -16,6 +16,7 @@ use shared::kernel_file;
 use shared::mountinfo::{self, Mount};
 
 use crate::check::KINDS;
+use crate::status::field;
 
 /// Capabilities by number: the bits of a mask. See capabilities(7).
 #[rustfmt::skip]
@@ -109,7 +110,7 @@ impl ProcDir {
         vec![
             finding("process", "command", command),
             finding("process", "pid", Ok(pids.unwrap_or(self.pid.to_string()))),
-            finding("process", "state", field(status, "State").ok_or(unknown())),
+            finding("process", "state", field(status, "State").map(str::to_owned).ok_or(unknown())),
         ]
     }
 
@@ -161,7 +162,7 @@ impl ProcDir {
 
     fn rights(&self, status: &str) -> Vec<Finding> {
         let row = |what, name, words: fn(&str) -> String| {
-            finding("rights", what, field(status, name).map(|value| words(&value)).ok_or(unknown()))
+            finding("rights", what, field(status, name).map(words).ok_or(unknown()))
         };
         let map = |what, file| finding("rights", what, self.read(file).map(|map| words_for_map(&map)));
         vec![
@@ -245,12 +246,6 @@ fn unknown() -> String {
     "this kernel does not show it".to_owned()
 }
 
-/// A line of `/proc/PID/status`: `Name:\tvalue`. See proc_pid_status(5).
-fn field(status: &str, name: &str) -> Option<String> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    Some(line.trim().to_owned())
-}
-
 /// Four ids, nearly always the same one, as the reader's user namespace has them. See credentials(7).
 fn words_for_ids(ids: &str) -> String {
     match ids.split_whitespace().collect::<Vec<_>>()[..] {
@@ -296,14 +291,6 @@ fn words_for_capabilities(mask: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_field_is_found_by_its_whole_name() {
-        let status = "Name:\tsh\nPid:\t7\nPPid:\t1\nGroups:\t\n";
-        assert_eq!(field(status, "Pid").as_deref(), Some("7"));
-        assert_eq!(field(status, "Groups").as_deref(), Some(""));
-        assert_eq!(field(status, "NSpid"), None);
-    }
 
     #[test]
     fn four_ids_are_one_where_they_are_the_same() {

@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use shared::kernel_file;
 use shared::signals::{self, Received};
 
+use crate::status::mask;
 use crate::sys;
 
 /// Host: sends a signal on to the program, if that listens to it.
@@ -33,11 +34,7 @@ pub fn pass_on(child: Pid, received: Received) -> Result<()> {
 /// Whether a process has a handler for the signal (`SigCgt` in proc_pid_status(5), a mask in hexadecimal), or has blocked it
 /// (`SigBlk`) to wait for it, as with signalfd(2).
 fn listens(status: &str, signal: i32) -> bool {
-    let mask = |name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-    };
-    (mask("SigCgt:") | mask("SigBlk:")) & (1 << (signal - 1)) != 0
+    (mask(status, "SigCgt") | mask(status, "SigBlk")) & (1 << (signal - 1)) != 0
 }
 
 #[cfg(test)]

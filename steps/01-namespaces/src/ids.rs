@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use nix::unistd::geteuid;
-use shared::failure::During;
+use process::status::mask;
 use shared::kernel_file;
 
 /// Capabilities without which the kernel takes no more than one's own id: their numbers, and their names. capabilities(7).
@@ -35,17 +35,13 @@ impl Ids {
         if !geteuid().is_root() {
             return Ok(Ids::Own { why: None });
         }
-        let read = |name: &str| {
-            let path = format!("/proc/self/{name}");
-            kernel_file::read(&path).during(format_args!("cannot read {path}"))
-        };
+        let read = |name| kernel_file::read(format!("/proc/self/{name}"));
         Ok(Ids::of_root(&read("status")?, &read("uid_map")?, &read("gid_map")?))
     }
 
     /// Of root with this `/proc/self/status` and these maps.
     fn of_root(status: &str, uid_map: &str, gid_map: &str) -> Self {
-        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        let effective = mask(status, "CapEff");
         let why = if is_single(uid_map) || is_single(gid_map) {
             Some("this user namespace has a single id itself".to_owned())
         } else {

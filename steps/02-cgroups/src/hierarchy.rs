@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
-use shared::failure::During;
 use shared::kernel_file;
 use shared::mountinfo::{self, Mount};
 
@@ -45,8 +44,7 @@ pub struct Hierarchy {
 /// # Errors
 /// Where `cgroup` of the process or our own `mountinfo` cannot be read.
 pub fn detect(proc: &Path, process: &str) -> Result<Vec<Hierarchy>> {
-    let path = proc.join(process).join("cgroup");
-    let memberships = kernel_file::read(&path).during(format_args!("cannot read {}", path.display()))?;
+    let memberships = kernel_file::read(proc.join(process).join("cgroup"))?;
     // Our own mounts, as it is we who read and write there: the process may stand in another root.
     let mounts = mountinfo::read(&proc.join("self"))?;
     let found = trees(&memberships, &mounts).into_iter().filter_map(|places| {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use nix::unistd::Pid;
-use shared::failure::During;
+use process::status::field;
 use shared::formula::Fact;
 use shared::{explain, kernel_file};
 
@@ -24,10 +24,7 @@ impl Cgroup {
         if explain::dry_run() {
             return Ok(Vec::new());
         }
-        let read = |name: &str| {
-            let path = format!("/proc/{child}/{name}");
-            kernel_file::read(&path).during(format_args!("cannot read {path}"))
-        };
+        let read = |name| kernel_file::read(format!("/proc/{child}/{name}"));
         let (memberships, status) = (read("cgroup")?, read("status")?);
         let mut all = Vec::new();
         for group in self.groups() {
@@ -88,8 +85,8 @@ impl Group {
 fn confirmed(Setting { file, value, .. }: &Setting, group: &Path, status: &str) -> (bool, String) {
     if *file == "cpuset.cpus" {
         // The list of the group means little where a group above allows only a part of it.
-        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
-        return (CpuList::numbers(allowed) == CpuList::numbers(value), allowed.trim().to_owned());
+        let allowed = field(status, "Cpus_allowed_list").unwrap_or_default();
+        return (CpuList::numbers(allowed) == CpuList::numbers(value), allowed.to_owned());
     }
     let text = kernel_file::read(group.join(read_from(file))).unwrap_or_default();
     line_with(value, &text).map_or_else(|| (false, text.trim().to_owned()), |line| (true, line.to_owned()))

@@ -107,7 +107,7 @@ pub(crate) fn has_ended(child: Pid) -> Result<bool> {
 /// A field of proc_pid_stat(5), counted from 1.
 fn stat<T: FromStr>(pid: Pid, field: usize) -> Result<T> {
     let path = format!("/proc/{pid}/stat");
-    let stat = kernel_file::read(&path).during(format_args!("cannot read {path}"))?;
+    let stat = kernel_file::read(&path)?;
     // The second field is a name in parentheses, in which anything may stand.
     let value = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(field - 3)?.parse().ok());
     value.with_context(|| format!("cannot understand {path}"))

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use namespaces::Ids;
 use nix::unistd::{Uid, User, getegid, geteuid};
+use process::status::mask;
 use serde::{Deserialize, Serialize};
-use shared::failure::During;
 use shared::kernel_file;
 
 use crate::helpers;
@@ -160,10 +160,7 @@ pub fn choose(users: &Users) -> Result<Choice> {
         let choice = of_ordinary_user(&user, &uids, &gids);
         return Ok(choice.map_or_else(|why| Choice::NoRange { why, has_groups: false }, Choice::Ranges));
     }
-    let read = |name: &str| {
-        let path = format!("/proc/self/{name}");
-        kernel_file::read(&path).during(format_args!("cannot read {path}"))
-    };
+    let read = |name| kernel_file::read(format!("/proc/self/{name}"));
     let map = Map { uids: of_root(&user, &uids), gids: of_root(&user, &gids), writer };
     Ok(match why_not(&map, &read("status")?, &read("uid_map")?, &read("gid_map")?) {
         None => Choice::Ranges(map),
@@ -206,8 +203,7 @@ fn of_root(root: &Name, file: &str) -> Ranges {
 
 /// Why this root cannot give these ids; with its `/proc/self/status` and maps.
 fn why_not(map: &Map, status: &str, uid_map: &str, gid_map: &str) -> Option<String> {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let effective = mask(status, "CapEff");
     if let Some((_, name)) = NEEDED.iter().find(|(number, _)| effective & (1 << number) == 0) {
         return Some(format!("this root has no {name}"));
     }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
 use nix::unistd::Pid;
+use process::status::field;
 use shared::explain::{self, Returned};
 use shared::failure::During;
 use shared::formula::Fact;
@@ -22,7 +23,7 @@ pub fn facts(child: Pid, map: &Map) -> Result<Vec<Fact>> {
     }
     let root = map.uids.to_outside(0).context("the map has no id 0")?;
     let status = read(&child.to_string(), "status")?;
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()).unwrap_or_default();
+    let uid = field(&status, "Uid").and_then(|ids| ids.split_whitespace().next()).unwrap_or_default();
     let uid_map = map_fact("uid_map", child, &map.uids)?;
     let gid_map = map_fact("gid_map", child, &map.gids)?;
     Ok(vec![
@@ -54,8 +55,7 @@ fn map_fact(name: &str, child: Pid, wanted: &Ranges) -> Result<Fact> {
 }
 
 fn read(process: &str, name: &str) -> Result<String> {
-    let path = format!("/proc/{process}/{name}");
-    kernel_file::read(&path).during(format_args!("cannot read {path}"))
+    kernel_file::read(format!("/proc/{process}/{name}"))
 }
 
 /// The kernel aligns the numbers; between two lines, a comma.

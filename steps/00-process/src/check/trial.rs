@@ -15,6 +15,7 @@ use nix::unistd::{self, Gid, Uid, alarm, getgid, getuid};
 use shared::failure::{CallFailed, errno_of};
 use shared::kernel_file;
 
+use crate::status::field;
 use crate::sys;
 
 /// It works, or which call was refused, and why.
@@ -45,7 +46,7 @@ pub fn default_kinds() -> CloneFlags {
 
 /// Whether a filter decides on this process's calls: it can answer ENOSYS for a call that the kernel knows. seccomp(2).
 pub fn is_filtered() -> bool {
-    kernel_file::read("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"))
+    kernel_file::read("/proc/self/status").is_ok_and(|status| field(&status, "Seccomp") == Some("2"))
 }
 
 /// Runs `inside` as the first child in namespaces of these kinds, in the order of the steps.
