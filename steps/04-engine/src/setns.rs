@@ -93,10 +93,12 @@ fn help(
     // Ctrl-Z stops the host and the child; this one has to be there when the child ends.
     let job_control = SigSet::from_iter([Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU]);
     job_control.thread_block().during("cannot block signals")?;
-    // A host that is gone needs no answer.
     let child = match bring_in(process, namespaces, gate) {
         Ok(child) => child,
-        Err(error) => return Ok(line.write_all(&Failure::of(&error).to_bytes()).unwrap_or(())),
+        Err(error) => {
+            let _ = line.write_all(&Failure::of(&error).to_bytes()); // a host that is gone needs no answer
+            return Ok(());
+        }
     };
     gate.leave();
     explain::flush();
