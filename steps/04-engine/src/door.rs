@@ -18,9 +18,8 @@ use crate::monitor::LOOK;
 /// To a command that waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
 const DONE: u8 = 0;
 
-/// A monitor's way to be reached.
+/// A monitor's way back.
 pub struct Door {
-    listener: Option<UnixListener>,
     /// The command that has made it.
     engine: UnixStream,
     /// Whether that command knows that the container is created. From then on the container is kept, however it ends.
@@ -33,18 +32,7 @@ pub struct Asker(pub(crate) UnixStream);
 impl Door {
     /// Monitor: with the way back to the command that has made this process.
     pub fn new(engine: UnixStream) -> Self {
-        Door { listener: None, engine, has_said_created: false }
-    }
-
-    /// Monitor: makes the socket `start`.
-    ///
-    /// # Errors
-    /// Where the container's directory is gone.
-    pub fn open(&mut self, container: &Container) -> Result<()> {
-        let listener = listen(container)?;
-        listener.set_nonblocking(true).during("cannot listen")?;
-        self.listener = Some(listener);
-        Ok(())
+        Door { engine, has_said_created: false }
     }
 
     /// Monitor: answers the command that has made it. One that was killed hears nothing; the container lives on, and is
@@ -61,33 +49,6 @@ impl Door {
             let _ = self.engine.write_all(&Failure::of(error).to_bytes());
         }
     }
-
-    /// Monitor: waits until a command wants the program to begin; `None` where the child has ended before.
-    ///
-    /// # Errors
-    /// [`Interrupted`](signals::Interrupted), by a signal; where no command can find the container any more.
-    pub fn wait_for_start(&self, container: &Container, child: Pid) -> Result<Option<Asker>> {
-        if explain::dry_run() {
-            explain::note("dry run: here the monitor waits for `start`");
-            return Ok(UnixStream::pair().ok().map(|(end, _)| Asker(end)));
-        }
-        let listener = self.listener.as_ref().context("it has no socket to be started at")?;
-        // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
-        while !has_ended(child)? {
-            if let Some(received) = signals::wait_for(&[listener.as_fd()], Some(LOOK))? {
-                signals::interrupt(received)?;
-                continue;
-            }
-            match listener.accept() {
-                Ok((asker, _)) => return Ok(Some(Asker(asker))),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ensure!(container.exists(), "its directory is gone");
-                }
-                Err(error) => return Err(error).during("cannot accept a connection"),
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// Makes the socket `start`.
@@ -99,6 +60,33 @@ pub(crate) fn listen(container: &Container) -> Result<UnixListener> {
         UnixListener::bind(container.at("start")).map(OwnedFd::from)
     })?;
     Ok(listener.into())
+}
+
+/// Monitor: waits until a command wants the program to begin; `None` where the child has ended before.
+///
+/// # Errors
+/// [`Interrupted`](signals::Interrupted), by a signal; where no command can find the container any more.
+pub fn wait_for_start(listener: &UnixListener, container: &Container, child: Pid) -> Result<Option<Asker>> {
+    if explain::dry_run() {
+        explain::note("dry run: here the monitor waits for `start`");
+        return Ok(UnixStream::pair().ok().map(|(end, _)| Asker(end)));
+    }
+    listener.set_nonblocking(true).during("cannot listen")?;
+    // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
+    while !has_ended(child)? {
+        if let Some(received) = signals::wait_for(&[listener.as_fd()], Some(LOOK))? {
+            signals::interrupt(received)?;
+            continue;
+        }
+        match listener.accept() {
+            Ok((asker, _)) => return Ok(Some(Asker(asker))),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                ensure!(container.exists(), "its directory is gone");
+            }
+            Err(error) => return Err(error).during("cannot accept a connection"),
+        }
+    }
+    Ok(None)
 }
 
 impl Asker {

@@ -17,7 +17,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -33,7 +33,7 @@ use shared::formula::{Fact, Formula, Term};
 use shared::signals;
 
 use crate::container::{Container, Life, State, now};
-use crate::door::Door;
+use crate::door::{self, Door};
 use crate::identity::Process;
 use crate::ignored::forget_ignored;
 use crate::log::Output;
@@ -140,17 +140,17 @@ fn detached<R: Recipe>(container: &Container, life: &Life, fresh: bool, engine: 
 }
 
 /// Monitor: one run of a container, from its plan to its cleanup.
-fn live<R: Recipe>(container: &Container, life: &Life, mut door: Option<&mut Door>) -> Result<Outcome> {
+fn live<R: Recipe>(container: &Container, life: &Life, door: Option<&mut Door>) -> Result<Outcome> {
     let recipe: R = container.config.recipe()?;
     let output = door.is_some().then(|| Output::open(container)).transpose()?;
-    door.iter_mut().try_for_each(|door| door.open(container))?;
+    let listener = door.is_some().then(|| door::listen(container)).transpose()?;
     let plan = recipe.plan(&container.identity())?;
     let made = R::parts(&plan);
     // The log last: until there the child can print to the caller what it does.
     let log = output.iter().map(|output| output as &dyn Part);
     let parts: Vec<_> = [life as &dyn Part].into_iter().chain(made.iter().copied()).chain(log).collect();
 
-    let code = bear_and_wait(container, &recipe, &plan, &parts, door);
+    let code = bear_and_wait(container, &recipe, &plan, &parts, door.zip(listener));
 
     let mut cleaned = crate::cleanup(&made);
     // Nobody will find what outlives a run, either.
@@ -204,17 +204,17 @@ fn bear_and_wait<R: Recipe>(
     recipe: &R,
     plan: &R::Plan,
     parts: &[&dyn Part],
-    door: Option<&mut Door>,
+    door: Option<(&mut Door, UnixListener)>,
 ) -> Result<u8> {
     let (ready, state) = bear(container, recipe, plan, parts)?;
     let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
     let clock = clock.during("cannot make a timer")?;
     let running = match door {
         None => start(container, ready, &state)?,
-        Some(door) => {
+        Some((door, listener)) => {
             let_go()?;
             door.say_created();
-            let Some(asker) = door.wait_for_start(container, ready.pid())? else { return ready.wait() };
+            let Some(asker) = door::wait_for_start(&listener, container, ready.pid())? else { return ready.wait() };
             clock.set(Expiration::Interval(LOOK.into()), TimerSetTimeFlags::empty()).during("cannot set a timer")?;
             let started = start(container, ready, &state);
             asker.answer(&started);
