@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, metadata, read_to_string};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,19 +10,21 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork, getpid, getsid, mkfifo};
+use nix::unistd::{ForkResult, Gid, Pid, User, fork, getgroups, getpid, getsid, mkfifo, setgroups};
 
 use super::*;
 
-/// The five, in their order.
-pub const ALL: [(&str, Chapter); 5] = [
+/// The six, in their order.
+pub const ALL: [(&str, Chapter); 6] = [
     ("chapter00", process),
     ("chapter01", namespaces),
     ("chapter02", cgroups),
     ("chapter03", rootfs),
     ("chapter04", engine),
+    ("chapter05", users),
 ];
 
+pub const ONE_ID: &str = "the map has a single id, so that inside nobody exists but root: write a range";
 pub const CODE: &str = "mine does not end with the exit code of its program";
 
 /// Chapter 00: the host waits for its child, and ends as the child has ended.
@@ -211,12 +213,18 @@ struct Background {
 
 impl Background {
     fn start(mine: &Path, scratch: &Scratch, root: &Path, code: i32) -> Result<Self, Reason> {
+        Self::start_and(mine, scratch, root, code, ":")
+    }
+
+    fn start_and(mine: &Path, scratch: &Scratch, root: &Path, code: i32, script: &str) -> Result<Self, Reason> {
         let name = format!("{:x}", random());
         let (file, fifo) = (scratch.0.join(format!("{name}.file")), root.join(&name));
         let (root, errors) = (root.to_owned(), scratch.0.join("errors"));
-        mkfifo(&fifo, Mode::from_bits_truncate(0o600)).expect("mkfifo");
+        mkfifo(&fifo, Mode::empty()).expect("mkfifo");
+        // From chapter 05 on the program is another user.
+        fs::set_permissions(&fifo, fs::Permissions::from_mode(0o666)).expect("chmod");
         let mut this = Background { file, fifo, root, errors, pid: Pid::from_raw(0) };
-        let mut started = this.run(mine, &format!("echo hello; read line </{name}; exit {code}"));
+        let mut started = this.run(mine, &format!("echo hello; {script}; read line </{name}; exit {code}"));
 
         let mut ended = None;
         let gone = soon(|| {
@@ -322,12 +330,97 @@ pub fn engine(mine: &Path) -> Checked {
     second.says_at_its_end("exited 137")?;
 
     let third = Background::start(mine, &scratch, &root, code)?;
-    let monitor = stat(third.pid, 4).and_then(|pid| pid.parse().ok()).map(Pid::from_raw).expect("a monitor");
-    let groups = own_groups(third.pid);
+    dies_with_its_monitor(&third)
+}
+
+fn dies_with_its_monitor(container: &Background) -> Checked {
+    let monitor = stat(container.pid, 4).and_then(|pid| pid.parse().ok()).map(Pid::from_raw).expect("a monitor");
+    let groups = own_groups(container.pid);
     kill(monitor, Signal::SIGKILL).expect("kill");
-    let ended = soon(|| !third.is_it(third.pid));
+    let ended = soon(|| !container.is_it(container.pid));
     // No process has removed them; `clean` of step 04 is an answer to that.
     end_children();
     groups.iter().for_each(|group| drop(fs::remove_dir(group)));
-    require(ended, "its monitor was killed, and the program lives on: PR_SET_PDEATHSIG in the child", "")
+    let sentence =
+        "its monitor was killed, and the program lives on: PR_SET_PDEATHSIG in the child (and again after setuid)";
+    require(ended, sentence, "")
+}
+
+/// Why there is no range of ids for this user, if there is none.
+fn why_no_range() -> Option<String> {
+    let whole =
+        read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().nth(2) == Some("4294967295"));
+    let why = |is_so: bool, sentence: String| is_so.then_some(sentence);
+    why(!whole, "this user namespace has few ids".to_owned()).or_else(|| {
+        if getuid().is_root() {
+            return None;
+        }
+        let name = User::from_uid(getuid()).ok().flatten().map_or_else(|| getuid().to_string(), |user| user.name);
+        let has_line =
+            |file: &str| read_to_string(file).is_ok_and(|it| it.lines().any(|it| it.starts_with(&format!("{name}:"))));
+        let without = ["/etc/subuid", "/etc/subgid"].into_iter().find(|file| !has_line(file));
+        let has_helpers = Command::new("newuidmap").output().is_ok() && Command::new("newgidmap").output().is_ok();
+        let no_helpers = why(!has_helpers, "newuidmap is not installed (package uidmap)".to_owned());
+        without.map(|file| format!("{name} has no line in {file}")).or(no_helpers)
+    })
+}
+
+/// Chapter 05: root inside is nobody outside, and all others exist.
+pub fn users(mine: &Path) -> Checked {
+    // An ordinary user's helpers have no rights in a user namespace of the test's: its mounts stay as they are.
+    if let Some(reason) = why_no_range() {
+        return Err(Reason::CannotCheck(reason));
+    }
+    if getuid().is_root() {
+        enter_shared_world()?;
+    }
+    let scratch = Scratch::new();
+    let owner = getuid().is_root().then_some("100000");
+    let root = make_root_of(owner)?;
+    // A group of the caller's, which the program must have left.
+    let before = getgroups().expect("getgroups");
+    let joined = if getuid().is_root() { setgroups(&[Gid::from_raw(4711)]) } else { Ok(()) };
+    joined.expect("setgroups");
+    let first = Background::start_and(mine, &scratch, &root, 0, "touch /given; chown 5:6 /given; id -u");
+    if getuid().is_root() {
+        setgroups(&before).expect("setgroups");
+    }
+    let first = first?;
+
+    let [uids, gids] = ["uid_map", "gid_map"].map(|name| map(first.pid, name));
+    require(uids.len() > 1 && gids.len() > 1, ONE_ID, format!("uid_map {uids:?}\ngid_map {gids:?}"))?;
+    let status = read_to_string(format!("/proc/{}/status", first.pid)).unwrap_or_default();
+    let line = |name: &str| status.lines().find_map(|it| it.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    for (name, ids, call) in [("Uid:", &uids, "setuid"), ("Gid:", &gids, "setgid")] {
+        let sentence = format!("the program is not root inside: {call}(0) in the child, once its ids are mapped");
+        let is_root = line(name).split_whitespace().all(|id| Some(id) == ids.first().map(String::as_str));
+        require(is_root, &sentence, format!("{name} {}", line(name)))?;
+    }
+    let sentence =
+        "the program is still in a group of its caller: setgroups(&[]) in the child, before setgid and setuid";
+    require(!line("Groups:").split(' ').any(|it| it == "4711"), sentence, line("Groups:"))?;
+    let given = || metadata(root.join("given")).map(|it| [it.uid(), it.gid()].map(|id| id.to_string())).ok();
+    let wanted = Some([uids[5].clone(), gids[6].clone()]);
+    let sentence = "a file that the program gives to user 5 and group 6 does not belong to those of the range";
+    require(soon(|| given() == wanted), sentence, format!("{:?}, and not {wanted:?}\n{}", given(), first.text()))?;
+    require(first.release(), "the program has not read its FIFO", "")?;
+    first.says_at_its_end("exited 0")?;
+
+    let second = Background::start(mine, &scratch, &root, 0)?;
+    dies_with_its_monitor(&second)
+}
+
+/// The first ids of the host's that those inside are, from 0 on, at most seven.
+fn map(pid: Pid, name: &str) -> Vec<String> {
+    let text = read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        let numbers: Vec<u32> = line.split_whitespace().filter_map(|it| it.parse().ok()).collect();
+        <[u32; 3]>::try_from(numbers).ok()
+    });
+    let lines: Vec<_> = lines.collect();
+    let outside = |id: u32| {
+        let line = lines.iter().find(|[inside, _, count]| id >= *inside && id - inside < *count);
+        line.map(|[inside, outside, _]| (outside + (id - inside)).to_string())
+    };
+    (0..7).map_while(outside).collect()
 }

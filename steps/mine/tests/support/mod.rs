@@ -233,9 +233,15 @@ impl Drop for Scratch {
 
 /// A small root file system in the directory of this check, of this machine's own shell and tools.
 pub fn make_root() -> Result<PathBuf, Reason> {
+    make_root_of(None)
+}
+
+/// The same, which belongs to this id.
+pub fn make_root_of(owner: Option<&str>) -> Result<PathBuf, Reason> {
     let root = std::env::current_dir().expect("current directory").join("root");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
-    let made = Command::new(script).arg(&root).output().expect("host.sh");
+    let owner = owner.map(|owner| ["--owner", owner]);
+    let made = Command::new(script).args(owner.iter().flatten()).arg(&root).output().expect("host.sh");
     if made.status.success() {
         return Ok(root);
     }
