@@ -198,12 +198,12 @@ extern "C" fn child(job: *mut c_void) -> c_int {
             (c"mqueue", c"mqueue", STEADY, null()),
         ] {
             call("nodes and links", || mkdirat(dev, name.as_ptr(), 0o755));
-            let told = match kind.to_bytes() {
+            let label = match kind.to_bytes() {
                 b"devpts" => "mount: devpts",
                 b"tmpfs" => "mount: tmpfs",
                 _ => "mount: mqueue",
             };
-            call(told, || fresh(&below(&name.to_string_lossy()), kind, flags, data));
+            call(label, || fresh(&below(&name.to_string_lossy()), kind, flags, data));
         }
 
         call("openat2", || inside(root, c"."));

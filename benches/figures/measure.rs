@@ -47,7 +47,7 @@ pub fn programs(place: &Workplace, all: &[programs::Contender], effort: Effort) 
     all.iter().try_for_each(|it| sh(place, &it.command))?;
     let mut times = vec![Vec::new(); all.len()];
     let json = place.path("hyperfine.json");
-    // What the kernel takes apart later, when nobody waits for it, falls to whoever comes next: not always to the same one.
+    // What the kernel takes apart later, when nobody waits for it, falls to the next one: not always to the same one.
     let mut order: Vec<_> = (0..all.len()).collect();
     for _ in 0..effort.rounds {
         let mut hyperfine = place.command("hyperfine");

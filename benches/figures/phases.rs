@@ -21,10 +21,10 @@ const TIES: &str = "id map, and the pid into every group";
 const VIEW: &str = "the child's own view";
 const ASKED: &str = "asked of the kernel: is all that so?";
 const PROGRAM: &str = "the program: execve, its end, its counters";
-const TAKEN_AWAY: &str = "cgroups: taken away";
+const REMOVED: &str = "cgroups: removed";
 const END: &str = "its end";
 const ALL: [&str; 11] =
-    [FIRST_START, SECOND_START, WRITTEN_DOWN, MADE, CLONE, TIES, VIEW, ASKED, PROGRAM, TAKEN_AWAY, END];
+    [FIRST_START, SECOND_START, WRITTEN_DOWN, MADE, CLONE, TIES, VIEW, ASKED, PROGRAM, REMOVED, END];
 
 /// In the order in which they begin: microseconds, the median of many runs; and beside them the calls of `bare`.
 pub fn phases(place: &Workplace, effort: Effort, bare: &[CallFigures]) -> Result<Vec<Phase>> {
@@ -59,7 +59,7 @@ fn phase_of_bare(call: &str) -> &'static str {
         "gate" | "clone" | "prctl" => CLONE,
         "id map" | "cgroup: the pid" => TIES,
         "close_range" | "execve, until it has succeeded" | "the program, until it is waited for" => PROGRAM,
-        "cgroup: rmdir" => TAKEN_AWAY,
+        "cgroup: rmdir" => REMOVED,
         _ => VIEW,
     }
 }
@@ -94,7 +94,7 @@ fn one_run(place: &Workplace) -> Result<Vec<(&'static str, Duration)>> {
     Ok(phases)
 }
 
-/// As `--times` tells it.
+/// As `--times` prints it.
 fn now() -> Result<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     Ok(Duration::from_micros((now.as_micros() % MINUTE.as_micros()) as u64))
@@ -115,7 +115,7 @@ fn phase(line: &str, before: &'static str) -> &'static str {
         _ if begins(&["  ✔", "Container = "]) => ASKED,
         // The first that is printed after the program's end has waited for it.
         PROGRAM if begins(&["host  rename(", "# "]) => PROGRAM,
-        PROGRAM | TAKEN_AWAY if is_of_a_group => TAKEN_AWAY,
+        PROGRAM | REMOVED if is_of_a_group => REMOVED,
         CLONE | TIES => TIES,
         _ if is_of_a_group || begins(&["# "]) => MADE,
         _ => WRITTEN_DOWN,

@@ -35,7 +35,7 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
         ),
         program(
             "step04 run --rm",
-            "and every call told, to `/dev/null`",
+            "and every call printed, to `/dev/null`",
             format!("{} run --rm {limits} --rootfs {root} /bin/true", built("step04")),
         ),
         program(

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 pub struct Figures {
     pub machine: Machine,
-    /// A whole life in one command: made, run, waited for, taken away.
+    /// A whole life in one command: made, run, waited for, removed.
     pub runs: Vec<ProgramFigures>,
     /// The same life in three commands: create, start, remove.
     pub lives: Vec<ProgramFigures>,

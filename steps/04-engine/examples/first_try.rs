@@ -1,8 +1,8 @@
-//! What anyone would write first for `exec`: join the namespaces, go to the folder, become the program.
+//! What anyone would write first for `exec`: join the namespaces, go to the directory, become the program.
 //!
 //! usage: step04_first_try PID WORKDIR COMMAND [ARG…]
 //!
-//! It works, and whoever is inside can reach out of it by this process, in two ways that are tried in `tests/step/main.rs`:
+//! It works, and a process inside can reach out of it by this process, in two ways that are tried in `tests/step/main.rs`:
 //! WORKDIR may be a descriptor of the host's that was left open (CVE-2024-21626), and COMMAND may lead back to this very
 //! program, whose file can then be written to (CVE-2019-5736). Compare `src/join.rs`.
 

@@ -26,7 +26,7 @@ fn main() -> Result<(), Error> {
     mkfifo(&library, Mode::from_bits_truncate(0o666))?;
     println!("ready");
     let program = patiently(|| processes().iter().find_map(|process| File::open(process.join("exe")).ok()));
-    // Lets it go on: what it reads is no library, and it ends. But whoever opens the library from now on finds it.
+    // Lets it go on: what it reads is no library, and it ends. But a process that opens the library from now on finds it.
     let fifo = patiently(|| OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&library).ok());
     rename(&aside, &library)?;
     drop(fifo);

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let mut outcomes: Vec<_> =
         chapters.map(|(((name, chapter), before), missing)| solution(before, name, chapter, missing)).collect();
     for number in 0..outcomes.len() {
-        // A solution that this machine does not let run tells nothing about another chapter's test.
+        // A solution that this machine does not let run says nothing about another chapter's test.
         let can_run = |later: &usize| !matches!(outcomes[*later], Err(Reason::CannotCheck(_)));
         if outcomes[number].is_ok() {
             outcomes[number] =

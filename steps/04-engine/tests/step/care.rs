@@ -58,7 +58,7 @@ pub fn damaged() {
                 kill(home.monitor(&bad), Signal::SIGKILL).expect("kill");
                 wait_until("it is dead", || home.status(&bad) == "dead");
             }
-            let path = home.folder(&bad).join(file);
+            let path = home.directory(&bad).join(file);
             std::fs::remove_file(&path).expect("rm");
             damage(&path);
             assert!(home.step(&["ps", "-a"]).ran().out.contains(&good), "{file}");
@@ -66,7 +66,7 @@ pub fn damaged() {
                 ["clean"] => home.ok(verb),
                 _ => home.ok(&[verb, &[&bad]].concat()),
             };
-            assert!(!home.folder(&bad).exists(), "{verb:?} {file}");
+            assert!(!home.directory(&bad).exists(), "{verb:?} {file}");
             wait_until("its process has ended", || !alive(init));
             assert_eq!(home.status(&good), "created");
         }
@@ -77,7 +77,7 @@ pub fn damaged() {
 pub fn forged_groups() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "sleep", "100"]);
-    let state = home.folder(&id).join("state.json");
+    let state = home.directory(&id).join("state.json");
     let text = std::fs::read_to_string(&state).expect("state");
     let groups = home.json(&id)["state"]["groups"].clone();
     let own = groups[0]["path"].as_str().expect("a path");

@@ -36,7 +36,7 @@ impl Home {
         self.prepared(step, arguments)
     }
 
-    /// The same, and it tells every call.
+    /// The same, and it prints every call.
     pub fn narrated(&self, arguments: &[&str]) -> testing::Run {
         self.prepared(narrated, arguments)
     }
@@ -116,13 +116,13 @@ impl Home {
         Pid::from_raw(pid as i32)
     }
 
-    pub fn folder(&self, id: &str) -> PathBuf {
+    pub fn directory(&self, id: &str) -> PathBuf {
         self.store().join(id)
     }
 
     /// The files of a container whose names begin so.
     pub fn files(&self, id: &str, begin: &str) -> Vec<PathBuf> {
-        let all = list(&self.folder(id)).into_iter();
+        let all = list(&self.directory(id)).into_iter();
         all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begin))).collect()
     }
 
@@ -176,10 +176,10 @@ pub fn in_state(home: &Home, name: &str, status: Status) -> Option<Paused> {
             });
             let mut child = making.spawn();
             let mut stdin = child.stdin.take().expect("piped");
-            let told = testing::collect(child.stderr.take().expect("piped"));
+            let printed = testing::collect(child.stderr.take().expect("piped"));
             // Until the child is held: there are groups by then, and a process.
             loop {
-                let line = told.recv_timeout(testing::PATIENCE).expect("a pause");
+                let line = printed.recv_timeout(testing::PATIENCE).expect("a pause");
                 if line.starts_with("[Enter]") && line.contains("uid_map") {
                     break;
                 }
@@ -187,7 +187,7 @@ pub fn in_state(home: &Home, name: &str, status: Status) -> Option<Paused> {
                     std::io::Write::write_all(&mut stdin, b"\n").expect("enter");
                 }
             }
-            std::thread::spawn(move || told.iter().for_each(drop));
+            std::thread::spawn(move || printed.iter().for_each(drop));
             return Some(Paused { child, _stdin: Some(stdin) });
         }
         Status::Created => drop(home.ok(&[&["create", "--name", name], &command[..]].concat())),
@@ -221,13 +221,13 @@ pub fn writes_down(call: &str) -> bool {
     words.iter().any(|word| call.starts_with(&format!("host  {word}")) && !call.contains("/cgroup"))
 }
 
-/// A story in which every container has the same id, and every step the same group.
-pub fn without_ids(story: &str) -> String {
+/// Printed calls in which every container has the same id, and every step the same group.
+pub fn without_ids(printed: &str) -> String {
     let is_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let is_word = |c: char| c.is_ascii_alphanumeric();
     let mut plain = String::new();
     let mut word = String::new();
-    for c in story.chars().chain(['\0']) {
+    for c in printed.chars().chain(['\0']) {
         if is_word(c) {
             word.push(c);
             continue;
@@ -239,7 +239,7 @@ pub fn without_ids(story: &str) -> String {
     let mut lines = Vec::new();
     for line in plain.trim_end_matches('\0').lines() {
         let words = line.replace("step04-ID", "GROUP");
-        // step03-4711, where 4711 is whoever it was.
+        // step03-4711, where 4711 is its pid.
         let group = words.split("step03-").enumerate().map(|(number, part)| match number {
             0 => part.to_owned(),
             _ => format!("GROUP{}", part.trim_start_matches(|c: char| c.is_ascii_digit())),
@@ -263,7 +263,7 @@ pub fn rootfs() -> PathBuf {
 /// A static is never dropped.
 pub fn remove_rootfs() {
     if let Some(root) = ROOT.get() {
-        std::fs::remove_dir_all(root.path()).expect("the root is taken away");
+        std::fs::remove_dir_all(root.path()).expect("the root is removed");
     }
 }
 

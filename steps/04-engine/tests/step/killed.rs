@@ -1,4 +1,4 @@
-//! A signal at each call that is told, one after the other: the next command tells the truth, and nothing is lost or left.
+//! A signal at each printed call, one after the other: the next command tells the truth, and nothing is lost or left.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -44,15 +44,15 @@ pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
         let home = Home::new();
         before(&home);
         let here = format!("Ctrl-C at pause {pause} of {arguments:?}");
-        let Ending { how, code, told } = end_at(&home, arguments, Who::Engine, Signal::SIGINT, pause);
+        let Ending { how, code, printed } = end_at(&home, arguments, Who::Engine, Signal::SIGINT, pause);
         if how == How::Finished {
             break;
         }
         interrupted += 1;
         // The program's end is noticed after this: it is on its way, and that is written down.
-        let mut lines = told.lines().skip_while(|line| !line.starts_with("child execve("));
+        let mut lines = printed.lines().skip_while(|line| !line.starts_with("child execve("));
         let has_run = lines.any(|line| line.starts_with("host  rename(") && line.contains("state.json"));
-        assert_eq!(code, if has_run { 0 } else { 130 }, "{here}: {told}");
+        assert_eq!(code, if has_run { 0 } else { 130 }, "{here}: {printed}");
         tells_the_truth(&home, &here);
         home.clear();
     }
@@ -74,7 +74,7 @@ fn is_slow() -> bool {
 struct Ending {
     how: How,
     code: i32,
-    told: String,
+    printed: String,
 }
 
 #[derive(PartialEq)]
@@ -94,7 +94,7 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
     stdin.write_all(&b"\n".repeat(pause)).expect("enter");
     let mut pauses = 0;
     let mut how = How::Finished;
-    let mut told = String::new();
+    let mut printed = String::new();
     loop {
         let line = match lines.recv_timeout(testing::PATIENCE) {
             Ok(line) => line,
@@ -102,7 +102,7 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
             Err(RecvTimeoutError::Timeout) => panic!("{arguments:?} hangs after {pauses} pauses"),
         };
         pauses += usize::from(line.starts_with("[Enter]"));
-        told += &line;
+        printed += &line;
         if pauses > pause {
             let engine = Pid::from_raw(step.id() as i32);
             let victim = if who == Who::Engine { Some(engine) } else { child_of(engine) };
@@ -113,11 +113,11 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
             break;
         }
     }
-    // After SIGKILL, whoever goes on does not wait any more: the end of a file is as good as Enter. After Ctrl-C nobody asks.
+    // After SIGKILL, a process that goes on does not wait: the end of a file is as good as Enter. After Ctrl-C nobody asks.
     let _still_open = (how == How::Killed && signal != Signal::SIGKILL).then_some(stdin);
     let code = testing::end_of(&mut step, testing::PATIENCE);
     assert!(how != How::Finished || code == 0, "{arguments:?} ends with {code} before pause {pause}");
-    Ending { how, code, told }
+    Ending { how, code, printed }
 }
 
 /// What `ps -a` says of each container is what the host sees of it.

@@ -147,7 +147,7 @@ fn checks() -> Vec<Check> {
             assert!(home.ok(&["logs", &id]).ends_with("\nlast"));
         }),
         check("exec_joins_everything_of_the_container", [needs::user_namespaces()], exec_joins).differs_in(World::SLOW),
-        check("exec_takes_its_own_environment_and_folder", [needs::user_namespaces()], || {
+        check("exec_takes_its_own_environment_and_directory", [needs::user_namespaces()], || {
             let home = Home::new();
             let id = home.ok(&["run", "-d", "-e", "OLD=old", "-w", "/usr", "sleep", "100"]);
             assert_eq!(home.ok(&["exec", &id, "sh", "-c", "echo $OLD $NEW; pwd"]), "old\n/usr");
@@ -163,7 +163,7 @@ fn checks() -> Vec<Check> {
             .differs_in([World::SystemdUser, World::DockerUser]),
         check("no_descriptor_of_the_host_leads_out", [needs::user_namespaces()], no_descriptor_leads_out),
         check("pause_stops_every_process_and_unpause_lets_them_go_on", [groups()], || {
-            // Made first, it is taken away last: when nobody writes into it any more.
+            // Made first, it is removed last: when nobody writes into it any more.
             let dir = tempfile::tempdir().expect("tempdir");
             let home = Home::new();
             let volume = format!("{}:/ticks", dir.path().display());
@@ -185,7 +185,7 @@ fn checks() -> Vec<Check> {
         })
         .differs_in(World::SLOW),
         check(
-            "a_user_without_cgroups_is_told_that_pause_takes_one",
+            "a_user_without_cgroups_reads_that_pause_takes_one",
             [needs::user_namespaces(), may_not_make_groups()],
             || {
                 let home = Home::new();
@@ -333,7 +333,7 @@ fn checks() -> Vec<Check> {
         check("nobody_else_may_look_into_the_store", [needs::user_namespaces()], || {
             let home = Home::new();
             let id = home.ok(&["run", "-d", "--name", "mine", "sh", "-c", "echo secret"]);
-            for dir in [home.store(), home.folder(&id)] {
+            for dir in [home.store(), home.directory(&id)] {
                 assert_eq!(dir.metadata().expect("store").permissions().mode() & 0o777, 0o700, "{dir:?}");
             }
             let open = Home::new();
@@ -354,7 +354,7 @@ fn checks() -> Vec<Check> {
             kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
             wait_until("it is dead", || home.status(&id) == "dead");
             // As if the kernel had used both numbers again.
-            let path = home.folder(&id).join("state.json");
+            let path = home.directory(&id).join("state.json");
             let (init, monitor) = (home.init(&id).to_string(), home.monitor(&id).to_string());
             let text = read_to_string(&path).expect("state").replace(&init, &other.id().to_string());
             write(&path, text.replace(&monitor, &other.id().to_string())).expect("state");
@@ -380,10 +380,10 @@ fn checks() -> Vec<Check> {
             assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
         })
         .differs_in([World::CgroupV2]),
-        check("clean_takes_away_what_is_ours_and_nothing_else", [groups()], clean_takes_what_is_ours)
+        check("clean_removes_what_is_ours_and_nothing_else", [groups()], clean_takes_what_is_ours)
             .differs_in([World::CgroupV2])
             .alone(),
-        check("clean_takes_away_what_a_killed_step_has_left", [groups()], || {
+        check("clean_removes_what_a_killed_step_has_left", [groups()], || {
             let home = Home::new();
             for earlier in ["step02", "step03"] {
                 let root = rootfs().display().to_string();
@@ -398,7 +398,7 @@ fn checks() -> Vec<Check> {
             }
         })
         .differs_in([World::CgroupV2]),
-        check("several_at_once_are_told_one_by_one", [needs::user_namespaces()], || {
+        check("several_at_once_are_reported_one_by_one", [needs::user_namespaces()], || {
             let home = Home::new();
             for (name, code) in [("a", "0"), ("b", "3"), ("c", "4")] {
                 home.ok(&["create", "--name", name, "sh", "-c", &format!("exit {code}")]);
@@ -406,7 +406,7 @@ fn checks() -> Vec<Check> {
             let ran = home.step(&["-q", "start", "b", "nosuch", "c"]).ran();
             assert_eq!((ran.code, ran.out.as_str()), (125, "b\nc\n"), "{}", ran.err);
             assert_eq!(home.ok(&["wait", "c", "b"]), "4\n3");
-            // The monitor's word is told also where it has removed the container by then.
+            // The monitor's message is printed also where it has removed the container by then.
             home.ok(&["create", "--rm", "--name", "gone", "nosuch"]);
             assert_eq!(home.step(&["-q", "start", "gone"]).ran().code, 127);
             home.ok(&["run", "-d", "--name", "d", "sleep", "1000"]);
@@ -414,7 +414,7 @@ fn checks() -> Vec<Check> {
             assert_eq!((home.all().lines().count(), home.status("d").as_str()), (1, "running"));
         }),
         check(
-            "without_a_place_of_its_own_the_store_is_in_a_folder_for_all",
+            "without_a_place_of_its_own_the_store_is_in_a_directory_for_all",
             [needs::ordinary_user(), no_run_user()],
             || {
                 let home = Home::new();
@@ -457,7 +457,7 @@ fn checks() -> Vec<Check> {
             let table = home.step(&["ps", "-a"]).ran().out;
             assert!(table.lines().count() == 2 && table.contains("echo a\"b\\n"), "{table}");
         }),
-        check("a_dry_run_tells_the_same_story_and_does_nothing", [needs::user_namespaces(), groups()], || {
+        check("a_dry_run_prints_the_same_calls_and_does_nothing", [needs::user_namespaces(), groups()], || {
             let home = Home::new();
             // The first container makes the store; the second finds it.
             home.ok(&["create", "true"]);
@@ -467,18 +467,18 @@ fn checks() -> Vec<Check> {
                 let dry = home.narrated(&[&["--dry-run"], arguments.as_slice()].concat()).ran();
                 assert_eq!((dry.code, home.all()), (0, before), "{}", dry.err);
                 let real = home.narrated(&arguments).ran();
-                let calls = |story: &str| testing::calls(&home::without_ids(story));
+                let calls = |printed: &str| testing::calls(&home::without_ids(printed));
                 let (dry, real) = (calls(&dry.err), calls(&real.err));
                 let missing: Vec<_> =
                     real.iter().filter(|call| !dry.contains(call) && !home::writes_down(call)).collect();
                 assert!(missing.is_empty(), "{way:?}: {missing:?} in {dry:#?}");
             }
         }),
-        check("what_is_gone_already_is_not_told_as_taken_away", [needs::user_namespaces(), groups()], || {
+        check("what_is_gone_already_is_not_printed_as_removed", [needs::user_namespaces(), groups()], || {
             let home = Home::new();
             home.ok(&["run", "--name", "it", "true"]);
-            let story = home.narrated(&["rm", "it"]).ran().err;
-            assert!(story.contains("rm -r ") && !story.contains("rmdir "), "{story}");
+            let printed = home.narrated(&["rm", "it"]).ran().err;
+            assert!(printed.contains("rm -r ") && !printed.contains("rmdir "), "{printed}");
         }),
         check("where_user_namespaces_are_forbidden_nothing_is_left", [needs::no_user_namespaces()], || {
             let home = Home::new();
@@ -576,7 +576,7 @@ fn checks() -> Vec<Check> {
             [needs::root(), needs::user_namespaces(), needs::tool("unshare")],
             odd::full_disk,
         ),
-        check("a_broken_folder_is_named_and_keeps_nobody_else", [needs::user_namespaces()], odd::broken_folder),
+        check("a_broken_directory_is_named_and_keeps_nobody_else", [needs::user_namespaces()], odd::broken_directory),
         check("few_resources_end_no_container", [needs::user_namespaces()], odd::few_resources),
         check("odd_callers_get_what_others_get", [needs::user_namespaces()], odd::callers),
         check(
@@ -660,7 +660,7 @@ fn run_is_step_03() {
     let plain = narrated("step03", ["--color=never"].iter().chain(&options)).ran();
     let engine = home.narrated(&[&["run", "--rm"][..], &options].concat()).ran();
     assert_eq!((plain.code, engine.code), (0, 0), "{}{}", plain.err, engine.err);
-    let calls = |story: &str| testing::calls(&home::without_ids(story));
+    let calls = |printed: &str| testing::calls(&home::without_ids(printed));
     let mut rest = Vec::new();
     let all = calls(&engine.err);
     let mut engine = all.iter();
@@ -770,7 +770,7 @@ fn logs_keep() {
         let time = humantime::parse_rfc3339(time).unwrap_or_else(|_| panic!("no time: {line}"));
         assert!(time.elapsed().expect("the past") < Duration::from_secs(60));
     }
-    let log = read_to_string(home.folder(&id).join("log.0")).expect("log");
+    let log = read_to_string(home.directory(&id).join("log.0")).expect("log");
     assert!(log.lines().count() == 5 && log.lines().all(|line| line.len() < 20_000), "a line of 40000 bytes is cut");
     // In the foreground there is none, and that is said.
     home.ok(&["run", "--name", "fore", "echo", "hello"]);
@@ -782,9 +782,9 @@ fn exec_joins() {
     let id = home.ok(&["run", "-d", "sleep", "100"]);
     let init = home.init(&id);
     let mut live = home.narrated(&[&["exec", &id], &WAIT[..]].concat()).until_ready();
-    let told = live.printed();
+    let printed = live.printed();
     let line =
-        told.lines().find(|line| line.contains("clone(child, stack, SIGCHLD, NULL)")).expect("a clone").to_owned();
+        printed.lines().find(|line| line.contains("clone(child, stack, SIGCHLD, NULL)")).expect("a clone").to_owned();
     let guest = Pid::from_raw(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid"));
     for kind in ["pid", "mnt", "user", "net", "ipc", "uts", "cgroup"] {
         let kind = format!("ns/{kind}");
@@ -871,7 +871,7 @@ fn no_descriptor_leads_out() {
     let ran = testing::Run::new(naive).ran();
     assert_eq!(ran.out, word, "one would write it so first, and it works: {}", ran.err);
 
-    // Every number that could be one of ours, too: the folder of the store, a pidfd, the gate.
+    // Every number that could be one of ours, too: the directory of the store, a pidfd, the gate.
     for number in 3..=number.max(12) {
         let workdir = format!("/proc/self/fd/{number}");
         for way in [&["run", "--rm", "-w", &workdir][..], &["exec", "-w", &workdir, &id]] {
@@ -922,14 +922,14 @@ fn pure_v2() -> Option<String> {
     (!pure).then(|| "needs a machine of cgroup v2 alone".to_owned())
 }
 
-/// Where another user has built this project, its target folder is not this one's to write to.
+/// Where another user has built this project, its target directory is not this one's to write to.
 fn default_root_is_ours() -> Option<String> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
     let may = nix::unistd::access(&target, nix::unistd::AccessFlags::W_OK).is_ok() || target.join("rootfs").exists();
-    (!may).then(|| "needs a target folder that it may write to".to_owned())
+    (!may).then(|| "needs a target directory that it may write to".to_owned())
 }
 
-/// Groups and folders with a mark that nobody holds go; others stay.
+/// Groups and directories with a mark that nobody holds go; others stay.
 fn clean_takes_what_is_ours() {
     let home = Home::new();
     let trees = cgroups::detect(Path::new("/proc"), "self").expect("hierarchies");
@@ -965,10 +965,10 @@ fn clean_takes_what_is_ours() {
     assert!(!home.store().exists(), "nothing at all is left");
 }
 
-/// Where systemd has made a folder for this user, that is the place.
+/// Where systemd has made a directory for this user, that is the place.
 fn no_run_user() -> Option<String> {
     let uid = nix::unistd::geteuid();
-    Path::new(&format!("/run/user/{uid}")).exists().then(|| "needs a user without a folder in /run/user".to_owned())
+    Path::new(&format!("/run/user/{uid}")).exists().then(|| "needs a user without a directory in /run/user".to_owned())
 }
 
 fn cpuset() -> Option<String> {

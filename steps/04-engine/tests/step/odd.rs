@@ -117,7 +117,7 @@ pub fn nested_groups() {
     assert_eq!(testing::groups_of_steps(), Vec::<String>::new());
 }
 
-/// Frozen, a process of version 1 does not die of SIGKILL. Its engine is told to end; its monitor is gone; or it was frozen
+/// Frozen, a process of version 1 does not die of SIGKILL. Its engine is asked to end; its monitor is gone; or it was frozen
 /// where only those inside have made a group.
 pub fn frozen() {
     let home = Home::new();
@@ -200,8 +200,8 @@ pub fn cut_log() {
 /// Ends a command with SIGTERM while it waits for Enter.
 fn end_in_pause(home: &Home, arguments: &[&str]) {
     let mut step = home.narrated(arguments).with(|command| _ = command.stdin(Stdio::piped())).spawn();
-    let told = testing::collect(step.stderr.take().expect("piped"));
-    while !told.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
+    let printed = testing::collect(step.stderr.take().expect("piped"));
+    while !printed.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
     kill(Pid::from_raw(step.id() as i32), Signal::SIGTERM).expect("kill");
     assert_eq!(testing::end_of(&mut step, testing::PATIENCE), 143, "{arguments:?}");
 }
@@ -254,11 +254,11 @@ pub fn endless_logs() {
     home.ok(&["run", "-d", "--name", "yes", "yes"]);
     for way in [&["logs", "-f", "yes"][..], &["start", "-a", "yes"]] {
         let mut logs = home.step(&[&["-q"], way].concat()).spawn();
-        let told = testing::collect(logs.stdout.take().expect("piped"));
+        let printed = testing::collect(logs.stdout.take().expect("piped"));
         for _ in 0..1000 {
-            assert_eq!(told.recv_timeout(testing::PATIENCE).as_deref(), Ok("y\n"));
+            assert_eq!(printed.recv_timeout(testing::PATIENCE).as_deref(), Ok("y\n"));
         }
-        std::thread::spawn(move || told.iter().for_each(drop));
+        std::thread::spawn(move || printed.iter().for_each(drop));
         kill(Pid::from_raw(logs.id() as i32), Signal::SIGINT).expect("kill");
         // To `start -a` the signal is the program's, which does not listen.
         assert_eq!((way, testing::end_of(&mut logs, testing::PATIENCE)), (way, 130));
@@ -288,7 +288,7 @@ pub fn full_disk() {
     assert!(ran.err.is_empty(), "{ran:?}");
 }
 
-pub fn broken_folder() {
+pub fn broken_directory() {
     let home = Home::new();
     let good = home.ok(&["create", "true"]);
     let broken: [(&str, &[u8]); 6] = [
@@ -303,20 +303,20 @@ pub fn broken_folder() {
         let bad = home.ok(&["run", "-d", "sleep", "100"]);
         kill(home.monitor(&bad), Signal::SIGKILL).expect("kill");
         wait_until("it is dead", || home.status(&bad) == "dead");
-        write(home.folder(&bad).join(file), text).expect("broken");
+        write(home.directory(&bad).join(file), text).expect("broken");
         let ran = home.step(&["ps", "-a"]).ran();
         assert!(ran.out.contains(&good), "{file}: {ran:?}");
         assert!(file != "config.json" || (ran.code == 125 && ran.err.contains(&bad)), "{file}: {ran:?}");
         home.ok(&["clean"]);
-        assert!(!home.folder(&bad).exists(), "{file}");
+        assert!(!home.directory(&bad).exists(), "{file}");
         let groups = testing::groups_of_steps();
         assert!(groups.iter().all(|group| !group.contains(&bad)), "{file}: {groups:?}");
         assert_eq!(home.status(&good), "created");
     }
     // One with nothing in it.
-    create_dir(home.folder("aaaaaaaaaaaa")).expect("mkdir");
+    create_dir(home.directory("aaaaaaaaaaaa")).expect("mkdir");
     home.ok(&["clean"]);
-    assert!(!home.folder("aaaaaaaaaaaa").exists());
+    assert!(!home.directory("aaaaaaaaaaaa").exists());
 }
 
 /// As the shell's `ulimit` makes them: too few descriptors to ask with, and no file that may grow.
@@ -447,7 +447,7 @@ pub fn full_output() {
     assert_eq!((ran.code, ran.err.as_str()), (128 + Signal::SIGPIPE as i32, ""));
 }
 
-/// The empty store is taken away by whoever leaves last: no look at it may count on the look before.
+/// The empty store is removed by the last one to leave it: no look at it may count on the look before.
 pub fn fleeting_store() {
     let home = Home::new();
     let is_over = AtomicBool::new(false);
@@ -461,15 +461,15 @@ pub fn fleeting_store() {
         });
         let since = Instant::now();
         let looks = ["ps", "clean"].into_iter().cycle().take_while(|_| since.elapsed() < Duration::from_secs(1));
-        let told: Vec<_> = looks.map(|verb| home.step(&["-q", verb]).ran()).collect();
+        let ended: Vec<_> = looks.map(|verb| home.step(&["-q", verb]).ran()).collect();
         is_over.store(true, Ordering::Relaxed);
-        for ran in told {
+        for ran in ended {
             assert_eq!((ran.code, ran.err.as_str()), (0, ""));
         }
     });
 }
 
-/// Whoever comes second gets a sentence; nobody hangs, and nothing is left.
+/// The second one gets a sentence; nobody hangs, and nothing is left.
 pub fn many_at_once() {
     let home = Home::new();
     let commands: [&[&str]; 11] = [
@@ -497,7 +497,7 @@ pub fn many_at_once() {
                     let began = Instant::now();
                     let ran = home.step(&[&["-q"], command].concat()).ran();
                     assert!([0, 3, 125, 137].contains(&ran.code), "{command:?}: {ran:?}");
-                    // Of two at once, the one that is told more than "no" is told who was faster.
+                    // Of two at once, the one that gets more than "no" reads which was faster.
                     let is_said = ran.err.contains("just now") || ran.err.contains("has just");
                     for errno in ["ENOENT", "ECONN", "ESRCH", "EBADF", "panicked"] {
                         assert!(is_said || !ran.err.contains(errno), "{command:?}: {ran:?}");

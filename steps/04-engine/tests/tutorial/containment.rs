@@ -1,6 +1,6 @@
 //! The containment matrix of TUTORIAL.md: what a program that misbehaves reaches from within each step.
 //!
-//! Each cell is tried, and judged from the host's side. Everything is bounded: files in temporary folders, processes of
+//! Each cell is tried, and judged from the host's side. Everything is bounded: files in temporary directories, processes of
 //! our own, a host name in a namespace of its own, settings that are opened and not written.
 
 use std::io::Read;

@@ -71,7 +71,7 @@ fn checks() -> Vec<Check> {
     ]
 }
 
-/// The project's folder.
+/// The project's directory.
 pub fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the project")
 }
@@ -106,8 +106,8 @@ fn idmap() -> Option<String> {
     (!has_range).then(|| "needs a root with a range of ids, and a file system that takes a map of them".to_owned())
 }
 
-/// The text's commands make the default root in the project's own folder, where it is not there.
+/// The text's commands make the default root in the project's own directory, where it is not there.
 fn project_is_ours() -> Option<String> {
     let may = nix::unistd::access(&project().join("target"), nix::unistd::AccessFlags::W_OK).is_ok();
-    (!may).then(|| "needs a target folder that it may write to".to_owned())
+    (!may).then(|| "needs a target directory that it may write to".to_owned())
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{blocks, project};
 
-/// A picture stands in its step's folder, and shows these commands.
+/// A picture stands in its step's directory, and shows these commands.
 const PICTURES: [(&str, &[&str]); 4] = [
     ("steps/01-namespaces/picture.svg", &["step01 hostname"]),
     ("steps/02-cgroups/picture.svg", &["step02 --memory 32M memory_hog 128"]),
@@ -53,7 +53,7 @@ fn run(commands: &[&str]) -> String {
         blocks::with_the_programs(&mut shell);
         shell.env("XDG_RUNTIME_DIR", home.path());
         let out = testing::Run::new(shell).ran().out;
-        // Whoever looks at it has the project somewhere else.
+        // The reader has the project somewhere else.
         text += &format!("$ {command}\n{}", out.replace(&project().display().to_string(), "/home/you/container"));
     }
     text
