@@ -46,9 +46,7 @@ impl Failure {
         let remedy = error.downcast_ref::<CallFailed>().and_then(|failed| remedy::find(&failed.call, failed.errno));
         Failure { code: STEP_FAILED, sentence, remedy }
     }
-}
 
-impl Failure {
     /// To be sent to another process, which reports it.
     pub fn to_bytes(&self) -> Vec<u8> {
         let remedy = self.remedy.as_deref().unwrap_or_default();

@@ -63,15 +63,16 @@ impl Formula {
     /// whatever its calls returned.
     pub fn light(&mut self, term: Term, facts: &[Fact]) -> anyhow::Result<()> {
         let brief: Vec<_> = facts.iter().map(|fact| fact.brief.as_str()).filter(|it| !it.is_empty()).collect();
-        if !explain::quiet() && !explain::verbose() && !brief.is_empty() && facts.iter().all(|fact| fact.holds) {
+        let denied = facts.iter().find(|fact| !fact.holds);
+        if explain::quiet() {
+            // Nothing is printed.
+        } else if explain::verbose() || denied.is_some() {
+            facts.iter().filter(|fact| explain::verbose() || !fact.holds).for_each(Fact::print);
+        } else if !brief.is_empty() {
             let text = fitting(&brief, ", ", WIDTH - "  ✔ namespace ".chars().count());
             explain::line(format_args!("  {} {:<9} {}", "✔".green(), term.name(), printable(&text)));
-        } else if !explain::quiet() {
-            for fact in facts.iter().filter(|fact| explain::verbose() || !fact.holds) {
-                fact.print();
-            }
         }
-        if let Some(fact) = facts.iter().find(|fact| !fact.holds) {
+        if let Some(fact) = denied {
             anyhow::bail!("{}: the kernel does not confirm it: {} is {:?}", term.name(), fact.what, fact.child);
         }
         if !facts.is_empty() {

@@ -19,7 +19,7 @@ use shared::explain;
 use shared::failure::CallFailed;
 use shared::{mountinfo, remedy};
 
-pub use trial::{KINDS, flag_names};
+pub use trial::KINDS;
 
 use crate::look;
 use crate::program::{self, Environment};

@@ -4,6 +4,9 @@
 //! using: [`fork`], [`exec`], [`wait`]. [`look`] shows a process through the formula, [`check`] finds out what this machine
 //! allows.
 //!
+//! Beside it: what a program inherits and what is reset (`clean`), how it is found (`program`), why it cannot be executed
+//! (`why_not`), whose signals are whose (`pass_on`), the terminal's foreground (`terminal`).
+//!
 //! Left open: the child sees, uses and stands in all that its parent does (steps 01 to 03).
 
 pub mod check;

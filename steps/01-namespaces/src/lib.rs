@@ -4,6 +4,9 @@
 //! it is held at a [gate](Gate) until its ids are mapped ([`map_ids`]). Then the child gives those namespaces their content:
 //! its own mounts, name, network and processes.
 //!
+//! Beside it: how the child is held (`gate`) and in which states the host has it (`life`), which ids it may have (`ids`), a
+//! time namespace (`clone3`), what the kernel confirms (`readback`), the options (`view`).
+//!
 //! Left open: root inside is root over the caller's files (step 05); nothing limits what the child uses up (step 02); it
 //! still sees the host's file system (step 03).
 

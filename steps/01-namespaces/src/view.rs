@@ -95,32 +95,27 @@ impl View {
 }
 
 impl Namespace {
+    fn file_and_flag(self) -> (&'static str, CloneFlags) {
+        match self {
+            Pid => ("pid", CloneFlags::CLONE_NEWPID),
+            Mount => ("mnt", CloneFlags::CLONE_NEWNS),
+            User => ("user", CloneFlags::CLONE_NEWUSER),
+            Net => ("net", CloneFlags::CLONE_NEWNET),
+            Ipc => ("ipc", CloneFlags::CLONE_NEWIPC),
+            Uts => ("uts", CloneFlags::CLONE_NEWUTS),
+            Cgroup => ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+            Time => ("time", CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)),
+        }
+    }
+
     /// Its name below `/proc/PID/ns/`.
     pub fn file(self) -> &'static str {
-        match self {
-            Pid => "pid",
-            Mount => "mnt",
-            User => "user",
-            Net => "net",
-            Ipc => "ipc",
-            Uts => "uts",
-            Cgroup => "cgroup",
-            Time => "time",
-        }
+        self.file_and_flag().0
     }
 
     /// Its flag for clone(2), unshare(2) and setns(2).
     pub fn flag(self) -> CloneFlags {
-        match self {
-            Pid => CloneFlags::CLONE_NEWPID,
-            Mount => CloneFlags::CLONE_NEWNS,
-            User => CloneFlags::CLONE_NEWUSER,
-            Net => CloneFlags::CLONE_NEWNET,
-            Ipc => CloneFlags::CLONE_NEWIPC,
-            Uts => CloneFlags::CLONE_NEWUTS,
-            Cgroup => CloneFlags::CLONE_NEWCGROUP,
-            Time => CloneFlags::from_bits_retain(libc::CLONE_NEWTIME),
-        }
+        self.file_and_flag().1
     }
 }
 

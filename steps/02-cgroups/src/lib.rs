@@ -4,6 +4,10 @@
 //! rmdir. The functions follow that order; `v1.rs` and `v2.rs` are twins that say which files and which values, and
 //! the difference between them is what there is to know about the two versions.
 //!
+//! Beside it: the hierarchies of this machine (`hierarchy`) and where in them the groups will be (`place`); on v2 who has the
+//! controllers (`delegate`), and systemd's scopes (`scope`); groups in use (`empty`); what the kernel confirms (`readback`);
+//! the options and their units.
+//!
 //! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03); a step
 //! that is killed with SIGKILL leaves its groups (step 04); on v2 no list of devices is kept, which takes an eBPF program,
 //! and root inside may mount the trees and lift the limits of its own group (step 09).
@@ -58,7 +62,8 @@ pub struct Group {
     parent: PathBuf,
     /// The group itself.
     dir: PathBuf,
-    /// Set if it is ours to remove. The lock is held as long as its maker lives, whatever ends that: see flock(2).
+    /// Set once it is ours to remove. The lock is held as long as this process lives, whatever ends that: see flock(2);
+    /// there is none on a group that another process has made ([`Cgroup::at`]).
     ours: OnceCell<Option<Lock>>,
 }
 

@@ -75,7 +75,7 @@ pub fn contain(kinds: CloneFlags, inside: fn() -> Tried) -> Tried {
 }
 
 /// The flags for these kinds by name, `CLONE_NEWPID` and so on. nix has none for the time namespace's.
-pub fn flag_names(kinds: CloneFlags) -> Vec<&'static str> {
+fn flag_names(kinds: CloneFlags) -> Vec<&'static str> {
     let time = (kinds.bits() & libc::CLONE_NEWTIME != 0).then_some("CLONE_NEWTIME");
     kinds.iter_names().map(|(name, _)| name).chain(time).collect()
 }
