@@ -80,19 +80,28 @@ copy() {
 # Several tools can be one file, on Alpine all of busybox: inode numbers show it. The
 # file is copied once, under its own name, and the tools are links to it.
 copy_tools() {
-    last=
-    find_tools | sort | while read -r inode tool; do
-        name=${tool##*/}
-        if [ "$inode" != "$last" ]; then
-            file=$name
-            [ ! -L "$tool" ] || file=$(readlink -f "$tool")
-            file=${file##*/}
-            [ ! -e "$new/bin/$file" ] || file=$name
-            must "copy $tool" copy "$tool" "bin/$file"
-            last=$inode
-        fi
-        [ "$name" = "$file" ] || must "link $name" ln -sf "$file" "$new/bin/$name"
-    done || exit
+    # All in one go: a cp for each would take longer than all the rest.
+    find_tools | sort | {
+        last=
+        files=
+        set --
+        while read -r inode tool; do
+            name=${tool##*/}
+            if [ "$inode" != "$last" ]; then
+                [ ! -L "$tool" ] || tool=$(readlink -f "$tool")
+                file=${tool##*/}
+                case $files in
+                *"/$file/"*) file=$name && must "copy $tool" copy "$tool" "bin/$name" ;;
+                *) set -- "$@" "$tool" ;;
+                esac
+                files=$files/$file/
+                last=$inode
+            fi
+            [ "$name" = "$file" ] || must "link $name" ln -sf "$file" "$new/bin/$name"
+        done
+        must 'copy the tools' cp -L "$@" "$new/bin/"
+        must 'let all run the tools' chmod 755 "$new"/bin/*
+    } || exit
     [ -e "$new/bin/sh" ] || [ ! -e "$new/bin/bash" ] || must "link sh" ln -s bash "$new/bin/sh"
     [ -e "$new/bin/sh" ] || die "found no sh and no bash in $path"
 }
@@ -155,8 +164,9 @@ copy_terminals() {
         for dir in /etc /lib /usr/share /usr/lib /run/current-system/sw/share /run/current-system/profile/share; do
             file=$dir/terminfo/$letter/$term
             [ -f "$file" ] || continue
-            must "make terminfo" mkdir -p "$new/usr/share/terminfo/$letter"
-            must "copy $file" cp -L "$file" "$new/usr/share/terminfo/$letter/"
+            to=$new/usr/share/terminfo/$letter
+            [ -d "$to" ] || must "make terminfo" mkdir -p "$to"
+            must "copy $file" cp -L "$file" "$to/"
             break
         done
     done
