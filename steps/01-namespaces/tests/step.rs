@@ -41,14 +41,12 @@ fn checks() -> Vec<Check> {
                     assert_eq!(own, BTreeSet::from(["user", file]), "user,{name}");
                 }
             },
-        )
-        .differs_in(World::SYSTEMD),
+        ),
         check("root_needs_no_user_namespace", [needs::root()], || {
             for (name, file) in KINDS.into_iter().filter(|(name, _)| !["user", "time"].contains(name)) {
                 assert_eq!(own_namespaces(&["--namespaces", name]), BTreeSet::from([file]), "{name}");
             }
-        })
-        .differs_in([World::SystemdRoot]),
+        }),
         check("the_child_is_root_inside_and_the_caller_outside", [needs::user_namespaces()], || {
             let mut live = step("step01", ["sh", "-c", "echo ready; id -u; id -g; cat"]).until_ready();
             let words = |pid, file| proc(pid, file).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -123,8 +121,7 @@ fn checks() -> Vec<Check> {
             let first_try = Command::new(program("step01_first_try")).args(mount).output().expect("first try");
             assert!(mounted(), "the first try leaks no mount: {first_try:?}");
             nix::mount::umount(dir.path()).expect("umount");
-        })
-        .differs_in([World::SystemdRoot]),
+        }),
         check("mounts_are_private_in_the_child", [needs::user_namespaces(), needs::shared_root()], || {
             let live = step("step01", WAIT).until_ready();
             let info = proc(live.pid(), "mountinfo");

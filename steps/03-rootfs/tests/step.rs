@@ -102,8 +102,7 @@ fn checks() -> Vec<Check> {
                 assert_eq!((ran.code, ran.out.as_str()), (0, "1:3 666\n"), "{}", ran.err);
                 assert!(ran.err.contains("S_IFCHR"), "{}", ran.err);
             },
-        )
-        .differs_in([World::SystemdRoot]),
+        ),
         check("sys_is_read_only", [needs::user_namespaces()], || {
             // The first gets a new one, without the cgroup trees; the second the host's.
             for (options, wanted) in [(&["-q"][..], 1), (&["-q", "--namespaces", "user,mount,pid"], 2)] {
@@ -113,7 +112,7 @@ fn checks() -> Vec<Check> {
                 assert_eq!((ran.code, ran.err.matches("ead-only").count()), (7, wanted), "{options:?} {ran:?}");
             }
         })
-        .differs_in(World::SLOW),
+        .differs_in([World::DockerRoot, World::DockerUser]),
         check("the_environment_is_not_the_hosts", [needs::user_namespaces()], || {
             let word = testing::random_word();
             let ran = inside_with(&["--env", &format!("GIVEN={word}"), "--env", "TAKEN"], &["env"])
@@ -208,7 +207,7 @@ fn checks() -> Vec<Check> {
                 );
             },
         )
-        .differs_in([World::CgroupV2, World::SystemdUser, World::DockerUser]),
+        .differs_in([World::DockerUser]),
         check(
             "a_limit_holds_in_the_root_too",
             [
@@ -221,7 +220,7 @@ fn checks() -> Vec<Check> {
                 assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             },
         )
-        .differs_in(World::SLOW),
+        .differs_in([World::DockerRoot, World::DockerUser]),
         check("roots_that_are_none_are_refused", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let gone = dir.path().join("gone").display().to_string();

@@ -1,6 +1,7 @@
 //! The blocks of TUTORIAL.md: Rust from the files that they name, and consoles that are run.
 
 use std::fs::read_to_string;
+use std::ops::RangeBounds;
 use std::process::Command;
 
 use testing::program;
@@ -9,6 +10,8 @@ use crate::{project, tutorial};
 
 /// A block between fences, and the line before it that is not empty.
 struct Block {
+    /// The number of the last heading `## Chapter 00: …`.
+    chapter: u32,
     language: String,
     before: String,
     lines: Vec<String>,
@@ -18,13 +21,16 @@ fn blocks() -> Vec<Block> {
     let text = tutorial();
     let mut found = Vec::new();
     let mut before = String::new();
+    let mut chapter = 0;
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         if let Some(language) = line.trim_start().strip_prefix("```") {
             let inside = lines.by_ref().take_while(|line| !line.trim_start().starts_with("```"));
             let inside = inside.map(str::to_owned).collect();
-            found.push(Block { language: language.to_owned(), before: before.clone(), lines: inside });
+            found.push(Block { chapter, language: language.to_owned(), before: before.clone(), lines: inside });
         } else if !line.trim().is_empty() {
+            let number = line.strip_prefix("## Chapter ").and_then(|title| title.split_once(':'));
+            chapter = number.map_or(chapter, |(number, _)| number.parse().expect("a number"));
             before = line.to_owned();
         }
     }
@@ -86,12 +92,11 @@ pub fn all_are_run() {
 }
 
 /// Runs those of this world, and compares.
-pub fn console_blocks(worlds: &[&str]) {
-    for block in blocks().iter().filter(|block| block.language == "console") {
-        if world(block).is_some_and(|world| worlds.contains(&world)) {
-            run_and_compare(block);
-        }
-    }
+pub fn console_blocks(wanted: &str, chapters: impl RangeBounds<u32>) {
+    let all = blocks().into_iter().filter(|block| block.language == "console" && world(block) == Some(wanted));
+    let these: Vec<_> = all.filter(|block| chapters.contains(&block.chapter)).collect();
+    assert!(!these.is_empty());
+    these.iter().for_each(run_and_compare);
 }
 
 /// A line that separates the output of one command from that of the next.
