@@ -160,7 +160,7 @@ fn checks() -> Vec<Check> {
             }
         }),
         check("the_engine_cannot_be_written_over_from_inside", [needs::user_namespaces()], engine_is_not_overwritten)
-            .differs_in([World::SystemdUser, World::DockerUser]),
+            .differs_in([World::DockerUser]),
         check("no_descriptor_of_the_host_leads_out", [needs::user_namespaces()], no_descriptor_leads_out),
         check("pause_stops_every_process_and_unpause_lets_them_go_on", [groups()], || {
             // Made first, it is removed last: when nobody writes into it any more.
