@@ -206,7 +206,8 @@ fn is_like(shown: &str, line: &str) -> bool {
     rest.is_empty() || !parts.is_empty()
 }
 
-/// Without what differs from run to run: ids, numbers, how wide a column is, whether it is `/bin` or `/usr/bin`.
+/// Without what differs from run to run: ids, numbers, how wide a column is, how long ago something was, whether it is
+/// `/bin` or `/usr/bin`.
 pub fn plain(line: &str) -> String {
     let words = line.split_whitespace().map(|word| {
         let is_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -221,6 +222,7 @@ pub fn plain(line: &str) -> String {
         }
     });
     let line = words.collect::<Vec<_>>().join(" ");
-    let line = line.replace("/usr/sbin/", "/bin/").replace("/usr/bin/", "/bin/").replace("seconds", "second");
+    let line = line.replace("/usr/sbin/", "/bin/").replace("/usr/bin/", "/bin/");
+    let line = ["seconds", "minutes", "minute"].iter().fold(line, |line, unit| line.replace(unit, "second"));
     testing::without_numbers(&line.replace('…', "_"))
 }
