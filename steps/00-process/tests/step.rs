@@ -25,7 +25,7 @@ fn checks() -> Vec<Check> {
             assert!(ran.err.contains("fork()") && ran.err.contains("execve("), "{}", ran.err);
             assert_eq!(step("step00", ["-q", "true"]).ran().err, "");
         })
-        .differs_in([World::DockerRoot, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerRoot, World::DockerUser]),
         check("nothing_is_isolated", [], || {
             let mut live = narrated("step00", ["sh", "-c", "echo ready; echo $$; cat"]).until_ready();
             let pid = nix::unistd::Pid::from_raw(live.line().trim().parse().expect("a pid"));
@@ -50,7 +50,7 @@ fn checks() -> Vec<Check> {
             sleep.kill().and_then(|()| sleep.wait()).expect("kill");
             assert_eq!(ran.code, 0);
         })
-        .differs_in([World::DockerRoot, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerRoot, World::DockerUser]),
         check("look_distinguishes_two_processes", [needs::user_namespaces()], || {
             let live = step("step01", ["sh", "-c", "echo ready; cat"]).until_ready();
             let pid = live.pid().to_string();

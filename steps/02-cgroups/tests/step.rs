@@ -85,7 +85,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             assert!(counter(&ran.err, "# pids: forks refused: ") >= 1, "{}", ran.err);
         })
-        .differs_in([World::DockerRoot, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerRoot, World::DockerUser]),
         check("a_memory_hog_is_killed", [controller("memory")], || {
             let hog = program("memory_hog").display().to_string();
             assert_eq!(step("step01", ["-q", &hog, "128"]).ran().out, "128 MiB taken\n", "one step earlier it works");
@@ -246,19 +246,22 @@ fn checks() -> Vec<Check> {
             || {
                 alone_in_a_group("");
             },
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check(
             "on_v2_an_ordinary_user_has_limits_in_a_group_that_was_delegated",
             [controller_of(Version::V2, "memory"), not_of_systemd(), needs::root(), others_may_run_it()],
             || alone_in_a_group("setpriv --reuid=65534 --regid=65534 --clear-groups"),
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check(
             "a_controller_that_is_not_there_is_no_silence",
             [controller("cpuset").is_none().then(|| "needs a machine without cpuset".to_owned()), may_make_groups()],
             || {
                 testing::refuses("step02", &["-q", "--cpuset-cpus", "0", "true"], 125, "cpuset");
             },
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check(
             "a_user_who_may_not_make_groups_gets_a_remedy",
             [writable().is_none().then(|| "needs a user who may not make cgroups".to_owned())],
@@ -271,7 +274,7 @@ fn checks() -> Vec<Check> {
                 assert!(!ran.err.contains("Container ="), "{}", ran.err);
             },
         )
-        .differs_in([World::DockerPlain, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerPlain, World::DockerUser]),
         check("a_dry_run_makes_no_group", [], || {
             let ran = narrated("step02", ["--dry-run", "true"]).ran();
             assert_eq!(ran.code, 0, "{}", ran.err);

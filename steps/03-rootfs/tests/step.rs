@@ -112,7 +112,7 @@ fn checks() -> Vec<Check> {
                 assert_eq!((ran.code, ran.err.matches("ead-only").count()), (7, wanted), "{options:?} {ran:?}");
             }
         })
-        .differs_in([World::DockerRoot, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerRoot, World::DockerUser]),
         check("the_environment_is_not_the_hosts", [needs::user_namespaces()], || {
             let word = testing::random_word();
             let ran = inside_with(&["--env", &format!("GIVEN={word}"), "--env", "TAKEN"], &["env"])
@@ -207,7 +207,7 @@ fn checks() -> Vec<Check> {
                 );
             },
         )
-        .differs_in([World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerUser]),
         check(
             "a_limit_holds_in_the_root_too",
             [
@@ -220,7 +220,7 @@ fn checks() -> Vec<Check> {
                 assert_eq!(ran.out, "19 forks, then EAGAIN\n", "{}", ran.err);
             },
         )
-        .differs_in([World::DockerRoot, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerRoot, World::DockerUser]),
         check("roots_that_are_none_are_refused", [], || {
             let dir = tempfile::tempdir().expect("tempdir");
             let gone = dir.path().join("gone").display().to_string();

@@ -65,7 +65,7 @@ fn checks() -> Vec<Check> {
                 }
             }
         })
-        .differs_in([World::DockerRoot, World::DockerUser]),
+        .differs_in([World::CgroupV2, World::DockerRoot, World::DockerUser]),
         check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
             let home = Home::new();
             let ran = home.step(&["run", "--rm", "true"]).ran();
@@ -554,10 +554,12 @@ fn checks() -> Vec<Check> {
         check("a_dry_run_of_every_command_changes_nothing", [needs::user_namespaces()], odd::dry_runs).alone(),
         check("start_attached_shows_all_of_a_long_output", [needs::user_namespaces()], odd::long_output),
         check("whoever_writes_without_end_does_not_keep_a_container_alive", [groups()], odd::endless_output),
-        check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups),
-        check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen),
-        check("a_frozen_child_looks_after_nobody", [groups()], odd::frozen_child),
-        check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded),
+        check("groups_that_were_made_inside_go_with_the_container", [groups(), needs::root()], odd::nested_groups)
+            .differs_in([World::CgroupV2]),
+        check("a_frozen_container_can_be_removed_by_anybody", [groups()], odd::frozen).differs_in([World::CgroupV2]),
+        check("a_frozen_child_looks_after_nobody", [groups()], odd::frozen_child).differs_in([World::CgroupV2]),
+        check("threads_in_groups_of_their_own_end_too", [groups(), has_cgroup_kill()], odd::threaded)
+            .differs_in([World::CgroupV2]),
         check("a_log_that_a_full_disk_has_cut_can_be_read", [needs::user_namespaces()], odd::cut_log),
         check("a_paused_exec_hears_signals", [needs::user_namespaces()], odd::paused_exec),
         check(

@@ -31,7 +31,8 @@ fn checks() -> Vec<Check> {
         .differs_in([World::SystemdRoot]),
         check("what_root_runs_shows_what_the_text_shows", [needs::root(), groups(), project_is_ours()], || {
             blocks::console_blocks("root", ..);
-        }),
+        })
+        .differs_in([World::CgroupV2]),
         check("what_v1_shows_is_what_the_text_shows", [needs::root(), groups(), only(Version::V1)], || {
             blocks::console_blocks("root on v1", ..);
         }),
@@ -43,7 +44,8 @@ fn checks() -> Vec<Check> {
             "what_a_mapped_root_shows_is_what_the_text_shows",
             [needs::root(), groups(), project_is_ours(), idmap()],
             || blocks::console_blocks("root with idmap", ..),
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
         check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
         check("what_is_shown_fits_beside_a_second_terminal", [], blocks::lines_fit),
@@ -52,7 +54,7 @@ fn checks() -> Vec<Check> {
             assert!(tutorial().contains(&table), "TUTORIAL.md has another table than this:\n{table}");
         }),
         check("the_ladder_is_what_the_steps_light", [groups(), project_is_ours()], ladder::is_what_the_steps_light)
-            .differs_in([World::SystemdRoot]),
+            .differs_in([World::CgroupV2, World::SystemdRoot]),
         check(
             "the_pictures_are_of_today",
             [needs::root(), groups(), only(Version::V2), project_is_ours()],

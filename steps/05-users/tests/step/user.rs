@@ -26,8 +26,11 @@ fn root_with_users() -> (tempfile::TempDir, String) {
 
 pub fn checks() -> Vec<Check> {
     vec![
-        check("a_program_is_the_user_that_was_asked_for", [range()], is_the_user)
-            .differs_in([World::DockerRoot, World::DockerUser]),
+        check("a_program_is_the_user_that_was_asked_for", [range()], is_the_user).differs_in([
+            World::CgroupV2,
+            World::DockerRoot,
+            World::DockerUser,
+        ]),
         check("exec_is_the_containers_user_or_another_one", [range()], exec_is_the_user),
         check("home_is_the_users_and_what_is_given_counts_more", [range()], || {
             let home = Home::new();
