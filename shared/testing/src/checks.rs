@@ -90,8 +90,6 @@ impl World {
     ];
     /// A distribution with systemd.
     pub const SYSTEMD: [World; 2] = [World::SystemdRoot, World::SystemdUser];
-    /// Cgroup v2 alone.
-    pub const V2: [World; 3] = [World::CgroupV2, World::SystemdRoot, World::SystemdUser];
     /// Where each step must do its main job, and where it has not shown so in one of the quick worlds.
     pub const SLOW: [World; 5] =
         [World::CgroupV2, World::SystemdRoot, World::SystemdUser, World::DockerRoot, World::DockerUser];
