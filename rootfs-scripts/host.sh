@@ -94,9 +94,9 @@ copy_tools() {
                 *"/$file/"*) file=$name && must "copy $tool" copy "$tool" "bin/$name" ;;
                 *) set -- "$@" "$tool" ;;
                 esac
-                files=$files/$file/
                 last=$inode
             fi
+            files=$files/$file/$name/
             [ "$name" = "$file" ] || must "link $name" ln -sf "$file" "$new/bin/$name"
         done
         must 'copy the tools' cp -L "$@" "$new/bin/"
