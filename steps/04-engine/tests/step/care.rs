@@ -1,8 +1,10 @@
 //! The cares of the engine: a record that is damaged or exchanged, an `exec` that is stopped, signals, secrets.
 
 use std::fs::{File, create_dir, remove_dir, set_permissions, write};
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -196,6 +198,23 @@ pub fn deaf_start() {
     assert!(start.try_wait().expect("wait").is_none(), "it has more to show");
     kill(Pid::from_raw(start.id() as i32), Signal::SIGINT).expect("kill");
     assert_eq!(testing::end_of(&mut start, testing::PATIENCE), 130);
+}
+
+/// Both have connected before the monitor looks: one is answered, and the other one does not wait for the program's end.
+pub fn two_starts() {
+    let home = Home::new();
+    let id = home.ok(&["create", "sleep", "100"]);
+    let monitor = home.monitor(&id);
+    kill(monitor, Signal::SIGSTOP).expect("kill");
+    wait_until("it has stopped", || proc(monitor, "stat").contains(") T "));
+    let connect = || UnixStream::connect(home.directory(&id).join("start")).expect("connect");
+    let mut starts = [connect(), connect()];
+    kill(monitor, Signal::SIGCONT).expect("kill");
+    let answers = starts.each_mut().map(|start| {
+        start.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        start.read(&mut [0; 1]).map_err(|error| error.kind())
+    });
+    assert!(matches!(answers, [Ok(1), Ok(0) | Err(ErrorKind::ConnectionReset)]), "{answers:?}");
 }
 
 /// Waits until the pipe that it writes to is full; its unread end.

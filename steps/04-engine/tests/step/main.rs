@@ -632,6 +632,7 @@ fn checks() -> Vec<Check> {
         check("a_line_that_is_split_has_one_time", [needs::user_namespaces()], odd::stamps),
         check("a_key_ends_logs_that_nobody_reads", [needs::user_namespaces()], care::deaf_logs),
         check("a_key_ends_a_start_that_nobody_reads", [needs::user_namespaces()], care::deaf_start),
+        check("a_second_start_is_answered_at_once", [needs::user_namespaces()], care::two_starts),
         check("a_container_that_nobody_can_find_ends", [needs::user_namespaces()], care::vanished_store)
             .differs_in([World::CgroupV2]),
         check(
