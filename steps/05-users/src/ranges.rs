@@ -226,7 +226,7 @@ fn has_all(own: &str, range: &Range) -> bool {
 fn of_ordinary_user(user: &Name, subuid: &str, subgid: &str) -> Result<Map, String> {
     let name = user.name.as_ref().ok_or_else(|| format!("user {} has no name in /etc/passwd", user.id))?;
     let ranges = |file: &str, text: &str| match user.ranges(text, 1) {
-        none if none.is_empty() => Err(format!("{name} has no range of ids in {file}")),
+        none if none.is_empty() => Err(format!("user {name} has no range of ids in {file}")),
         ranges => Ok(ranges),
     };
     let (uids, gids) = (ranges("/etc/subuid", subuid)?, ranges("/etc/subgid", subgid)?);
@@ -280,7 +280,7 @@ mod tests {
         let file = "# a comment\nbob:1:2\nada:100000:65536\nada:x:1\nadam:5:5\n1000:300000:10\nada:7\n";
         assert_eq!(ada.ranges(file, 1), ranges(&["1:100000:65536", "65537:300000:10"]));
         let why = of_ordinary_user(&ada, file, "bob:1:2\n").expect_err("no range");
-        assert_eq!(why, "ada has no range of ids in /etc/subgid");
+        assert_eq!(why, "user ada has no range of ids in /etc/subgid");
         assert!(of_ordinary_user(&Name { id: 4711, name: None }, file, file).is_err());
     }
 

@@ -236,7 +236,7 @@ pub fn checks() -> Vec<Check> {
                 assert!(ran.err.contains("those of step 01, as ") && ran.err.contains(word), "{word}: {}", ran.err);
             };
             let user = Ordinary::new("somebody:300000:65536\n");
-            single(&user, None, "nobody has no range of ids in /etc/subuid");
+            single(&user, None, "user nobody has no range of ids in /etc/subuid");
             let refused = user.step(&["-q", "run", "--rm", "--user", "1000", "true"]).ran();
             assert!(refused.code == 125 && refused.err.contains("the container has no such id"), "{refused:?}");
             drop(user);
