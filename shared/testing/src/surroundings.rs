@@ -1,9 +1,10 @@
 //! What a test has for itself, so that nothing of others is in its way, and what it leaves is found: a process that
-//! every orphan comes back to, a directory for temporary files, and, for root, a mount namespace and a cgroup in each
-//! hierarchy. What is elsewhere on the machine it neither sees nor counts.
+//! every orphan comes back to, a directory for temporary files, and, for root, a mount namespace, a network namespace and a
+//! cgroup in each hierarchy. What is elsewhere on the machine it neither sees nor counts.
 
 use std::collections::BTreeSet;
 use std::fs::{create_dir, read_dir, read_to_string, remove_dir, write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, access};
@@ -39,6 +41,7 @@ impl Surroundings {
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
         let has_own_groups = enter_own_groups();
         leave_the_mounts_of_others();
+        leave_the_network_of_others();
         if has_own_groups {
             see_no_other_groups();
         }
@@ -94,6 +97,7 @@ fn look() -> BTreeSet<String> {
     let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
     let mut all: BTreeSet<_> = mounts.iter().map(|mount| format!("mount {}", mount.point.display())).collect();
     all.extend(children().into_iter().map(|(_, process)| format!("process {process}")));
+    all.extend(interfaces().map(|name| format!("interface {name}")));
     // One that is locked has an owner who lives: where that is a process of this test's, it was found above.
     let left = groups_of_steps()
         .into_iter()
@@ -145,6 +149,32 @@ fn leave_the_mounts_of_others() {
             change(MsFlags::MS_SHARED);
         }
     }
+}
+
+/// For root: a network of the test's own, with nothing but loopback. A bridge, a rule or a setting of a test's is nobody
+/// else's then.
+fn leave_the_network_of_others() {
+    if nix::unistd::geteuid().is_root() && unshare(CloneFlags::CLONE_NEWNET).is_ok() {
+        set_loopback_up();
+    }
+}
+
+/// See netdevice(7).
+fn set_loopback_up() {
+    let any = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    // SAFETY: an ifreq of zeros is a valid one, with an empty name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l' as _, b'o' as _]);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as _;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, and `request` is one that outlives the call.
+    Errno::result(unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }).expect("lo is set up");
+}
+
+/// The interfaces of this process's network namespace. `/sys/class/net` has those of the process that has mounted `/sys`.
+fn interfaces() -> impl Iterator<Item = String> {
+    let text = read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let names: Vec<_> = text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
+    names.into_iter()
 }
 
 /// A cgroup that this process is in: the directory, the mount that it is below, and the version.

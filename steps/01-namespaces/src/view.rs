@@ -57,6 +57,17 @@ impl View {
         View { namespaces: self.namespaces(), ..self }
     }
 
+    /// The same view, without a namespace of this kind: that is the host's then.
+    ///
+    /// # Errors
+    /// Where the command line has asked for it.
+    pub fn without(self, kind: Namespace) -> anyhow::Result<Self> {
+        let named = self.namespaces.contains(&kind);
+        anyhow::ensure!(!named, "--namespaces has `{}`, and the host's is asked for, too: leave one out", kind.file());
+        let namespaces = self.namespaces().into_iter().filter(|it| *it != kind).collect();
+        Ok(View { namespaces, ..self })
+    }
+
     /// Those that were chosen, in the order of their kinds.
     pub fn namespaces(&self) -> Vec<Namespace> {
         Namespace::value_variants().iter().copied().filter(|namespace| self.has(*namespace)).collect()

@@ -1,0 +1,162 @@
+//! Step 06: whom can the child reach? See network_namespaces(7), veth(4), rtnetlink(7).
+//!
+//! Until here the child had a network namespace with nothing but loopback in it: nobody reaches it, and it reaches nobody.
+//! Now the host has a switch, the bridge, and each container a cable to it, a pair of interfaces. The functions are in the
+//! order in which they run: the host makes the bridge ([`make_bridge`]) and lets packets through ([`forward`]); the child
+//! held, it makes the cable, one end of which is born inside ([`plug_in`]); the child gives that end its address and a
+//! route ([`configure`]); and at the end the host pulls it out ([`unplug`]), the last one with the bridge ([`remove_bridge`]).
+//!
+//! Beside it: the messages themselves (`netlink`), who has which address (`lease`), what the kernel confirms (`readback`),
+//! and all that as a part of a container (`parts`).
+//!
+//! Left open:
+//! - Root inside can give its interface another address, its neighbour's too: it has every right over its own network
+//!   namespace until step 09.
+//! - What listens on all addresses of the host listens on the bridge's, too, and a container reaches it there.
+//! - There is no IPv6 but the one that every interface has by itself.
+
+#![forbid(unsafe_code)]
+
+pub mod lease;
+pub mod netlink;
+mod options;
+pub mod parts;
+mod readback;
+mod remedies;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use netlink::Link;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+use shared::failure::During;
+use shared::{call, explain, kernel_file};
+
+pub use lease::Lease;
+pub use options::{Mode, Networking};
+pub use remedies::known;
+
+/// The switch that all containers of this step are on.
+pub const BRIDGE: &str = "step06";
+/// The addresses on it: those that begin with the same 24 bits as the host's own there.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
+/// How many bits that are.
+pub const PREFIX: u8 = 24;
+/// The network's name for rules and routes.
+pub const SUBNET: &str = "10.6.0.0/24";
+/// What the child's end is called inside.
+pub const INSIDE: &str = "eth0";
+
+/// Says whether an Ethernet address was chosen by hand (the second bit), and not by who has built a card.
+const ETHERNET: [u8; 6] = [0x02, 0x06, 10, 6, 0, 1];
+
+/// Host, and no child yet: a switch, which is an interface of the host's, too, with an address there: the containers' way
+/// out. `owner` says whose it is, in a note on it.
+///
+/// # Errors
+/// Where an interface of this name is somebody else's, or the host has another way to these addresses.
+pub fn make_bridge(owner: &Path) -> Result<()> {
+    match netlink::link(BRIDGE).during("cannot look for the bridge")? {
+        Some(link) => ensure!(
+            is_ours(&link, owner),
+            "{}",
+            match link.alias {
+                Some(other) => format!("the bridge {BRIDGE} is that of the containers in {other}"),
+                None => format!("there is an interface {BRIDGE} already, and it is not this step's"),
+            }
+        ),
+        None => {
+            if let Some(interface) = readback::other_way()? {
+                bail!(
+                    "the host reaches {SUBNET} by its interface {interface}: containers would take these addresses away"
+                );
+            }
+            let owner = owner.display().to_string();
+            explain::host(call!("RTM_NEWLINK({BRIDGE:?}, kind bridge, up)"))
+                .run(|| netlink::add_bridge(BRIDGE, ETHERNET).and_then(|()| netlink::set_alias(BRIDGE, &owner)))?;
+        }
+    }
+    if !explain::dry_run() && readback::has_route(BRIDGE)? {
+        return Ok(());
+    }
+    explain::host(call!("RTM_NEWADDR({BRIDGE:?}, {GATEWAY}/{PREFIX})"))
+        .run(|| netlink::add_address(BRIDGE, GATEWAY, PREFIX))
+}
+
+/// Whether a bridge is that of the containers in a store. Without a note its engine was killed before it has left one.
+fn is_ours(bridge: &Link, owner: &Path) -> bool {
+    let note = bridge.alias.as_deref();
+    note.map_or(bridge.ethernet == ETHERNET, |note| Path::new(note) == owner)
+}
+
+/// Host: has the kernel pass packets on from one interface to another, as a router does. It stays so, as with Docker:
+/// another program may rely on it by the time this container ends.
+///
+/// # Errors
+/// EROFS where /proc/sys is mounted read-only.
+pub fn forward() -> Result<()> {
+    let setting = Path::new("/proc/sys/net/ipv4/ip_forward");
+    if kernel_file::read(setting).is_ok_and(|text| text.trim() == "1") {
+        return Ok(());
+    }
+    explain::host_echo(1, setting).run()?;
+    explain::notice("from here on this machine passes packets on, and that stays so: net.ipv4.ip_forward");
+    Ok(())
+}
+
+/// Host, and the child held: a pair of interfaces. One end is a port of the bridge; the other one is born in the child's
+/// network namespace. Moved there later, it would have lost its addresses, and been set down.
+///
+/// # Errors
+/// EEXIST where the kernel has not removed one of this name yet; EPERM.
+pub fn plug_in(lease: &Lease, child: Pid) -> Result<()> {
+    let port = lease.port();
+    let text =
+        format!("RTM_NEWLINK({port:?}, kind veth, master {BRIDGE:?}, up, peer {{{INSIDE:?}, netns of {child}}})");
+    explain::host(call!("{text}")).run(|| {
+        let bridge = netlink::link(BRIDGE)?.ok_or(Errno::ENODEV)?;
+        netlink::add_veth(&port, bridge.index, readback::mtu_of_uplink(), INSIDE, child)
+    })
+}
+
+/// Child: its end's address, and the way to everybody else. In this order: a gateway counts only where an interface that is
+/// up has a route to it.
+///
+/// # Errors
+/// EPERM where the child's user namespace does not own its network namespace.
+pub fn configure(lease: &Lease) -> Result<()> {
+    let address = lease.address;
+    explain::child(call!("RTM_NEWADDR({INSIDE:?}, {address}/{PREFIX})"))
+        .run(|| netlink::add_address(INSIDE, address, PREFIX))?;
+    explain::child(call!("RTM_NEWLINK({INSIDE:?}, up)")).run(|| netlink::set_up(INSIDE))?;
+    explain::child(call!("RTM_NEWROUTE(default via {GATEWAY})")).run(|| netlink::add_default_route(GATEWAY))
+}
+
+/// Host, and the child gone: removes the host's end. The kernel would do so itself, with the child's network namespace, but
+/// a moment later, and by then the name may be wanted again.
+///
+/// # Errors
+/// EPERM.
+pub fn unplug(lease: &Lease) -> Result<()> {
+    remove(&lease.port())
+}
+
+/// Host, and no container on it any more. That of somebody else, which has kept a container from being made, stays.
+///
+/// # Errors
+/// EPERM.
+pub fn remove_bridge(owner: &Path) -> Result<()> {
+    match netlink::link(BRIDGE).during("cannot look for the bridge")? {
+        Some(link) if !is_ours(&link, owner) => Ok(()),
+        _ => remove(BRIDGE),
+    }
+}
+
+fn remove(link: &str) -> Result<()> {
+    explain::host(call!("RTM_DELLINK({link:?})")).cleanup().run(|| match netlink::delete_link(link) {
+        Err(Errno::ENODEV) => Ok(()),
+        removed => removed,
+    })
+}

@@ -1,0 +1,211 @@
+//! Step 06, run as a learner runs it, and looked at from the host: which is a network namespace of the test's own, as
+//! [`testing`] makes for each. Nothing here touches the machine's network.
+
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/home.rs"]
+mod home;
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/killed.rs"]
+mod killed;
+mod place;
+
+use std::fs::{read_to_string, write};
+use std::net::Ipv4Addr;
+use std::process::{Command, ExitCode};
+
+use home::{Home, rootfs};
+use network::netlink;
+use nix::sys::signal::{Signal, kill};
+use place::{bridged, inside, interfaces, says};
+use testing::{Check, World, calls, check, needs, proc_link, step};
+
+fn main() -> ExitCode {
+    // Made once, before the tests run in processes of their own.
+    let root = rootfs();
+    if bridged().is_none() {
+        // A root that belongs to the range already is taken everywhere, also where the file system takes no map of ids.
+        let given = Command::new("chown").args(["-hR", "100000:100000"]).arg(root).status().expect("chown");
+        assert!(given.success());
+    }
+    let code = testing::run("step06", checks());
+    home::remove_rootfs();
+    code
+}
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("a_container_has_an_address_and_is_reached", [bridged()], || {
+            let home = Home::new();
+            let [one, two] = [(); 2].map(|()| home.ok(&["run", "-d", "sleep", "100"]));
+            let [first, second] = [&one, &two].map(|id| home.init(id));
+            let addresses = [Ipv4Addr::new(10, 6, 0, 2), Ipv4Addr::new(10, 6, 0, 3)];
+            // From the host, from a neighbour, and the other way round.
+            let serve = |pid, word: &'static str| inside(pid, move || place::serve("0.0.0.0:80", word));
+            let (_first, _second) = (serve(first, "one"), serve(second, "two"));
+            assert_eq!(addresses.map(|address| says(address, 80)), ["one", "two"]);
+            assert_eq!(inside(first, move || says(addresses[1], 80)), "two");
+            assert_eq!(inside(second, move || says(addresses[0], 80)), "one");
+            let host = place::serve("10.6.0.1:81", "host");
+            assert_eq!(inside(first, || says(network::GATEWAY, 81)), "host");
+            drop(host);
+            // What a process that exec brings in has, is the same.
+            let guest = home.ok(&["exec", &one, "readlink", "/proc/self/ns/net"]);
+            assert_eq!(guest, proc_link(first, "ns/net"));
+        })
+        .differs_in(World::SLOW),
+        check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
+            let home = Home::new();
+            // What is printed once a machine is not counted.
+            let _ = write("/proc/sys/net/ipv4/ip_forward", "1");
+            let ran = home.step(&["run", "--rm", "true"]).ran();
+            let shown = ran.err.replace(&home.path().display().to_string(), "/run");
+            let shown = shown.replace(&rootfs().display().to_string(), "/home/you/container/target/rootfs");
+            let lines: usize = shown.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
+        }),
+        check("a_dry_run_prints_the_calls_of_a_run", [bridged()], || {
+            let home = Home::new();
+            write("/proc/sys/net/ipv4/ip_forward", "1").expect("ip_forward");
+            let [run, dry] = [&[][..], &["--dry-run"]].map(|option| {
+                let ran = home.narrated(&[option, &["run", "--rm", "true"]].concat()).ran();
+                assert_eq!(ran.code, 0, "{}", ran.err);
+                let calls = calls(&home::without_ids(&ran.err)).into_iter();
+                calls.filter(|call| call.contains("RTM_") || call.contains("lease")).collect::<Vec<_>>()
+            });
+            assert!(run.iter().any(|call| call.contains("RTM_NEWROUTE(default via N.N.N.N)")), "{run:?}");
+            assert_eq!(run, dry);
+        }),
+        check("the_last_container_takes_the_bridge_along", [bridged()], || {
+            let home = Home::new();
+            let [one, two] = [(); 2].map(|()| home.ok(&["run", "-d", "sleep", "100"]));
+            assert_eq!(interfaces(), ["lo", "step06", "step06-2", "step06-3"]);
+            home.ok(&["stop", "-t", "0", &one]);
+            assert_eq!(interfaces(), ["lo", "step06", "step06-3"], "gone when the command returns");
+            // The address is free again, and that of the other one is not.
+            let third = home.ok(&["run", "-d", "sleep", "100"]);
+            assert_eq!(interfaces(), ["lo", "step06", "step06-2", "step06-3"]);
+            home.ok(&["rm", "-f", &two, &third]);
+            assert_eq!(interfaces(), ["lo"]);
+        }),
+        check("a_created_container_has_its_address", [bridged()], || {
+            let home = Home::new();
+            home.ok(&["create", "--name", "web", "--ip", "10.6.0.77", "true"]);
+            assert_eq!(interfaces(), ["lo", "step06", "step06-77"]);
+            home.refuses(&["run", "--rm", "--ip", "10.6.0.77", "true"], "another container has the address 10.6.0.77");
+            home.ok(&["start", "-a", "web"]);
+            assert_eq!(interfaces(), ["lo"], "a stopped one has given it back");
+            for (address, word) in [("10.6.0.1", "own"), ("192.168.1.1", "not in 10.6.0.0/24")] {
+                home.refuses(&["run", "--rm", "--ip", address, "true"], word);
+            }
+            assert_eq!(interfaces(), ["lo"]);
+        }),
+        check("none_is_loopback_alone_and_host_is_the_hosts", [bridged()], || {
+            let home = Home::new();
+            let net = ["readlink", "/proc/self/ns/net"];
+            let host = proc_link(nix::unistd::Pid::this(), "ns/net");
+            assert_eq!(home.ok(&[&["run", "--rm", "--network", "host"], &net[..]].concat()), host);
+            assert_ne!(home.ok(&[&["run", "--rm", "--network", "none"], &net[..]].concat()), host);
+            let devices = home.ok(&["run", "--rm", "--network", "none", "cat", "/proc/self/net/dev"]);
+            assert!(devices.contains("lo:") && !devices.contains("eth0"), "{devices}");
+            home.refuses(&["run", "--rm", "--network", "host", "--namespaces", "net,mount", "true"], "leave one out");
+            home.refuses(&["run", "--rm", "--network", "bridge", "--namespaces", "mount", "true"], "add `net`");
+            home.refuses(&["run", "--rm", "--network", "none", "--ip", "10.6.0.9", "true"], "not on");
+        }),
+        check("a_name_or_a_network_that_is_taken_is_one_sentence", [bridged()], || {
+            let home = Home::new();
+            netlink::add_bridge("step06", [2; 6]).expect("bridge");
+            home.refuses(&["run", "--rm", "true"], "not this step's");
+            netlink::delete_link("step06").expect("delete");
+            netlink::add_bridge("other", [2; 6]).expect("bridge");
+            netlink::add_address("other", Ipv4Addr::new(10, 6, 0, 130), 25).expect("address");
+            home.refuses(&["run", "--rm", "true"], "by its interface other");
+            netlink::delete_link("other").expect("delete");
+            // That of another store.
+            let id = home.ok(&["run", "-d", "sleep", "100"]);
+            let other = Home::new();
+            other.refuses(&["run", "--rm", "true"], &format!("that of the containers in {}", home.store().display()));
+            home.ok(&["rm", "-f", &id]);
+            assert_eq!(interfaces(), ["lo"]);
+        }),
+        check("packets_are_passed_on_and_that_is_said", [bridged()], || {
+            let home = Home::new();
+            let ran = home.step(&["run", "--rm", "true"]).ran();
+            assert!(ran.code == 0 && ran.err.contains("# from here on this machine passes packets on"), "{}", ran.err);
+            assert_eq!(read_to_string("/proc/sys/net/ipv4/ip_forward").expect("ip_forward"), "1\n");
+            let ran = home.step(&["run", "--rm", "true"]).ran();
+            assert!(ran.code == 0 && !ran.err.contains("passes packets on"), "{}", ran.err);
+        }),
+        check("both_ends_have_the_mtu_of_the_way_out", [bridged()], || {
+            let home = Home::new();
+            netlink::add_bridge("uplink", [2; 6]).expect("bridge");
+            let mtu = Command::new("ip").args(["link", "set", "uplink", "mtu", "1400"]).status().expect("ip");
+            assert!(mtu.success());
+            netlink::add_address("uplink", Ipv4Addr::new(192, 0, 2, 2), 24).expect("address");
+            netlink::add_default_route(Ipv4Addr::new(192, 0, 2, 1)).expect("route");
+            let id = home.ok(&["run", "-d", "sleep", "100"]);
+            let of = |name: &str| netlink::link(name).expect("netlink").expect("there").mtu;
+            assert_eq!((of("step06-2"), inside(home.init(&id), move || of("eth0"))), (1400, 1400));
+            home.ok(&["rm", "-f", &id]);
+            netlink::delete_link("uplink").expect("delete");
+        }),
+        check("a_monitor_that_is_killed_leaves_what_clean_removes", [bridged()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "sleep", "100"]);
+            kill(home.monitor(&id), Signal::SIGKILL).expect("kill");
+            testing::wait_until("it is dead", || home.status(&id) == "dead");
+            // Its address is its own until then.
+            let second = home.ok(&["run", "-d", "sleep", "100"]);
+            assert!(interfaces().contains(&"step06-3".to_owned()), "{:?}", interfaces());
+            home.ok(&["rm", "-f", &second]);
+            home.ok(&["clean"]);
+            assert_eq!(interfaces(), ["lo"]);
+        }),
+        check("a_killed_engine_leaves_nothing_of_a_network", [bridged()], || {
+            killed::at_every_pause(|_| {}, &["run", "--name", "it", "sleep", "0.3"], killed::Who::Engine);
+            assert_eq!(interfaces(), ["lo"]);
+        }),
+        check("a_killed_monitor_leaves_nothing_of_a_network", [bridged()], || {
+            killed::at_every_pause(|_| {}, &["create", "--name", "it", "true"], killed::Who::Monitor);
+            assert_eq!(interfaces(), ["lo"]);
+        }),
+        check("of_a_hundred_containers_none_shares_an_address_and_none_is_left", [bridged()], a_hundred).alone(),
+        check("without_root_it_says_why_it_reaches_nobody", [needs::ordinary_user(), needs::user_namespaces()], || {
+            let home = Home::new();
+            let ran = home.step(&["run", "--rm", "cat", "/proc/self/net/dev"]).ran();
+            assert!(ran.code == 0 && !ran.out.contains("eth0"), "{ran:?}");
+            assert!(ran.err.contains("reaches nobody: a bridge takes root"), "{}", ran.err);
+            home.refuses(&["run", "--rm", "--network", "bridge", "true"], "a bridge takes root");
+            home.refuses(&["run", "--rm", "--ip", "10.6.0.9", "true"], "a bridge takes root");
+            home.ok(&["run", "--rm", "--network", "host", "true"]);
+        }),
+    ]
+}
+
+/// Eight at a time, each of which says its address.
+fn a_hundred() {
+    let home = Home::new();
+    let root = rootfs().display().to_string();
+    let script = "grep -B1 '32 host' /proc/self/net/fib_trie | grep -o '10[.]6[.]0[.][0-9]*' | sort -u; sleep 0.3";
+    let one = || {
+        let words = ["-q", "run", "--rm", "--rootfs", &root, "bash", "-c", script];
+        step("step06", words).with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path()))
+    };
+    for _ in 0..13 {
+        let runs: Vec<_> = (0..8).map(|_| one().spawn()).collect();
+        let mut addresses: Vec<_> = runs
+            .into_iter()
+            .map(|run| {
+                let output = run.wait_with_output().expect("wait");
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8_lossy(&output.stdout).into_owned()
+            })
+            .collect();
+        assert!(addresses.iter().all(|it| it.starts_with("10.6.0.") && it.lines().count() == 1), "{addresses:?}");
+        addresses.sort();
+        addresses.dedup();
+        // Where the first of them has ended before the last has begun, that one has its address.
+        assert!(addresses.len() > 2, "{addresses:?}");
+    }
+    assert_eq!(home.all(), "");
+    assert_eq!(interfaces(), ["lo"]);
+}
