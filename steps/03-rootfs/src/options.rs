@@ -100,6 +100,12 @@ impl Root {
         &self.volumes
     }
 
+    /// The same, and it sees these, too; they need not be there yet.
+    pub fn with_volumes(mut self, more: impl IntoIterator<Item = Volume>) -> Self {
+        self.volumes.extend(more);
+        self
+    }
+
     /// Whether the command line sets this variable of the program's environment.
     pub fn sets(&self, name: &str) -> bool {
         self.env.iter().any(|variable| variable.name == name && variable.value.is_some())

@@ -177,6 +177,11 @@ impl Rootfs {
         Ok(Rootfs { root: root.clone(), dir: root.prepare()?, view: view.clone(), hostname })
     }
 
+    /// The same, and the child sees these of the host's, too; they need not be there before `prepare`.
+    pub fn with_volumes(self, more: impl IntoIterator<Item = Volume>) -> Self {
+        Rootfs { root: self.root.with_volumes(more), ..self }
+    }
+
     /// The directory that becomes `/`.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -10,7 +10,7 @@ use engine::{Identity, Letter, Part, Program, Right};
 use namespaces::{Namespace, View};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::Pid;
-use rootfs::{Make, Root};
+use rootfs::{Make, Root, Volume};
 use serde::{Deserialize, Serialize};
 use shared::failure::During;
 use shared::formula::{Formula, Term};
@@ -179,6 +179,15 @@ impl MappedRoot {
                 .collect(),
         });
         Ok(MappedRoot { rootfs, trees })
+    }
+
+    /// The same, and the child sees these of the host's, too; they need not be there before `prepare`.
+    pub fn with_volumes(self, more: Vec<Volume>) -> Self {
+        let trees = self.trees.map(|mut trees| {
+            trees.volumes.extend(more.iter().map(|it| Tree::new(&it.source, &it.target, it.idmap, it.read_only)));
+            trees
+        });
+        MappedRoot { rootfs: self.rootfs.with_volumes(more), trees }
     }
 
     fn trees(&self) -> impl Iterator<Item = (&Tree, &Map)> {

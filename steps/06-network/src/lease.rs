@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,7 @@ use shared::explain;
 use shared::failure::During;
 use shared::lock::{Lock, wait_for_lock};
 
+use crate::options::Publish;
 use crate::{GATEWAY, SUBNET};
 
 /// In the container's directory.
@@ -23,6 +24,14 @@ const FILE: &str = "lease.json";
 pub struct Lease {
     /// Its address.
     pub address: Ipv4Addr,
+    /// The ports of the host's that lead to it.
+    pub publish: Vec<Publish>,
+    /// As its neighbours call it.
+    pub names: Vec<String>,
+    /// As it calls itself.
+    pub hostname: String,
+    /// Hosts that were named for it.
+    pub added: Vec<(String, IpAddr)>,
 }
 
 impl Lease {
@@ -42,19 +51,25 @@ pub fn lock() -> Result<Option<Lock>> {
     if explain::dry_run() { Ok(None) } else { wait_for_lock(Path::new("/proc/self/ns/net")).map(Some) }
 }
 
-/// Writes down that a container has an address: the one that is wanted, or the first that is free. The caller has the lock.
+/// The address that is wanted, or the first that is free. The caller has the lock until it is [written down](write).
 ///
 /// # Errors
 /// Where it is taken, or none is free.
-pub fn take(directory: &Path, wanted: Option<Ipv4Addr>) -> Result<Lease> {
+pub fn address(directory: &Path, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
     let taken: Vec<_> = others(directory)?.into_iter().map(|(_, lease)| lease.address).collect();
-    let lease = Lease { address: choose(&taken, wanted)? };
+    choose(&taken, wanted)
+}
+
+/// Writes down what a container has.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn write(directory: &Path, lease: &Lease) -> Result<()> {
     let (new, file) = (directory.join(".lease"), directory.join(FILE));
-    let text = serde_json::to_string(&lease).context("cannot write the lease down")?;
+    let text = serde_json::to_string(lease).context("cannot write the lease down")?;
     // Renamed, it is there whole or not at all.
-    explain::host(call!("echo '{text}' > {}", file.display()))
-        .run(|| std::fs::write(&new, &text).and_then(|()| std::fs::rename(&new, &file)))?;
-    Ok(lease)
+    explain::host(call!("echo {} > {}", lease.address, file.display()))
+        .run(|| std::fs::write(&new, &text).and_then(|()| std::fs::rename(&new, &file)))
 }
 
 fn choose(taken: &[Ipv4Addr], wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
@@ -135,10 +150,17 @@ mod tests {
         let store = tempfile::tempdir().expect("tempdir");
         let [one, other] = ["one", "other"].map(|name| store.path().join(name));
         [&one, &other].into_iter().for_each(|dir| std::fs::create_dir(dir).expect("mkdir"));
-        let lease = take(&one, None).expect("lease");
+        let lease = Lease {
+            address: address(&one, None).expect("free"),
+            publish: Vec::new(),
+            names: Vec::new(),
+            hostname: "one".to_owned(),
+            added: Vec::new(),
+        };
+        write(&one, &lease).expect("write");
         assert_eq!(of(&one).expect("read"), Some(lease.clone()));
         assert_eq!(others(&other).expect("list"), [(one.clone(), lease.clone())]);
-        assert_ne!(take(&other, None).expect("lease"), lease);
+        assert_ne!(address(&other, None).expect("free"), lease.address);
         give_back(&one).expect("rm");
         assert_eq!(of(&one).expect("read"), None);
         std::fs::remove_dir_all(&other).expect("rm -r");

@@ -10,13 +10,13 @@ use cgroups::Limits;
 use engine::parts::Limited;
 use engine::{Identity, Part, Recipe};
 use namespaces::View;
-use network::Networking;
-use network::parts::Network;
+use network::parts::{self, Network};
+use network::{Command, Networking};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::remedy::Known;
 use users::parts::{MappedNamespaces, MappedRoot};
-use users::{Command, GuestUser, Users};
+use users::{GuestUser, Users};
 
 /// The options of the steps before, and whom the child can reach.
 #[derive(clap::Args, Serialize, Deserialize)]
@@ -66,10 +66,12 @@ impl Recipe for Options {
 
     fn plan(&self, container: &Identity) -> Result<Plan> {
         let namespaces = MappedNamespaces::plan(&self.users, &self.root, &self.view, container)?;
+        let network = Network::plan(&self.networking, &self.view, container)?;
         Ok(Plan {
             cgroup: Limited::plan(&self.limits, &self.view, container)?,
-            network: Network::plan(&self.networking, &self.view, container)?,
-            rootfs: MappedRoot::plan(&namespaces, &self.root, &self.view, container)?,
+            rootfs: MappedRoot::plan(&namespaces, &self.root, &self.view, container)?
+                .with_volumes(network.volumes(&self.root)),
+            network,
             namespaces,
         })
     }
@@ -91,8 +93,11 @@ impl Recipe for Options {
         Plan { namespaces: plan.namespaces.for_guest(options), ..plan }
     }
 
-    fn run(Command::Unshare { command }: Command) -> Result<u8> {
-        users::mapped::run(&command)
+    fn run(command: Command) -> Result<u8> {
+        match command {
+            Command::Users(users::Command::Unshare { command }) => users::mapped::run(&command),
+            Command::Port { container } => parts::print_ports::<Options>(&container),
+        }
     }
 
     fn known() -> Vec<&'static Known> {

@@ -2,21 +2,26 @@
 #![forbid(unsafe_code)]
 
 use std::cell::OnceCell;
-use std::net::Ipv4Addr;
+use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use engine::{Identity, Letter, Part};
+use engine::store::Store;
+use engine::{Identity, Letter, Part, Recipe};
 use namespaces::{Namespace, View};
 use nix::unistd::Pid;
+use rootfs::{Root, Volume};
 use serde::{Deserialize, Serialize};
 use shared::explain;
+use shared::failure::During;
 use shared::formula::{Formula, Term};
 
 use crate::BRIDGE;
 use crate::lease::{self, Lease};
 use crate::options::{Mode, Networking};
-use crate::readback;
+use crate::proxy::{self, Proxy};
+use crate::{names, readback, rules};
 
 /// The network of a container. Its address is no part of the plan: it is leased when the container is made, and written
 /// down in the container's directory, where any process finds it.
@@ -25,12 +30,17 @@ pub struct Network {
     mode: Mode,
     /// Where it is none and nobody has asked for that: why.
     why: Option<String>,
-    ip: Option<Ipv4Addr>,
+    options: Networking,
+    names: Vec<String>,
+    hostname: String,
     /// The container's, in the store.
     directory: PathBuf,
     /// In the process that has taken it, and in its child.
     #[serde(skip)]
     lease: OnceCell<Lease>,
+    /// In the monitor.
+    #[serde(skip)]
+    proxy: OnceCell<Proxy>,
 }
 
 impl Network {
@@ -46,9 +56,23 @@ impl Network {
             None if !may => (Mode::None, Some(needs_root.to_owned())),
             mode => (mode.unwrap_or(Mode::Bridge), None),
         };
-        ensure!(mode != Mode::Bridge || may, "{needs_root}");
-        ensure!(mode == Mode::Bridge || options.ip.is_none(), "--ip is an address on the bridge: {needs_root}");
-        Ok(Network { mode, why, ip: options.ip, directory: container.directory.clone(), lease: OnceCell::new() })
+        let needs_bridge = options.network == Some(Mode::Bridge) || options.ip.is_some() || !options.publish.is_empty();
+        ensure!(mode == Mode::Bridge || !needs_bridge, "{needs_root}");
+        Ok(Network {
+            mode,
+            why,
+            options: options.clone(),
+            names: container.name.iter().chain(&view.hostname).cloned().collect(),
+            hostname: view.hostname.clone().unwrap_or_else(|| container.id.clone()),
+            directory: container.directory.clone(),
+            lease: OnceCell::new(),
+            proxy: OnceCell::new(),
+        })
+    }
+
+    /// The files that it writes, for the container to see.
+    pub fn volumes(&self, root: &Root) -> Vec<Volume> {
+        names::volumes(root, &self.directory)
     }
 
     fn store(&self) -> Result<&Path> {
@@ -58,6 +82,48 @@ impl Network {
     fn lease(&self) -> Result<&Lease> {
         self.lease.get().context("no address has been leased")
     }
+
+    /// Host, and no child yet: takes ports and an address, and makes what all share. The caller has the lock.
+    fn join(&self) -> Result<()> {
+        // First: nothing is to be undone yet where somebody has such a port.
+        let listeners = proxy::listen(&self.options.publish)?;
+        let _line = explain::one_line(format_args!("bridge {BRIDGE}"));
+        let lease = Lease {
+            address: lease::address(&self.directory, self.options.ip)?,
+            publish: self.options.publish.clone(),
+            names: self.names.clone(),
+            hostname: self.hostname.clone(),
+            added: self.options.add_host.clone(),
+        };
+        lease::write(&self.directory, &lease)?;
+        if !listeners.is_empty() {
+            let _ = self.proxy.set(Proxy::new(listeners, &lease.publish, lease.address)?);
+        }
+        crate::make_bridge(self.store()?)?;
+        crate::forward()?;
+        if let Some(why) = rules::missing() {
+            explain::notice(format_args!("the container reaches this host and its neighbours, and nobody else: {why}"));
+        }
+        let others = lease::others(&self.directory)?;
+        let all: Vec<_> = others.iter().map(|(_, lease)| lease).chain([&lease]).cloned().collect();
+        self.write_files(Some(&lease), &all)?;
+        let _ = self.lease.set(lease);
+        publish(&others, &all)
+    }
+
+    fn write_files(&self, own: Option<&Lease>, all: &[Lease]) -> Result<()> {
+        let hosts = names::hosts(own, &self.hostname, &self.options.add_host, all);
+        names::write_all(&self.directory, &hosts, &self.hostname, &self.options.dns)
+    }
+}
+
+/// Host: tells the kernel, and the neighbours, who is there now.
+fn publish(others: &[(PathBuf, Lease)], all: &[Lease]) -> Result<()> {
+    for (directory, lease) in others {
+        // One may be just going.
+        let _ = names::write(directory, "hosts", &names::hosts(Some(lease), &lease.hostname, &lease.added, all));
+    }
+    rules::replace(all)
 }
 
 impl Part for Network {
@@ -69,15 +135,12 @@ impl Part for Network {
         if let Some(why) = &self.why {
             explain::notice(format_args!("the container reaches nobody: {why}"));
         }
-        if self.mode != Mode::Bridge {
-            return Ok(());
+        if self.mode == Mode::Bridge {
+            let _lock = lease::lock()?;
+            return self.join();
         }
-        let _lock = lease::lock()?;
-        let _line = explain::one_line(format_args!("bridge {BRIDGE}"));
-        let lease = lease::take(&self.directory, self.ip)?;
-        let _ = self.lease.set(lease);
-        crate::make_bridge(self.store()?)?;
-        crate::forward()
+        let _line = explain::one_line("names");
+        self.write_files(None, &[])
     }
 
     fn admit(&self, child: Pid) -> Result<()> {
@@ -95,6 +158,14 @@ impl Part for Network {
         formula.light(Term::Namespace, &readback::facts(child, self.lease()?)?)
     }
 
+    fn watch(&self) -> Vec<BorrowedFd<'_>> {
+        self.proxy.get().into_iter().map(Proxy::watch).collect()
+    }
+
+    fn serve(&self) {
+        self.proxy.get().into_iter().for_each(Proxy::serve);
+    }
+
     fn cleanup(&self) -> Result<()> {
         if self.mode != Mode::Bridge {
             return Ok(());
@@ -105,10 +176,25 @@ impl Part for Network {
         let _lock = lease::lock()?;
         let _line = explain::one_line("network");
         crate::unplug(lease)?;
-        if lease::others(&self.directory)?.is_empty() {
+        let others = lease::others(&self.directory)?;
+        if others.is_empty() {
             crate::remove_bridge(self.store()?)?;
         }
+        let all: Vec<_> = others.iter().map(|(_, lease)| lease.clone()).collect();
+        publish(&others, &all)?;
         // Last: until then it says to whoever is next that there is something to undo.
         lease::give_back(&self.directory)
     }
+}
+
+/// Prints the published ports of a container.
+///
+/// # Errors
+/// Where there is no such container.
+pub fn print_ports<R: Recipe>(word: &str) -> Result<u8> {
+    let container = Store::open::<R>()?.find(word)?;
+    let lease = lease::of(&container.identity().directory)?;
+    let ports: String = lease.iter().flat_map(|lease| &lease.publish).map(|port| format!("{port}\n")).collect();
+    std::io::stdout().write_all(ports.as_bytes()).during("cannot write to standard output")?;
+    Ok(0)
 }

@@ -5,8 +5,11 @@ use nix::errno::Errno::*;
 use shared::remedy::{Known, PausedCall, Remedy};
 
 /// Of interfaces, addresses and routes.
-pub const KNOWN: Known =
-    Known { calls: &["RTM_NEWLINK", "RTM_NEWADDR", "RTM_NEWROUTE", "RTM_DELLINK"], remedies: REMEDIES, hint };
+pub const KNOWN: Known = Known {
+    calls: &["RTM_NEWLINK", "RTM_NEWADDR", "RTM_NEWROUTE", "RTM_DELLINK", "bind", "nft"],
+    remedies: REMEDIES,
+    hint,
+};
 
 /// What is known of the calls of this step and of those before it.
 pub fn known() -> Vec<&'static Known> {
@@ -19,6 +22,24 @@ const REMEDIES: &[Remedy] = &[
         errno: &[EOPNOTSUPP],
         applies: |_| true,
         say: "this kernel has no such interfaces: `sudo modprobe bridge veth`, or --network none",
+    },
+    Remedy {
+        call: "bind(",
+        errno: &[EADDRINUSE],
+        applies: |_| true,
+        say: "another program listens there (`sudo ss -ltnp` says which): end it, or publish another port",
+    },
+    Remedy {
+        call: "bind(",
+        errno: &[EADDRNOTAVAIL],
+        applies: |_| true,
+        say: "no interface of this host has that address: leave it out, or name one that `ip address` lists",
+    },
+    Remedy {
+        call: "bind(",
+        errno: &[EACCES],
+        applies: |_| true,
+        say: "a port below 1024 takes CAP_NET_BIND_SERVICE: publish a higher one",
     },
     Remedy {
         call: "RTM_",
@@ -43,6 +64,8 @@ fn hint(paused: &PausedCall) -> Option<String> {
         "RTM_NEWLINK" | "RTM_NEWADDR" | "RTM_NEWROUTE" if *child != 0 => {
             Some(format!("sudo nsenter --net=/proc/{child}/ns/net sh -c 'ip address; ip route'"))
         }
+        "bind" => Some("ss -ltn".to_owned()),
+        "nft" => Some("sudo nft list table ip step06".to_owned()),
         "RTM_NEWLINK" | "RTM_NEWADDR" | "RTM_DELLINK" => Some("ip -brief address".to_owned()),
         _ => None,
     }
