@@ -101,14 +101,14 @@ impl Network {
         }
         crate::make_bridge(self.store()?)?;
         crate::forward()?;
-        if let Some(why) = rules::missing() {
-            explain::notice(format_args!("the container reaches this host and its neighbours, and nobody else: {why}"));
-        }
         let others = lease::others(&self.directory)?;
         let all: Vec<_> = others.iter().map(|(_, lease)| lease).chain([&lease]).cloned().collect();
         self.write_files(Some(&lease), &all)?;
         let _ = self.lease.set(lease);
-        publish(&others, &all)
+        if let Some(why) = publish(&others, &all)? {
+            explain::notice(format_args!("it reaches this host and its neighbours, and nobody else: {why}"));
+        }
+        Ok(())
     }
 
     fn write_files(&self, own: Option<&Lease>, all: &[Lease]) -> Result<()> {
@@ -117,8 +117,8 @@ impl Network {
     }
 }
 
-/// Host: tells the kernel, and the neighbours, who is there now.
-fn publish(others: &[(PathBuf, Lease)], all: &[Lease]) -> Result<()> {
+/// Host: tells the kernel, and the neighbours, who is there now. Why there are no rules, where there are none.
+fn publish(others: &[(PathBuf, Lease)], all: &[Lease]) -> Result<Option<String>> {
     for (directory, lease) in others {
         // One may be just going.
         let _ = names::write(directory, "hosts", &names::hosts(Some(lease), &lease.hostname, &lease.added, all));
@@ -181,7 +181,9 @@ impl Part for Network {
             crate::remove_bridge(self.store()?)?;
         }
         let all: Vec<_> = others.iter().map(|(_, lease)| lease.clone()).collect();
-        publish(&others, &all)?;
+        if let Some(why) = publish(&others, &all)? {
+            explain::note(why); // so there were none to begin with
+        }
         // Last: until then it says to whoever is next that there is something to undo.
         lease::give_back(&self.directory)
     }

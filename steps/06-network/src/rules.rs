@@ -6,29 +6,25 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use process::find_in_path;
-use shared::failure::{Failure, STEP_FAILED};
 use shared::{call, explain};
 
 use crate::{BRIDGE, Lease, SUBNET};
 
-/// Why there are none here, if there are none.
-pub fn missing() -> Option<String> {
-    find_in_path("nft").is_none().then(|| "nft is not installed (it is in the package nftables)".to_owned())
-}
-
-/// Host: makes the table anew, for these containers; without any, removes it.
+/// Host: makes the table anew, for these containers; without any, removes it. Why there is none, where this machine has no
+/// such rules.
 ///
 /// # Errors
-/// What nft says; none where it is not installed.
-pub fn replace(leases: &[Lease]) -> Result<()> {
-    if missing().is_some() {
-        return Ok(());
+/// Where nft cannot be started.
+pub fn replace(leases: &[Lease]) -> Result<Option<String>> {
+    match find_in_path("nft") {
+        Some(program) => nft(&program, &if leases.is_empty() { removal() } else { table(leases) }),
+        None => Ok(Some("nft is not installed (it is in the package nftables)".to_owned())),
     }
-    nft(&if leases.is_empty() { removal() } else { table(leases) })
 }
 
 /// The first line makes it, so that there is one to be removed.
@@ -74,36 +70,24 @@ fn table(leases: &[Lease]) -> String {
     )
 }
 
-fn nft(text: &str) -> Result<()> {
+fn nft(program: &Path, text: &str) -> Result<Option<String>> {
     let mut answer = None;
-    explain::host(call!("nft -f - <<{}", if text.contains("chain") { "RULES" } else { "'delete table'" }))
-        .cleanup()
-        .run(|| {
-            let program = find_in_path("nft").unwrap_or_else(|| "nft".into());
-            let mut command = Command::new(program);
-            command.args(["-f", "-"]).env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-            let mut nft = command.spawn()?;
-            if let Some(mut stdin) = nft.stdin.take() {
-                let _ = stdin.write_all(text.as_bytes()); // where it does not read, it says why
-            }
-            nft.wait_with_output().map(|output| answer = Some(output))
-        })?;
-    let Some(output) = answer.filter(|output| !output.status.success()) else { return Ok(()) };
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said
-        .lines()
-        .find(|line| line.contains("Error"))
-        .unwrap_or("it does not say why")
-        .trim_start_matches("/dev/stdin:");
-    Err(Failure {
-        code: STEP_FAILED,
-        sentence: format!("nft has not taken the rules: {said}"),
-        remedy: Some(
-            "this kernel needs nf_tables, nf_nat and nft_fib: `sudo modprobe nft_fib_ipv4 nft_masq`, or --network none"
-                .to_owned(),
-        ),
-    }
-    .into())
+    let what = if text.contains("chain") { "RULES" } else { "REMOVAL" };
+    explain::host(call!("nft -f - <<{what}")).cleanup().run(|| {
+        let mut command = Command::new(program);
+        command.args(["-f", "-"]).env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut nft = command.spawn()?;
+        if let Some(mut stdin) = nft.stdin.take() {
+            let _ = stdin.write_all(text.as_bytes()); // where it does not read, it says why
+        }
+        nft.wait_with_output().map(|output| answer = Some(output))
+    })?;
+    let said = answer.filter(|output| !output.status.success()).map(|output| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = said.lines().find(|line| line.contains("rror")).unwrap_or("it does not say why");
+        format!("nft has not taken the rules ({}): `sudo modprobe nft_masq nft_fib_ipv4` may help", line.trim())
+    });
+    Ok(said)
 }
 
 #[cfg(test)]

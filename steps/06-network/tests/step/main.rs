@@ -10,13 +10,15 @@ mod killed;
 mod place;
 
 use std::fs::{read_to_string, write};
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use home::{Home, rootfs};
 use network::netlink;
 use nix::sys::signal::{Signal, kill};
-use place::{bridged, inside, interfaces, says};
+use place::{Outside, bridged, filtered, inside, interfaces, ruleset, says};
 use testing::{Check, World, calls, check, needs, proc_link, step};
 
 fn main() -> ExitCode {
@@ -38,15 +40,15 @@ fn checks() -> Vec<Check> {
             let home = Home::new();
             let [one, two] = [(); 2].map(|()| home.ok(&["run", "-d", "sleep", "100"]));
             let [first, second] = [&one, &two].map(|id| home.init(id));
-            let addresses = [Ipv4Addr::new(10, 6, 0, 2), Ipv4Addr::new(10, 6, 0, 3)];
+            let addresses = [[10, 6, 0, 2], [10, 6, 0, 3]];
             // From the host, from a neighbour, and the other way round.
             let serve = |pid, word: &'static str| inside(pid, move || place::serve("0.0.0.0:80", word));
             let (_first, _second) = (serve(first, "one"), serve(second, "two"));
-            assert_eq!(addresses.map(|address| says(address, 80)), ["one", "two"]);
-            assert_eq!(inside(first, move || says(addresses[1], 80)), "two");
-            assert_eq!(inside(second, move || says(addresses[0], 80)), "one");
+            assert_eq!(addresses.map(|address| says(address, 80)), ["one 10.6.0.1", "two 10.6.0.1"]);
+            assert_eq!(inside(first, move || says(addresses[1], 80)), "two 10.6.0.2");
+            assert_eq!(inside(second, move || says(addresses[0], 80)), "one 10.6.0.3");
             let host = place::serve("10.6.0.1:81", "host");
-            assert_eq!(inside(first, || says(network::GATEWAY, 81)), "host");
+            assert_eq!(inside(first, || says([10, 6, 0, 1], 81)), "host 10.6.0.2");
             drop(host);
             // What a process that exec brings in has, is the same.
             let guest = home.ok(&["exec", &one, "readlink", "/proc/self/ns/net"]);
@@ -160,12 +162,123 @@ fn checks() -> Vec<Check> {
             home.ok(&["clean"]);
             assert_eq!(interfaces(), ["lo"]);
         }),
-        check("a_killed_engine_leaves_nothing_of_a_network", [bridged()], || {
-            killed::at_every_pause(|_| {}, &["run", "--name", "it", "sleep", "0.3"], killed::Who::Engine);
-            assert_eq!(interfaces(), ["lo"]);
+        check("a_killed_engine_leaves_nothing_of_a_network", [filtered()], || {
+            let run = ["run", "--name", "it", "-p", "8080:80", "sleep", "0.3"];
+            killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
+            assert_eq!((interfaces(), ruleset()), (vec!["lo".to_owned()], String::new()));
         }),
-        check("a_killed_monitor_leaves_nothing_of_a_network", [bridged()], || {
-            killed::at_every_pause(|_| {}, &["create", "--name", "it", "true"], killed::Who::Monitor);
+        check("a_killed_monitor_leaves_nothing_of_a_network", [filtered()], || {
+            let create = ["create", "--name", "it", "-p", "8080:80", "true"];
+            killed::at_every_pause(|_| {}, &create, killed::Who::Monitor);
+            assert_eq!((interfaces(), ruleset()), (vec!["lo".to_owned()], String::new()));
+        }),
+        check("a_published_port_is_reached_from_everywhere", [filtered()], published).differs_in(World::SYSTEMD),
+        check("a_port_on_loopback_is_nobody_elses", [filtered()], || {
+            let (home, outside) = (Home::new(), Outside::new());
+            let id = home.ok(&["run", "-d", "-p", "127.0.0.1:8080:80", "sleep", "100"]);
+            let _server = inside(home.init(&id), || place::serve("0.0.0.0:80", "web"));
+            assert_eq!(says([127, 0, 0, 1], 8080), "web 10.6.0.1");
+            assert_eq!(inside(outside.pid(), || says([192, 0, 2, 1], 8080)), "");
+            // Nor does a container reach what listens on the host's loopback, by whatever route.
+            let _secret = place::serve("127.0.0.1:5000", "secret");
+            assert_eq!(inside(home.init(&id), || says([10, 6, 0, 1], 5000)), "");
+            assert_eq!(read_to_string("/proc/sys/net/ipv4/conf/step06/route_localnet").expect("setting"), "0\n");
+        }),
+        check("a_container_is_reached_by_no_other_port", [filtered()], || {
+            let (home, outside) = (Home::new(), Outside::new());
+            let id = home.ok(&["run", "-d", "-p", "8080:80", "sleep", "100"]);
+            let _server = inside(home.init(&id), || place::serve("0.0.0.0:81", "web"));
+            let word = inside(outside.pid(), || place::says_within(Duration::from_secs(1), [10, 6, 0, 2], 81));
+            assert_eq!(word, "", "a neighbour of the host's has sent it to the container's own address");
+            assert_eq!(says([10, 6, 0, 2], 81), "web 10.6.0.1");
+        }),
+        check("a_container_reaches_others_as_the_host", [filtered()], || {
+            let (home, outside) = (Home::new(), Outside::new());
+            let _server = inside(outside.pid(), || place::serve("0.0.0.0:80", "far"));
+            let id = home.ok(&["run", "-d", "sleep", "100"]);
+            assert_eq!(inside(home.init(&id), || says([192, 0, 2, 2], 80)), "far 192.0.2.1");
+        }),
+        check("the_proxy_loses_nothing_and_knows_half_closed_connections", [bridged()], || {
+            let home = Home::new();
+            let id = home.ok(&["run", "-d", "-p", "8080:80", "sleep", "100"]);
+            // Sends back what it has read, all of it, once nothing more comes.
+            let listener = inside(home.init(&id), || TcpListener::bind("0.0.0.0:80").expect("bind"));
+            let echo = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("accept");
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).expect("read");
+                stream.write_all(&all).expect("write");
+            });
+            let sent: Vec<_> = (0..8_000_000_u32).map(|number| (number / 7) as u8).collect();
+            let mut stream = TcpStream::connect("127.0.0.1:8080").expect("connect");
+            stream.write_all(&sent).expect("write");
+            stream.shutdown(Shutdown::Write).expect("shutdown");
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).expect("read");
+            assert!(sent == received, "{} of {} bytes", received.len(), sent.len());
+            echo.join().expect("echo");
+            // Nobody listens any more: the connection is closed, and the monitor does not turn in circles.
+            assert_eq!(says([127, 0, 0, 1], 8080), "");
+            let times = || testing::proc(home.monitor(&id), "stat").rsplit_once(')').expect("stat").1.to_owned();
+            let ticks =
+                || times().split_whitespace().skip(11).take(2).map(|it| it.parse::<u64>().expect("ticks")).sum::<u64>();
+            let before = ticks();
+            std::thread::sleep(Duration::from_secs(1));
+            assert!(ticks() - before < 20, "{} ticks of 100 in a second", ticks() - before);
+        }),
+        check("a_port_that_somebody_has_is_found_before_anything_is_made", [bridged()], || {
+            let home = Home::new();
+            let _server = place::serve("127.0.0.1:8080", "somebody");
+            home.refuses(&["run", "--rm", "-p", "8080:80", "true"], "bind(0.0.0.0:8080): EADDRINUSE");
+            assert_eq!((interfaces(), home.all()), (vec!["lo".to_owned()], String::new()));
+            home.refuses(&["run", "--rm", "-p", "192.0.2.99:8080:80", "true"], "EADDRNOTAVAIL");
+            home.refuses(&["run", "--rm", "-p", "81:80", "-p", "81:82", "true"], "published twice");
+            home.refuses(&["run", "--rm", "--network", "host", "-p", "81:80", "true"], "listens there");
+            // A created container has its port, and a stopped one has not.
+            let id = home.ok(&["create", "-p", "8081:80", "true"]);
+            home.refuses(&["run", "--rm", "-p", "8081:80", "true"], "EADDRINUSE");
+            assert_eq!(home.ok(&["port", &id]), "80/tcp -> 0.0.0.0:8081");
+            home.ok(&["start", "-a", &id]);
+            home.ok(&["run", "--rm", "-p", "8081:80", "true"]);
+            assert_eq!(home.ok(&["port", &id]), "");
+        }),
+        check("neighbours_are_found_by_their_names", [bridged()], || {
+            let home = Home::new();
+            let web = home.ok(&["run", "-d", "--name", "web", "--add-host", "far:192.0.2.7", "sleep", "100"]);
+            let _server = inside(home.init(&web), || place::serve("0.0.0.0:80", "web"));
+            home.ok(&["run", "-d", "--name", "db", "--hostname", "box", "--dns", "192.0.2.53", "sleep", "100"]);
+            let ask = "exec 3<>/dev/tcp/web/80; cat <&3";
+            assert_eq!(home.ok(&["exec", "db", "bash", "-c", ask]), "web 10.6.0.3");
+            let hosts = |name: &str| home.ok(&["exec", name, "cat", "/etc/hosts"]);
+            let begin = "127.0.0.1 localhost\n::1 localhost\n";
+            let all = "10.6.0.2 web\n10.6.0.3 db box";
+            let sorted = |text: String| {
+                let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines.join("\n")
+            };
+            let is = |name: &str, text: String| assert_eq!(sorted(hosts(name)), sorted(text));
+            is("web", format!("{begin}10.6.0.2 {web}\n192.0.2.7 far\n{all}"));
+            is("db", format!("{begin}10.6.0.3 box\n{all}"));
+            assert_eq!(
+                home.ok(&["exec", "db", "cat", "/etc/hostname", "/etc/resolv.conf"]),
+                "box\nnameserver 192.0.2.53"
+            );
+            home.ok(&["rm", "-f", "db"]);
+            is("web", format!("{begin}10.6.0.2 {web}\n192.0.2.7 far\n10.6.0.2 web"));
+            // What was asked for counts more.
+            let own = tempfile::NamedTempFile::new_in("/tmp").expect("tempfile");
+            write(own.path(), "mine").expect("write");
+            std::fs::set_permissions(own.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
+            let volume = format!("{}:/etc/hosts", own.path().display());
+            assert_eq!(home.ok(&["run", "--rm", "-v", &volume, "cat", "/etc/hosts"]), "mine");
+        }),
+        check("without_nft_it_says_whom_it_does_not_reach", [bridged()], || {
+            let home = Home::new();
+            let nowhere = tempfile::tempdir().expect("tempdir");
+            let run = |words: &[&str]| home.step(words).with(|command| _ = command.env("PATH", nowhere.path())).ran();
+            let ran = run(&["run", "--rm", "-p", "8080:80", "true"]);
+            assert!(ran.code == 0 && ran.err.contains("nobody else: nft is not installed"), "{}", ran.err);
             assert_eq!(interfaces(), ["lo"]);
         }),
         check("of_a_hundred_containers_none_shares_an_address_and_none_is_left", [bridged()], a_hundred).alone(),
@@ -179,6 +292,29 @@ fn checks() -> Vec<Check> {
             home.ok(&["run", "--rm", "--network", "host", "true"]);
         }),
     ]
+}
+
+fn published() {
+    let (home, outside) = (Home::new(), Outside::new());
+    let [web, other] = [&["-p", "8080:80"][..], &[]].map(|options| {
+        let id = home.ok(&[&["run", "-d"], options, &["sleep", "100"]].concat());
+        home.init(&id)
+    });
+    let _server = inside(web, || place::serve("0.0.0.0:80", "web"));
+    let from = |place, address| inside(place, move || says(address, 8080));
+    let host = nix::unistd::Pid::this();
+    // By the rule: the container sees who it is.
+    assert_eq!(from(outside.pid(), [192, 0, 2, 1]), "web 192.0.2.2");
+    // By the proxy: it sees the host.
+    for address in [[127, 0, 0, 1], [10, 6, 0, 1], [192, 0, 2, 1]] {
+        assert_eq!(from(host, address), "web 10.6.0.1", "the host, at {address:?}");
+    }
+    for address in [[10, 6, 0, 1], [192, 0, 2, 1]] {
+        assert_eq!(from(other, address), "web 10.6.0.1", "a neighbour, at {address:?}");
+        assert_eq!(from(web, address), "web 10.6.0.1", "itself, at {address:?}");
+    }
+    drop(home);
+    assert_eq!(ruleset(), "");
 }
 
 /// Eight at a time, each of which says its address.
