@@ -25,9 +25,9 @@ fn main() -> Result<()> {
     ip("link set first-in up")?;
     ip(&format!("link set first-in netns {pid}"))?;
     let status = Command::new("nsenter").args(["--net", "--target", &pid]).args(&words).status()?;
+    ip("link delete first-out")?;
     inside.kill()?;
     inside.wait()?;
-    ip("link delete first-out")?;
     std::process::exit(status.code().unwrap_or(1));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Until here the child had a network namespace with nothing but loopback in it: nobody reaches it, and it reaches nobody.
 //! Now the host has a switch, the bridge, and each container a cable to it, a pair of interfaces. The functions are in the
-//! order in which they run: the host makes the bridge ([`make_bridge`]) and lets packets through ([`forward`]); the child
+//! order in which they run: the host makes the bridge ([`make_bridge`]) and passes packets on ([`forward`]); the child
 //! held, it makes the cable, one end of which is born inside ([`plug_in`]); the child gives that end its address and a
 //! route ([`configure`]); and at the end the host pulls it out ([`unplug`]), the last one with the bridge ([`remove_bridge`]).
 //!

@@ -57,7 +57,7 @@ impl Network {
             mode => (mode.unwrap_or(Mode::Bridge), None),
         };
         let needs_bridge = options.network == Some(Mode::Bridge) || options.ip.is_some() || !options.publish.is_empty();
-        ensure!(mode == Mode::Bridge || !needs_bridge, "{needs_root}");
+        ensure!(may || !needs_bridge, "{needs_root}");
         Ok(Network {
             mode,
             why,
@@ -100,7 +100,6 @@ impl Network {
             let _ = self.proxy.set(Proxy::new(listeners, &lease.publish, lease.address)?);
         }
         crate::make_bridge(self.store()?)?;
-        crate::forward()?;
         let others = lease::others(&self.directory)?;
         let all: Vec<_> = others.iter().map(|(_, lease)| lease).chain([&lease]).cloned().collect();
         self.write_files(Some(&lease), &all)?;
@@ -108,7 +107,7 @@ impl Network {
         if let Some(why) = publish(&others, &all)? {
             explain::notice(format_args!("it reaches this host and its neighbours, and nobody else: {why}"));
         }
-        Ok(())
+        crate::forward()
     }
 
     fn write_files(&self, own: Option<&Lease>, all: &[Lease]) -> Result<()> {

@@ -71,7 +71,7 @@ fn anchor(heading: &str) -> String {
     words.chars().filter(|c| c.is_alphanumeric() || *c == '-').collect()
 }
 
-const WORLDS: [&str; 5] = ["anyone", "root", "root on v1", "root on v2", "root with idmap"];
+const WORLDS: [&str; 6] = ["anyone", "root", "root on v1", "root on v2", "root with idmap", "root with a network"];
 
 fn world(block: &Block) -> Option<&str> {
     block.before.strip_prefix("<!-- run: ").and_then(|rest| rest.strip_suffix(" -->"))

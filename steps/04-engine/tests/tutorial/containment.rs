@@ -4,7 +4,7 @@
 //! our own, a host name in a namespace of its own, settings that are opened and not written.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use testing::{Ran, Run, program, random_word};
 use crate::only;
 
 /// The steps, by the first word of their command.
-pub const STEPS: [&str; 6] = ["step00", "step01", "step02", "step03", "step04", "step05"];
+pub const STEPS: [&str; 7] = ["step00", "step01", "step02", "step03", "step04", "step05", "step06"];
 
 /// A row: what is tried, whether it works in a step, and what stops it.
 pub struct Row {
@@ -32,7 +32,7 @@ pub struct Playground {
     dir: tempfile::TempDir,
 }
 
-pub const ROWS: [Row; 19] = [
+pub const ROWS: [Row; 20] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -47,6 +47,7 @@ pub const ROWS: [Row; 19] = [
         stopped_by: "mount namespace that is not shared",
     },
     Row { what: "connect to a socket on the host's loopback", works: connect, stopped_by: "network namespace" },
+    Row { what: "answer on a port of the host's", works: answer, stopped_by: "network namespace" },
     Row {
         what: "find the host's shared memory (System V)",
         works: find_shared_memory,
@@ -90,7 +91,7 @@ impl Playground {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
-        let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner"].map(program);
+        let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
         assert!(made.status.success(), "{made:?}");
         let place = Playground { dir };
@@ -105,7 +106,7 @@ impl Playground {
     }
 
     /// Whether this misbehaviour works in each step.
-    pub fn tried(&self, row: &Row) -> [bool; 6] {
+    pub fn tried(&self, row: &Row) -> [bool; 7] {
         STEPS.map(|step| (row.works)(self, step))
     }
 
@@ -142,7 +143,7 @@ impl Playground {
     fn on_a_host_of_its_own(&self, flags: &str, before: &str, step: &str, script: &str, after: &str) -> Ran {
         let root = self.dir.path().join("rootfs").display().to_string();
         let options = match step {
-            "step04" | "step05" => format!("run --rm --rootfs {root}"),
+            "step04" | "step05" | "step06" => format!("run --rm --rootfs {root}"),
             "step03" => format!("--rootfs {root}"),
             _ => String::new(),
         };
@@ -229,6 +230,23 @@ fn connect(place: &Playground, step: &str) -> bool {
         Ok((mut stream, _)) => stream.read_to_string(&mut said).is_ok() && said == "hello\n",
         Err(_) => false,
     }
+}
+
+fn answer(place: &Playground, step: &str) -> bool {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let address = listener.local_addr().expect("address");
+    drop(listener);
+    let greeter = if step >= "step03" { "/usr/local/bin/greeter".into() } else { program("greeter") };
+    let words = ["timeout", "2", &greeter.display().to_string(), &address.port().to_string()];
+    let mut step = place.step(step, &[], &words).spawn();
+    let mut said = String::new();
+    while step.try_wait().expect("wait").is_none() && said.is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+        let _ = TcpStream::connect(address).and_then(|mut stream| stream.read_to_string(&mut said));
+    }
+    let end = step.wait().expect("wait");
+    assert_eq!(end.code(), Some(124), "it has not listened");
+    said.starts_with("hello, ")
 }
 
 fn find_shared_memory(place: &Playground, step: &str) -> bool {
@@ -349,7 +367,7 @@ fn has_nsdelegate() -> bool {
 /// The table as the text has it.
 pub fn table(place: &Playground) -> String {
     let mut table = format!(
-        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         STEPS.map(|step| &step["step".len()..]).join(" | ")
     );
     for row in &ROWS {
@@ -357,7 +375,7 @@ pub fn table(place: &Playground) -> String {
         let mut cells = tried.map(|works| if works { "works" } else { "**stopped**" });
         // Where the tree is mounted so, the text's last column says it.
         let is_lifted = row.what.starts_with("the same, with the cgroup tree");
-        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false] {
+        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false, false] {
             cells[..5].fill("works");
         }
         // The one difference between the two versions.

@@ -8,7 +8,7 @@ mod remedies;
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use cgroups::Version;
 use testing::{Check, World, check, needs};
@@ -46,6 +46,12 @@ fn checks() -> Vec<Check> {
             || blocks::console_blocks("root with idmap", ..),
         )
         .differs_in([World::CgroupV2]),
+        check(
+            "what_a_network_shows_is_what_the_text_shows",
+            [needs::root(), groups(), project_is_ours(), needs::tool("ip"), idmap(), rules()],
+            || blocks::console_blocks("root with a network", ..),
+        )
+        .differs_in([World::SystemdRoot]),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
         check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
         check("what_is_shown_fits_beside_a_second_terminal", [], blocks::lines_fit),
@@ -108,6 +114,16 @@ fn idmap() -> Option<String> {
     let ran = run.with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path())).ran();
     let has_range = ran.out.split_whitespace().eq(["0", "100000", "65536"]);
     (!has_range).then(|| "needs a root with a range of ids, and a file system that takes a map of them".to_owned())
+}
+
+/// A kernel with nft's NAT; tried in a network namespace of its own.
+fn rules() -> Option<String> {
+    if let Some(missing) = needs::root().or_else(|| needs::tool("nft")) {
+        return Some(missing);
+    }
+    let chain = "table ip try { chain out { type nat hook postrouting priority 0; masquerade; }; }";
+    let tried = Command::new("unshare").args(["--net", "nft", chain]).output().expect("unshare");
+    (!tried.status.success()).then(|| "needs a kernel with nft's NAT".to_owned())
 }
 
 /// The text's commands make the default root in the project's own directory, where it is not there.

@@ -137,7 +137,7 @@ fn checks() -> Vec<Check> {
             let ran = home.step(&["run", "--rm", "true"]).ran();
             assert!(ran.code == 0 && !ran.err.contains("passes packets on"), "{}", ran.err);
         }),
-        check("both_ends_have_the_mtu_of_the_way_out", [bridged()], || {
+        check("both_ends_have_the_mtu_of_the_way_out", [bridged(), needs::tool("ip")], || {
             let home = Home::new();
             netlink::add_bridge("uplink", [2; 6]).expect("bridge");
             let mtu = Command::new("ip").args(["link", "set", "uplink", "mtu", "1400"]).status().expect("ip");
