@@ -274,14 +274,23 @@ pub mod needs {
 
     /// User id 0 here, with the rights over namespaces and mounts, which root of a Docker container has not.
     pub fn root() -> Option<String> {
-        const CAP_SYS_ADMIN: u32 = 21; // capability.h
+        match nix::unistd::geteuid().is_root() {
+            false => Some("needs root".to_owned()),
+            true => (!has(CAP_SYS_ADMIN)).then(|| "needs root with CAP_SYS_ADMIN".to_owned()),
+        }
+    }
+
+    /// capability.h
+    const CAP_SYS_ADMIN: u32 = 21;
+    /// The same.
+    pub(crate) const CAP_NET_ADMIN: u32 = 12;
+
+    /// Whether this process has this right.
+    pub(crate) fn has(capability: u32) -> bool {
         let status = std::fs::read_to_string("/proc/self/status").expect("status");
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t"));
         let effective = u64::from_str_radix(effective.expect("CapEff"), 16).expect("a mask");
-        match nix::unistd::geteuid().is_root() {
-            false => Some("needs root".to_owned()),
-            true => (effective >> CAP_SYS_ADMIN & 1 == 0).then(|| "needs root with CAP_SYS_ADMIN".to_owned()),
-        }
+        effective >> capability & 1 == 1
     }
 
     /// For root: that it may become another user, as where more than one id is mapped.
