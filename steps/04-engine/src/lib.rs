@@ -37,7 +37,7 @@ pub mod states;
 pub mod store;
 mod sys;
 mod tables;
-mod turn;
+pub mod turn;
 
 pub use letter::Letter;
 pub use program::{Program, Right};

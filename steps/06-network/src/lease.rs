@@ -7,11 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use engine::turn::wait_for_lock;
 use serde::{Deserialize, Serialize};
 use shared::call;
 use shared::explain;
 use shared::failure::During;
-use shared::lock::{Lock, wait_for_lock};
+use shared::lock::Lock;
 
 use crate::options::Publish;
 use crate::{GATEWAY, SUBNET};

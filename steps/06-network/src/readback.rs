@@ -2,13 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use shared::explain;
-use shared::failure::During;
 use shared::formula::Fact;
 use shared::kernel_file;
 
@@ -27,8 +25,7 @@ struct Route {
 
 /// The routes of a process's network namespace.
 fn routes(process: &str) -> Result<Vec<Route>> {
-    let path = format!("/proc/{process}/net/route");
-    Ok(parse(&kernel_file::read(&path).during(format_args!("cannot read {path}"))?))
+    Ok(parse(&kernel_file::read(format!("/proc/{process}/net/route"))?))
 }
 
 /// Eight hexadecimal digits a number, whose bytes are in the order of the network, but printed as a number of this machine's.
@@ -78,8 +75,7 @@ pub fn facts(child: Pid, lease: &Lease) -> Result<Vec<Fact>> {
     if explain::dry_run() {
         return Ok(Vec::new());
     }
-    let path = Path::new("/proc").join(child.to_string()).join("net/fib_trie");
-    let all = kernel_file::read(&path).during(format_args!("cannot read {}", path.display()))?;
+    let all = kernel_file::read(format!("/proc/{child}/net/fib_trie"))?;
     let own = format!("|-- {}", lease.address);
     let has_address = all.lines().any(|line| line.trim() == own);
     let routes = routes(&child.to_string())?;
