@@ -52,7 +52,7 @@ pub fn lock() -> Result<Option<Lock>> {
     if explain::dry_run() { Ok(None) } else { wait_for_lock(Path::new("/proc/self/ns/net")).map(Some) }
 }
 
-/// The address that is wanted, or the first that is free. The caller has the lock until it is [written down](write).
+/// The address that is wanted, or the first that is free. The caller has the lock until it is [written down](write()).
 ///
 /// # Errors
 /// Where it is taken, or none is free.
