@@ -12,6 +12,8 @@
 //! - [`signals`]: taken at moments when nothing is half done.
 //! - [`sys`]: system calls that the crate `nix` lacks and more than one step makes.
 
+#![deny(unsafe_code)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "containers are made by the Linux kernel: build and run this inside a Linux virtual machine (lima, multipass, or WSL2 on Windows)"

@@ -1,4 +1,5 @@
 //! System calls that the crate `nix` lacks, or has in unsafe functions only, and that every step makes.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -23,13 +23,15 @@ pub struct Check {
     missing: Option<String>,
     differs_in: Vec<World>,
     is_alone: bool,
+    needs_network: bool,
     body: Box<dyn FnOnce()>,
 }
 
 /// A test that needs `needs`: each is `None` where the machine has it, else the reason.
 pub fn check(name: &str, needs: impl IntoIterator<Item = Option<String>>, body: impl FnOnce() + 'static) -> Check {
     let missing = needs.into_iter().flatten().next();
-    Check { name: name.to_owned(), missing, differs_in: Vec::new(), is_alone: false, body: Box::new(body) }
+    let (name, body) = (name.to_owned(), Box::new(body));
+    Check { name, missing, differs_in: Vec::new(), is_alone: false, needs_network: false, body }
 }
 
 impl Check {
@@ -42,6 +44,12 @@ impl Check {
     /// Says that it measures, or uses up, what all tests share (the processors, say): it runs when no other does.
     pub fn alone(mut self) -> Self {
         self.is_alone = true;
+        self
+    }
+
+    /// Says that it fetches something: it stays in the network of this machine.
+    pub fn on_this_network(mut self) -> Self {
+        self.needs_network = true;
         self
     }
 }
@@ -244,7 +252,7 @@ impl Runner {
                 let place = place.keep();
                 let printed = (!nocapture).then(|| place.join("printed"));
                 // A panic must not get out: it would drop the other tests' places.
-                let passed = catch_unwind(AssertUnwindSafe(|| in_its_surroundings(check.body, &place, printed)));
+                let passed = catch_unwind(AssertUnwindSafe(|| in_its_surroundings(check, &place, printed)));
                 std::process::exit(if passed.unwrap_or(false) { 0 } else { 101 });
             }
         }
@@ -293,13 +301,13 @@ impl Runner {
 }
 
 /// In the test's process: runs it, and looks at what it leaves. Whether all is well.
-fn in_its_surroundings(body: Box<dyn FnOnce()>, place: &Path, printed: Option<PathBuf>) -> bool {
+fn in_its_surroundings(check: Check, place: &Path, printed: Option<PathBuf>) -> bool {
     if let Some(printed) = printed {
         let printed = File::create(printed).expect("a file for what it prints");
         dup2_stdout(&printed).and_then(|()| dup2_stderr(&printed)).expect("dup2");
     }
-    let surroundings = Surroundings::enter(place);
-    let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
+    let surroundings = Surroundings::enter(place, check.needs_network);
+    let passed = catch_unwind(AssertUnwindSafe(check.body)).is_ok();
     let left = surroundings.what_is_left();
     surroundings::end_children();
     if passed && !left.is_empty() {

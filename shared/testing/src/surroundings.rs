@@ -35,13 +35,15 @@ pub struct Surroundings(BTreeSet<String>);
 static STRANGERS: OnceLock<BTreeSet<PathBuf>> = OnceLock::new();
 
 impl Surroundings {
-    /// The test's process: makes them, and steps in.
-    pub fn enter(place: &Path) -> Self {
+    /// The test's process: makes them, and steps in. One that needs this machine's network keeps that.
+    pub fn enter(place: &Path, needs_network: bool) -> Self {
         // What a step leaves running becomes a child of this process, where it is found.
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
         let has_own_groups = enter_own_groups();
         leave_the_mounts_of_others();
-        leave_the_network_of_others();
+        if !needs_network {
+            leave_the_network_of_others();
+        }
         if has_own_groups {
             see_no_other_groups();
         }

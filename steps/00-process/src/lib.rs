@@ -9,6 +9,8 @@
 //!
 //! Left open: the child sees, uses and stands in all that its parent does (steps 01 to 03).
 
+#![deny(unsafe_code)]
+
 pub mod check;
 mod clean;
 pub mod look;

@@ -10,6 +10,8 @@
 //! Left open: root inside is root over the caller's files (step 05); nothing limits what the child uses up (step 02); it
 //! still sees the host's file system (step 03).
 
+#![deny(unsafe_code)]
+
 mod clone3;
 mod gate;
 mod ids;
@@ -71,6 +73,7 @@ pub fn clone<'a>(
 ///
 /// # Errors
 /// As [`clone`]; EINVAL for CLONE_VM.
+#[allow(unsafe_code)]
 pub fn clone_child(gate: &mut Gate, flags: CloneFlags) -> nix::Result<Pid> {
     // With it, the child would run on this very `stack`, which is freed when this function returns.
     if flags.contains(CloneFlags::CLONE_VM) {
@@ -82,7 +85,7 @@ pub fn clone_child(gate: &mut Gate, flags: CloneFlags) -> nix::Result<Pid> {
     unsafe { nix::sched::clone(Box::new(fun), &mut stack, flags, Some(libc::SIGCHLD)) }
 }
 
-/// Host: gives the held child its ids, so that it is root (id 0) in its own user namespace.
+/// Host, and the child held: gives it its ids, so that it is root (id 0) in its own user namespace.
 ///
 /// Before that every id of the child is 65534, and nothing that it makes would have an owner.
 ///

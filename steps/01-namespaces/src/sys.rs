@@ -1,4 +1,5 @@
 //! The system calls of this step that the crate `nix` lacks.
+#![allow(unsafe_code)]
 
 use std::os::fd::AsRawFd;
 

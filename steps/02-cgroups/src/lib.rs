@@ -86,7 +86,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Host: puts a held child in, so that it has run nothing outside the limits.
+    /// Host, and the child held: puts it in, so that it has run nothing outside the limits.
     ///
     /// # Errors
     /// ENOENT where the group is gone; ESRCH where the child is.

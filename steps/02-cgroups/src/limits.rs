@@ -1,4 +1,6 @@
 //! The options of this step: what the child may use up, written as Docker writes it.
+//!
+//! A new one is a field here, a line in `needs`, a `set` in each twin (v1.rs, v2.rs), and the tests that then do not compile.
 
 use serde::{Deserialize, Serialize};
 

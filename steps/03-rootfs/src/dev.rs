@@ -1,5 +1,4 @@
 //! A small `/dev` with no disk of the host's in it.
-#![forbid(unsafe_code)]
 
 use std::path::Path;
 

@@ -6,7 +6,6 @@
 //! by its descriptor: `/proc/self/fd/7`.
 //!
 //! The child stands at the top of the new root meanwhile, so AT_FDCWD is that.
-#![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};

@@ -1,5 +1,4 @@
 //! The options of this step: where the child stands.
-#![forbid(unsafe_code)]
 
 use std::env::VarError;
 use std::ffi::OsString;

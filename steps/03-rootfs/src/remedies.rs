@@ -1,7 +1,5 @@
 //! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use nix::errno::Errno::*;

@@ -1,5 +1,4 @@
 //! Directories and files of the host that the child sees too: `-v SRC:DST[:ro]`.
-#![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 

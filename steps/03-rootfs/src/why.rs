@@ -1,5 +1,4 @@
 //! Why a call was refused, where its errno alone leaves the reader to guess.
-#![forbid(unsafe_code)]
 
 use std::fs::Metadata;
 use std::os::unix::fs::PermissionsExt;

@@ -98,7 +98,8 @@ fn checks() -> Vec<Check> {
             again.arg("--include=hello");
             let ran = Run::new(again).ran();
             assert!(ran.code == 1 && ran.err.contains("--include=hello"), "{ran:?}");
-        }),
+        })
+        .on_this_network(),
         check("docker_sh_exports_an_image_and_leaves_no_container", [docker()], || {
             let made = Archive::new();
             let image = format!("rootfs-scripts-{}", random_word());

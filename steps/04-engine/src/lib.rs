@@ -6,7 +6,8 @@
 //! (`log`, `show`), all its processes at once (`members`), one more process for it (`join`), and what a killed engine has
 //! left (`recovery`).
 //!
-//! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them.
+//! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them; a small
+//! one in a crate of its own is `tests/proof/recipe.rs`.
 //!
 //! Left open: root inside is still the caller outside (step 05); a container has no network but its own loopback (step
 //! 06), no terminal of its own (step 08), and every right over its own namespaces (step 09).
@@ -61,7 +62,7 @@ use shared::remedy::Known;
 ///
 /// The options are written down when a container is created; each command that follows reads them back.
 pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
-    /// The name of its command: `step04`.
+    /// The name of its command: `step` and two digits, by which `clean` knows its groups. `step04`.
     const STEP: &'static str;
     /// What the parts will make. It is written down before they make it; and any process of the same step that reads it
     /// can undo them. So it names things as they are named from anywhere: absolute paths, numbers, names.

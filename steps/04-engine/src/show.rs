@@ -125,7 +125,7 @@ impl Reader {
                 None if !self.files[0].exists() => return Ok(None),
                 None if self.file.is_some() => {
                     explain::line(format_args!(
-                        "# some lines are lost: they were written faster than they could be shown"
+                        "# some lines may be missing: they were written faster than they could be shown"
                     ));
                     self.rest.clear();
                     open(&self.files[1]).or_else(|| open(&self.files[0]))

@@ -3,7 +3,6 @@
 //! A request is one message: a header, a fixed part, and attributes, each a length, a kind and a value, filled up to four
 //! bytes. The answer is a message, too: what was asked for, or just a number, 0 or an errno. `ip` sends the same ones:
 //! `strace -e sendmsg ip link add …` prints them.
-#![forbid(unsafe_code)]
 
 use std::net::Ipv4Addr;
 

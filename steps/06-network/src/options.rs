@@ -1,5 +1,4 @@
 //! The options of this step: which network.
-#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};

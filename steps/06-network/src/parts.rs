@@ -1,5 +1,4 @@
 //! This step as a part of a container.
-#![forbid(unsafe_code)]
 
 use std::cell::OnceCell;
 use std::io::Write;

@@ -1,5 +1,4 @@
 //! What the kernel says: of the host's routes, and of the child's address.
-#![forbid(unsafe_code)]
 
 use std::net::Ipv4Addr;
 

@@ -1,5 +1,4 @@
 //! What is known of this step's calls: what to do where they fail, what to look at while they are held.
-#![forbid(unsafe_code)]
 
 use nix::errno::Errno::*;
 use shared::remedy::{Known, PausedCall, Remedy};

@@ -2,7 +2,6 @@
 //!
 //! The table is a function of the leases: each change makes it anew, whole, in one transaction, so that there is no moment
 //! without, and none in which it has a rule of a container that is gone.
-#![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
 use std::io::Write;

@@ -57,7 +57,7 @@ pub fn long_output() {
         (last, count) = (number, count + 1);
     }
     assert_eq!((last, ran.code), (400_000, 0));
-    assert_eq!(count < 400_000, ran.err.contains("some lines are lost"), "{count}: {}", ran.err);
+    assert!(count == 400_000 || ran.err.contains("some lines may be missing"), "{count}: {}", ran.err);
     home.ok(&["start", "long"]);
     home.ok(&["wait", "long"]);
     assert_eq!(home.files(&home.id("long"), "log.").len(), 2);

@@ -96,21 +96,23 @@ pub fn console_blocks(wanted: &str, chapters: impl RangeBounds<u32>) {
     let all = blocks().into_iter().filter(|block| block.language == "console" && world(block) == Some(wanted));
     let these: Vec<_> = all.filter(|block| chapters.contains(&block.chapter)).collect();
     assert!(!these.is_empty());
-    these.iter().for_each(run_and_compare);
+    let whose = format!("-of-{}", testing::random_word());
+    these.iter().for_each(|block| run_and_compare(block, &whose));
 }
 
 /// A line that separates the output of one command from that of the next.
 const MARK: &str = "@@@@";
 
-fn run_and_compare(block: &Block) {
+/// Files that the text calls `…-of-mine` are `whose`: blocks for others run at the same time.
+fn run_and_compare(block: &Block, whose: &str) {
     let home = tempfile::tempdir().expect("tempdir");
     let commands: Vec<_> = block.lines.iter().filter_map(|line| command(line)).collect();
     let script: String = commands.iter().map(|command| format!("echo {MARK}\n{command}\n")).collect();
     let mut shell = Command::new("bash");
-    shell.args(["-c", &format!("exec 2>&1\n{script}")]);
+    shell.args(["-c", &format!("exec 2>&1\n{script}").replace("-of-mine", whose)]);
     with_the_programs(&mut shell);
     shell.env("XDG_RUNTIME_DIR", home.path());
-    let out = testing::without_own_groups(&testing::Run::new(shell).ran().out);
+    let out = testing::without_own_groups(&testing::Run::new(shell).ran().out).replace(whose, "-of-mine");
     let answers: Vec<Vec<_>> = out.split(&format!("{MARK}\n")).skip(1).map(|answer| answer.lines().collect()).collect();
     assert_eq!(answers.len(), commands.len(), "{out}");
 
