@@ -25,7 +25,9 @@ fn main() -> ExitCode {
     let chapters = chapters::ALL.into_iter().zip(before).zip(MISSING);
     let mut outcomes: Vec<_> =
         chapters.map(|(((name, chapter), before), missing)| solution(before, name, chapter, missing)).collect();
-    for number in 0..outcomes.len() {
+    // On one processor, as in User Mode Linux, that would take ten minutes, and tells nothing new.
+    let pairs = if std::thread::available_parallelism().is_ok_and(|it| it.get() == 1) { 0 } else { outcomes.len() };
+    for number in 0..pairs {
         // A solution that this machine does not let run says nothing about another chapter's test.
         let can_run = |later: &usize| !matches!(outcomes[*later], Err(Reason::CannotCheck(_)));
         if outcomes[number].is_ok() {
