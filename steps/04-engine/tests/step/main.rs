@@ -603,7 +603,8 @@ fn checks() -> Vec<Check> {
             "the_readme_shows_what_happens",
             [needs::root(), pure_v2(), default_root_is_ours()],
             the_readme_shows_what_happens,
-        ),
+        )
+        .differs_in([World::CgroupV2]),
         check("a_later_step_stores_its_options_and_adds_its_own", [needs::user_namespaces()], proof::options),
         check("a_part_works_on_both_sides_and_confines_guests_too", [needs::user_namespaces()], proof::both_sides),
         check("what_outlives_a_run_goes_with_the_container", [needs::user_namespaces()], proof::outlives),

@@ -16,6 +16,8 @@ use testing::{Ran, Run, program, random_word};
 
 use crate::only;
 
+/// What step 06 says of a kernel like User Mode Linux, where it works without a cable.
+pub const NO_BRIDGE: &str = "this kernel has no such interfaces";
 /// The steps, by the first word of their command.
 pub const STEPS: [&str; 7] = ["step00", "step01", "step02", "step03", "step04", "step05", "step06"];
 
@@ -30,6 +32,8 @@ pub struct Row {
 /// What the misbehaviours need around them.
 pub struct Playground {
     dir: tempfile::TempDir,
+    /// Options of step 06.
+    network: &'static [&'static str],
 }
 
 pub const ROWS: [Row; 20] = [
@@ -94,13 +98,16 @@ impl Playground {
         let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
         assert!(made.status.success(), "{made:?}");
-        let place = Playground { dir };
+        let mut place = Playground { dir, network: &[] };
         // The other way to a root that belongs to a range, where the file system takes no map: its files do.
         let ran = place.step("step05", &[], &["true"]).ran();
         if ran.err.contains("takes no map of ids") {
             let root = place.dir.path().join("rootfs");
             let given = Command::new("chown").args(["-hR", "100000:100000"]).arg(root).status().expect("chown");
             assert!(given.success());
+        }
+        if place.step("step06", &[], &["true"]).ran().err.contains(NO_BRIDGE) {
+            place.network = &["--network", "none"];
         }
         place
     }
@@ -123,6 +130,9 @@ impl Playground {
         if step >= "step03" {
             arguments.extend(["--rootfs", &root]);
         }
+        if step >= "step06" {
+            arguments.extend(self.network);
+        }
         testing::step(step, arguments.iter().chain(command)).with(|command| {
             command.env("XDG_RUNTIME_DIR", self.dir.path());
         })
@@ -143,7 +153,8 @@ impl Playground {
     fn on_a_host_of_its_own(&self, flags: &str, before: &str, step: &str, script: &str, after: &str) -> Ran {
         let root = self.dir.path().join("rootfs").display().to_string();
         let options = match step {
-            "step04" | "step05" | "step06" => format!("run --rm --rootfs {root}"),
+            "step04" | "step05" => format!("run --rm --rootfs {root}"),
+            "step06" => format!("run --rm --rootfs {root} {}", self.network.join(" ")),
             "step03" => format!("--rootfs {root}"),
             _ => String::new(),
         };
