@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use shared::failure::is;
 use shared::{call, explain, signals};
 
 use crate::hierarchy::words;
@@ -98,13 +100,22 @@ fn make_mortal(groups: &[PathBuf]) -> Result<()> {
     // highest first. See Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst.
     let freezers = groups.iter().rev().map(|dir| dir.join("freezer.state"));
     for freezer in freezers.filter(|file| words(file).iter().any(|state| state != "THAWED")) {
-        explain::host_echo("THAWED", &freezer).cleanup().run()?;
+        write_if_there("THAWED", &freezer)?;
     }
     // On v2, one write ends all processes of a group and of those below, which no fork can outrun; also those of threaded
     // groups, which do not list them. Linux 5.14; see *cgroup.kill* in cgroup-v2.rst.
     match groups.last().map(|dir| dir.join("cgroup.kill")).filter(|file| file.exists()) {
-        Some(file) => explain::host_echo(1, &file).cleanup().run(),
+        Some(file) => write_if_there("1", &file),
         None => Ok(()),
+    }
+}
+
+/// A group that another process removes in this moment has no process left: its files are gone (ENOENT), or just going
+/// (ENODEV) while its directory is still there.
+fn write_if_there(value: &str, file: &Path) -> Result<()> {
+    match explain::host_echo(value, file).cleanup().run() {
+        Err(error) if is(&error, Errno::ENOENT) || is(&error, Errno::ENODEV) => Ok(()),
+        written => written,
     }
 }
 

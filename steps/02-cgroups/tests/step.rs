@@ -209,6 +209,22 @@ fn checks() -> Vec<Check> {
         })
         .differs_in([World::CgroupV2]),
         check(
+            "a_group_that_another_process_removes_meanwhile_is_empty",
+            [may_make_groups(), has_version(Version::V2)],
+            || {
+                let tree = hierarchies().into_iter().find(|it| it.version == Version::V2).expect("v2");
+                let dir = tree.own.join(format!("step02-gone-{}", std::process::id()));
+                for _ in 0..2000 {
+                    create_dir(&dir).expect("mkdir");
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| remove_dir(&dir).expect("rmdir"));
+                        cgroups::end_all(&dir).expect("there is nothing to end");
+                    });
+                }
+            },
+        )
+        .differs_in([World::CgroupV2]),
+        check(
             "a_tree_that_is_mounted_twice_is_used_where_it_can_be",
             [may_make_groups(), needs::root(), needs::tool("unshare")],
             || {
@@ -452,6 +468,10 @@ fn alone_in_a_group(become_user: &str) {
 
 fn hierarchies() -> Vec<Hierarchy> {
     detect(Path::new("/proc"), "self").expect("hierarchies")
+}
+
+fn has_version(version: Version) -> Option<String> {
+    (!hierarchies().iter().any(|it| it.version == version)).then(|| format!("needs a tree of version {version:?}"))
 }
 
 /// That it may make groups, and the default namespaces around them.

@@ -136,9 +136,9 @@ pub fn kill_all(groups: &[RecordedGroup]) -> Result<()> {
     if explain::dry_run() {
         return Ok(());
     }
-    let dirs = known(groups);
-    let freezer = dirs.iter().find(|dir| Freezer::v1(dir).is_some());
-    if let Some(dir) = freezer {
+    let mut dirs = known(groups);
+    dirs.sort_by_key(|dir| Freezer::v1(dir).is_none()); // v1's freezer first: `end_all` thaws it
+    if let Some(dir) = dirs.first().filter(|dir| Freezer::v1(dir).is_some()) {
         // Frozen, none of them can fork away from its SIGKILL; thawed, each of them dies of it.
         match freeze(groups) {
             Err(error) if error.is::<signals::Interrupted>() => return Err(error),
@@ -150,12 +150,8 @@ pub fn kill_all(groups: &[RecordedGroup]) -> Result<()> {
             let _ = explain::host(call!("kill({pid}, SIGKILL)")).cleanup().run(|| kill(pid, Signal::SIGKILL));
         }
     }
-    // That one first, as it is thawed by this; then what is on v2, and groups that were made inside. One that is gone has
-    // ended meanwhile.
-    freezer.into_iter().chain(&dirs).try_for_each(|dir| match cgroups::end_all(dir) {
-        Err(_) if !dir.exists() => Ok(()),
-        emptied => emptied,
-    })
+    // Then what is on v2, and groups that were made inside.
+    dirs.into_iter().try_for_each(cgroups::end_all)
 }
 
 /// Host: ends every process that has this mount namespace, as one has that was forked inside, or came in by `exec`. For a

@@ -146,7 +146,7 @@ pub const CGROUPS: &[Remedy] = &[
     Remedy {
         call: "echo ",
         errno: &[ENODEV],
-        applies: in_cgroups,
+        applies: |call| call.contains("/io.max") || call.contains("/blkio.throttle"),
         say: "name the whole disk (/dev/sda), not a partition of it (/dev/sda1)",
     },
 ];
