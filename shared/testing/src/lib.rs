@@ -21,7 +21,7 @@ use shared::mountinfo;
 
 pub use checks::{Check, World, check, run};
 use surroundings::{children, reap};
-pub use surroundings::{groups_of_steps, tempdir, without_own_groups};
+pub use surroundings::{groups_of_steps, interfaces, tempdir, without_own_groups};
 
 /// Longer than anything takes, on a machine in software emulation, too: a test that waits so long waits for ever.
 pub const PATIENCE: Duration = Duration::from_secs(300);

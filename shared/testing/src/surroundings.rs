@@ -99,7 +99,7 @@ fn look() -> BTreeSet<String> {
     let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
     let mut all: BTreeSet<_> = mounts.iter().map(|mount| format!("mount {}", mount.point.display())).collect();
     all.extend(children().into_iter().map(|(_, process)| format!("process {process}")));
-    all.extend(interfaces().map(|name| format!("interface {name}")));
+    all.extend(interfaces().into_iter().map(|name| format!("interface {name}")));
     // One that is locked has an owner who lives: where that is a process of this test's, it was found above.
     let left = groups_of_steps()
         .into_iter()
@@ -173,11 +173,13 @@ fn set_loopback_up() {
     Errno::result(unsafe { libc::ioctl(any.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }).expect("lo is set up");
 }
 
-/// The interfaces of this process's network namespace. `/sys/class/net` has those of the process that has mounted `/sys`.
-fn interfaces() -> impl Iterator<Item = String> {
+/// The interfaces of this process's network namespace, in the order of their names. `/sys/class/net` has those of the process
+/// that has mounted `/sys`.
+pub fn interfaces() -> Vec<String> {
     let text = read_to_string("/proc/self/net/dev").unwrap_or_default();
-    let names: Vec<_> = text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
-    names.into_iter()
+    let mut names: Vec<_> = text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
+    names.sort();
+    names
 }
 
 /// A cgroup that this process is in: the directory, the mount that it is below, and the version.

@@ -162,6 +162,11 @@ impl Container {
         self.config.name.as_deref().unwrap_or(&self.config.id)
     }
 
+    /// Whether the user has given it this name.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        self.config.name.as_deref() == Some(name)
+    }
+
     /// What its parts may know of it.
     pub fn identity(&self) -> Identity {
         let Config { id, name, .. } = &self.config;
@@ -379,14 +384,12 @@ impl Container {
         self.put_bytes(name, &text)
     }
 
-    /// Replaces a file whole: a reader sees the old one or the new one, also after a SIGKILL.
     fn put_bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let new = format!("{name}.new");
         let (from, to) = (self.path(&new), self.path(name));
-        explain::host(call!("rename(\"{}\", \"{}\")", from.display(), to.display())).undisturbed().run(|| {
-            directory::create_file(&self.at(&new))?.write_all(bytes)?;
-            std::fs::rename(self.at(&new), self.at(name))
-        })
+        explain::host(call!("rename(\"{}\", \"{}\")", from.display(), to.display()))
+            .undisturbed()
+            .run(|| directory::replace(&self.at(name), bytes))
     }
 }
 

@@ -5,7 +5,7 @@
 //! written there. See *openat* in open(2), RATIONALE.
 
 use std::fs::{File, Permissions};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -133,4 +133,14 @@ pub fn create_file(path: &Path) -> std::io::Result<File> {
     let file = File::options().append(true).create_new(true).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?; // as above: the umask
     Ok(file)
+}
+
+/// Replaces a file whole: a reader sees the old one or the new one, also after a SIGKILL. Until then the new one is beside
+/// it, with `.new` behind its name.
+pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    create_file(new)?.write_all(bytes)?;
+    std::fs::rename(new, path)
 }

@@ -17,7 +17,7 @@
 pub mod cli;
 mod commands;
 pub mod container;
-mod directory;
+pub mod directory;
 pub mod door;
 pub mod identity;
 mod ignored;

@@ -96,9 +96,11 @@ impl Store {
         let id = config.id.clone();
         // Held until it is whole: no other engine can have taken the name meanwhile.
         let _lock = self.lock()?;
-        if let Some(other) = config.name.as_ref().and_then(|name| self.named(name)) {
-            let (name, id) = (other.name(), &other.config.id);
-            bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
+        if let Some(name) = &config.name {
+            if let Some(other) = self.all()?.iter().find(|it| it.has_name(name)) {
+                let id = &other.config.id;
+                bail!("the name {name:?} is taken by container {id}: remove that one, or choose another name");
+            }
         }
         // In a dry run, and the first time, there is none.
         let store = self.dir.clone().map_or_else(|| Directory::stand_in(&self.path).map(Rc::new), Ok)?;
@@ -149,10 +151,10 @@ impl Store {
         if let Some(container) = Some(word).filter(|word| is_id(word)).and_then(|id| self.read(id)) {
             return Ok(container);
         }
-        if let Some(container) = self.named(word) {
-            return Ok(container);
-        }
         let mut all = self.all()?;
+        if let Some(place) = all.iter().position(|it| it.has_name(word)) {
+            return Ok(all.swap_remove(place));
+        }
         all.retain(|it| it.config.id.starts_with(word));
         match all.len() {
             0 => bail!("no container {word:?} (`{} ps -a` lists them all)", self.step),
@@ -230,11 +232,6 @@ impl Store {
             Err(error) => container.damage = Some(format!("container {id}: {error:#}")),
         }
         container.exists().then_some(container)
-    }
-
-    /// The container that has this name.
-    fn named(&self, name: &str) -> Option<Container> {
-        self.all().ok()?.into_iter().find(|it| it.config.name.as_deref() == Some(name))
     }
 }
 

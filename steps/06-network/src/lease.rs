@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use engine::directory::{read, replace};
 use engine::turn::wait_for_lock;
 use serde::{Deserialize, Serialize};
 use shared::call;
@@ -18,6 +19,8 @@ use crate::{GATEWAY, SUBNET};
 
 /// In the container's directory.
 const FILE: &str = "lease.json";
+/// Bytes of that file, at most.
+const LARGEST: u64 = 1 << 20;
 
 /// What a container has on the network as long as it lives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,11 +68,9 @@ pub fn address(directory: &Path, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
 /// # Errors
 /// Where the kernel refuses.
 pub fn write(directory: &Path, lease: &Lease) -> Result<()> {
-    let (new, file) = (directory.join(".lease"), directory.join(FILE));
-    let text = serde_json::to_string(lease).context("cannot write the lease down")?;
-    // Renamed, it is there whole or not at all.
-    explain::host(call!("echo {} > {}", lease.address, file.display()))
-        .run(|| std::fs::write(&new, &text).and_then(|()| std::fs::rename(&new, &file)))
+    let file = directory.join(FILE);
+    let text = serde_json::to_vec(lease).context("cannot write the lease down")?;
+    explain::host(call!("echo {} > {}", lease.address, file.display())).run(|| replace(&file, &text))
 }
 
 fn choose(taken: &[Ipv4Addr], wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
@@ -90,7 +91,7 @@ fn choose(taken: &[Ipv4Addr], wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
 /// Where that cannot be read.
 pub fn of(directory: &Path) -> Result<Option<Lease>> {
     let path = directory.join(FILE);
-    let text = match std::fs::read(&path) {
+    let text = match read(&path, LARGEST) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         text => text.during(format_args!("cannot read {}", path.display()))?,
     };
@@ -161,6 +162,13 @@ mod tests {
         assert_eq!(of(&one).expect("read"), Some(lease.clone()));
         assert_eq!(others(&other).expect("list"), [(one.clone(), lease.clone())]);
         assert_ne!(address(&other, None).expect("free"), lease.address);
+        // What is no file keeps nobody waiting.
+        let odd = store.path().join("odd");
+        std::fs::create_dir(&odd).expect("mkdir");
+        nix::unistd::mkfifo(&odd.join(FILE), nix::sys::stat::Mode::S_IRUSR).expect("mkfifo");
+        assert!(of(&odd).is_err());
+        assert_eq!(others(&other).expect("list"), [(one.clone(), lease.clone())]);
+        std::fs::remove_dir_all(&odd).expect("rm -r");
         give_back(&one).expect("rm");
         assert_eq!(of(&one).expect("read"), None);
         std::fs::remove_dir_all(&other).expect("rm -r");

@@ -33,7 +33,7 @@ mod sys;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use netlink::Link;
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -65,14 +65,9 @@ const ETHERNET: [u8; 6] = [0x02, 0x06, 10, 6, 0, 1];
 /// Where an interface of this name is somebody else's, or the host has another way to these addresses.
 pub fn make_bridge(owner: &Path) -> Result<()> {
     match netlink::link(BRIDGE).during("cannot look for the bridge")? {
-        Some(link) => ensure!(
-            is_ours(&link, owner),
-            "{}",
-            match link.alias {
-                Some(other) => format!("the bridge {BRIDGE} is that of the containers in {other}"),
-                None => format!("there is an interface {BRIDGE} already, and it is not this step's"),
-            }
-        ),
+        Some(link) if is_ours(&link, owner) => {}
+        Some(Link { alias: Some(other), .. }) => bail!("the bridge {BRIDGE} is that of the containers in {other}"),
+        Some(_) => bail!("there is an interface {BRIDGE} already, and it is not this step's"),
         None => {
             if let Some(interface) = readback::other_way()? {
                 bail!(

@@ -4,7 +4,7 @@
 use std::fs::{File, read_to_string};
 use std::io::{Seek, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::Result;
@@ -50,7 +50,9 @@ pub fn write_all(directory: &Path, hosts: &str, hostname: &str, dns: &[IpAddr]) 
 pub fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
     let path = directory.join(name);
     explain::host(call!("echo … > {}", path.display())).cleanup().run(|| {
-        let mut file = File::options().write(true).create(true).truncate(false).open(&path)?;
+        // Never waits, as for the reader of a FIFO, and follows no link.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut file = File::options().write(true).create(true).truncate(false).custom_flags(flags).open(&path)?;
         // The umask of an engine's caller may be narrower, and who reads it is nobody's user here.
         file.set_permissions(PermissionsExt::from_mode(0o644))?;
         file.write_all(text.as_bytes())?;

@@ -169,11 +169,13 @@ impl Part for Network {
             return Ok(());
         }
         // Another process reads what the one that has taken it has written down. Without, nothing has been made.
-        let written = if self.lease.get().is_none() { lease::of(&self.directory)? } else { None };
-        let Some(lease) = self.lease.get().or(written.as_ref()) else { return Ok(()) };
+        let taken = self.lease.get().cloned();
+        let Some(lease) = taken.map_or_else(|| lease::of(&self.directory), |lease| Ok(Some(lease)))? else {
+            return Ok(());
+        };
         let _lock = lease::lock()?;
         let _line = explain::one_line("network");
-        crate::unplug(lease)?;
+        crate::unplug(&lease)?;
         let others = lease::others(&self.directory)?;
         if others.is_empty() {
             crate::remove_bridge(self.store()?)?;

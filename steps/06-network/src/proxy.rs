@@ -108,7 +108,7 @@ impl Proxy {
         if pairs.len() >= MOST || from.set_nonblocking(true).is_err() {
             return; // dropped, they are closed
         }
-        let number = self.next.get().max(self.doors.len() as u64);
+        let number = self.next.get();
         self.next.set(number + 1);
         let pair = Pair { ends: [from, to], ways: Default::default() };
         let add =

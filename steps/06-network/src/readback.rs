@@ -9,7 +9,7 @@ use shared::explain;
 use shared::formula::Fact;
 use shared::kernel_file;
 
-use crate::{BRIDGE, GATEWAY, INSIDE, Lease, PREFIX, netlink};
+use crate::{GATEWAY, INSIDE, Lease, PREFIX, netlink};
 
 /// An Ethernet's, where there is no way out.
 const USUAL_MTU: u32 = 1500;
@@ -61,9 +61,9 @@ pub fn mtu_of_uplink() -> u32 {
 }
 
 /// Whether this process may change the network that it is in. The kernel looks at that first, and only then at what is to
-/// be removed: EPERM or ENODEV.
+/// be removed, here an interface that nobody can have: EPERM or ENODEV.
 pub fn may_administer() -> bool {
-    netlink::delete_link(&format!("{BRIDGE}-nobody")) != Err(Errno::EPERM)
+    netlink::delete_link("") != Err(Errno::EPERM)
 }
 
 /// Host: that the child has its address, and its way out.

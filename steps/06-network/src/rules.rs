@@ -20,10 +20,10 @@ use crate::{BRIDGE, Lease, SUBNET};
 /// # Errors
 /// Where nft cannot be started.
 pub fn replace(leases: &[Lease]) -> Result<Option<String>> {
-    match find_in_path("nft") {
-        Some(program) => nft(&program, &if leases.is_empty() { removal() } else { table(leases) }),
-        None => Ok(Some("nft is not installed (it is in the package nftables)".to_owned())),
-    }
+    let Some(program) = find_in_path("nft") else {
+        return Ok(Some("nft is not installed (it is in the package nftables)".to_owned()));
+    };
+    if leases.is_empty() { nft(&program, "REMOVAL", &removal()) } else { nft(&program, "RULES", &table(leases)) }
 }
 
 /// The first line makes it, so that there is one to be removed.
@@ -69,9 +69,8 @@ fn table(leases: &[Lease]) -> String {
     )
 }
 
-fn nft(program: &Path, text: &str) -> Result<Option<String>> {
+fn nft(program: &Path, what: &str, text: &str) -> Result<Option<String>> {
     let mut answer = None;
-    let what = if text.contains("chain") { "RULES" } else { "REMOVAL" };
     explain::host(call!("nft -f - <<{what}")).cleanup().run(|| {
         let mut command = Command::new(program);
         command.args(["-f", "-"]).env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());

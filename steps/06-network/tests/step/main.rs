@@ -18,8 +18,8 @@ use std::time::Duration;
 use home::{Home, rootfs};
 use network::netlink;
 use nix::sys::signal::{Signal, kill};
-use place::{Outside, bridged, filtered, inside, interfaces, ruleset, says};
-use testing::{Check, World, calls, check, needs, proc_link, step};
+use place::{Outside, bridged, filtered, inside, ruleset, says};
+use testing::{Check, World, calls, check, interfaces, needs, proc_link, step};
 
 fn main() -> ExitCode {
     // Made once, before the tests run in processes of their own.

@@ -4,8 +4,8 @@ use std::fs::{File, read_to_string};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use network::netlink;
@@ -23,23 +23,32 @@ pub fn bridged() -> Option<String> {
         .into_iter()
         .any(|file| read_to_string(file).is_ok_and(|text| text.lines().any(|line| line.starts_with("root:"))));
     let other = other.then(|| "needs a root whose range is the usual one".to_owned());
-    let tried =
-        || std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).and_then(|()| netlink::add_bridge("try", [2; 6])));
-    let refused = || tried().join().expect("a thread").err().map(|error| format!("needs bridges: {error}"));
-    needs::root().or_else(needs::user_namespaces).or(nested).or(other).or_else(refused)
+    let refused = || {
+        static TRIED: OnceLock<Option<String>> = OnceLock::new();
+        let tried = || elsewhere(|| netlink::add_bridge("try", [2; 6])).and_then(|made| made);
+        TRIED.get_or_init(|| tried().err().map(|error| format!("needs bridges: {error}")))
+    };
+    needs::root().or_else(needs::user_namespaces).or(nested).or(other).or_else(|| refused().clone())
 }
 
 /// And rules of nft's, which User Mode Linux has not.
 pub fn filtered() -> Option<String> {
-    let try_it = || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+    let has_nat = || {
         let chain = "table ip try { chain out { type nat hook postrouting priority 0; masquerade; }; \
                      chain in { type nat hook prerouting priority 0; fib daddr type local accept; }; }";
         Command::new("nft").arg(chain).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     };
-    let refused =
-        || (!std::thread::spawn(try_it).join().expect("a thread")).then(|| "needs a kernel with nft's NAT".to_owned());
-    bridged().or_else(|| needs::tool("nft")).or_else(refused)
+    let refused = || {
+        static TRIED: OnceLock<Option<String>> = OnceLock::new();
+        TRIED.get_or_init(|| (elsewhere(has_nat) != Ok(true)).then(|| "needs a kernel with nft's NAT".to_owned()))
+    };
+    bridged().or_else(|| needs::tool("nft")).or_else(|| refused().clone())
+}
+
+/// Does it in a network namespace of its own.
+fn elsewhere<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> nix::Result<T> {
+    let there = || unshare(CloneFlags::CLONE_NEWNET).map(|()| act());
+    std::thread::spawn(there).join().expect("a thread")
 }
 
 /// The rules of this test's network namespace.
@@ -134,12 +143,4 @@ pub fn says_within(patience: Duration, address: [u8; 4], port: u16) -> String {
         let _ = stream.read_to_string(&mut word);
     }
     word
-}
-
-/// Those of this test's network namespace, in the order of their names.
-pub fn interfaces() -> Vec<String> {
-    let text = read_to_string("/proc/self/net/dev").expect("dev");
-    let mut names: Vec<_> = text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
-    names.sort();
-    names
 }
