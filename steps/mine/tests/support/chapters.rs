@@ -141,7 +141,7 @@ fn nothing_is_left(groups: &[PathBuf]) -> Checked {
     let left = groups.iter().find(|group| group.exists());
     let seen = left.map(|group| group.display().to_string()).unwrap_or_default();
     // So that the test can run again.
-    groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+    remove_groups(groups);
     require(left.is_none(), "a group is left behind: rmdir, after waitpid", seen)
 }
 
@@ -340,8 +340,7 @@ fn dies_with_its_monitor(container: &Background) -> Checked {
     let ended = soon(|| !container.is_it(container.pid));
     // No process has removed them; `clean` of step 04 is an answer to that.
     end_children();
-    // A process that has just ended is in its group for a moment more: EBUSY.
-    soon(|| groups.iter().all(|group| fs::remove_dir(group).is_ok() || !group.exists()));
+    remove_groups(&groups);
     let sentence =
         "its monitor was killed, and the program lives on: PR_SET_PDEATHSIG in the child (and again after setuid)";
     require(ended, sentence, "")

@@ -102,7 +102,7 @@ fn end_children() {
             let _ = kill(orphan, Signal::SIGKILL);
             let _ = waitpid(orphan, None);
         }
-        groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+        remove_groups(&groups);
     }
 }
 
@@ -160,6 +160,11 @@ pub fn own_groups(pid: Pid) -> Vec<PathBuf> {
     let trees = trees().into_iter().map(|(name, tree)| (tree, group_of(pid, name), group_of("self", name)));
     let own = trees.filter(|(_, group, host)| !group.is_empty() && group != host);
     own.map(|(tree, group, _)| tree.join(group.trim_start_matches('/'))).collect()
+}
+
+/// Those that are there. A process that has just ended is in its group for a moment more: EBUSY.
+pub fn remove_groups(groups: &[PathBuf]) {
+    soon(|| groups.iter().all(|group| fs::remove_dir(group).is_ok() || !group.exists()));
 }
 
 /// After a failure, so that the next run begins as this one did.
