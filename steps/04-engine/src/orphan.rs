@@ -30,18 +30,19 @@ use crate::{Part, Program, Recipe, monitor, sys};
 /// # Errors
 /// Those of [`create`](crate::create). Nothing is left then.
 pub fn create<R: Recipe>(container: &Container, life: &Life) -> Result<()> {
-    match make::<R>(container) {
+    match make::<R>(container, life) {
         Err(error) => monitor::finish::<R>(container, life, false, Err(error)).map(drop),
         made => made,
     }
 }
 
-fn make<R: Recipe>(container: &Container) -> Result<()> {
+fn make<R: Recipe>(container: &Container, life: &Life) -> Result<()> {
     let recipe: R = container.config.recipe()?;
     let door = Door(door::listen(container)?);
     let plan = recipe.plan(&container.identity())?;
     let made = R::parts(&plan);
-    let parts: Vec<_> = made.iter().copied().chain([&door as &dyn Part]).collect();
+    let parts: Vec<_> =
+        [life as &dyn Part].into_iter().chain(made.iter().copied()).chain([&door as &dyn Part]).collect();
     let born = monitor::bear(container, &recipe, &plan, &parts);
     let left = born.and_then(|(ready, state)| leave(container, ready, state));
     left.or_else(|error| explain::with_cleanup(Err(error), crate::cleanup(&made)).map(drop))

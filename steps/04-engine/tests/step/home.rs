@@ -126,6 +126,11 @@ impl Home {
         all.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begin))).collect()
     }
 
+    /// Whether a process has the lock of any container.
+    pub fn is_looked_after(&self) -> bool {
+        list(&self.store()).iter().any(|dir| shared::lock::is_locked(dir))
+    }
+
     /// Removes whatever is there; then nothing may be left.
     pub fn clear(&self) {
         let ids = self.ok(&["ps", "-aq"]);
