@@ -157,6 +157,22 @@ pub fn lines_fit() {
     }
 }
 
+/// A hint that is not closed would fold away the rest of the text.
+pub fn folds_are_closed() {
+    let text = tutorial();
+    let mut open = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.contains("<details>") {
+            assert_eq!(open, None, "line {number} opens a fold in the one of that line");
+            open = Some(number);
+        }
+        if line.contains("</details>") {
+            assert!(open.take().is_some(), "line {number} closes no fold");
+        }
+    }
+    assert_eq!(open, None, "the fold of that line is never closed");
+}
+
 /// In the project's directory, with its programs in PATH, as the text's first block has it.
 pub fn with_the_programs(shell: &mut Command) {
     let built = program("step00").parent().expect("target/debug").to_owned();

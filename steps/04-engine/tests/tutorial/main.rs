@@ -54,6 +54,7 @@ fn checks() -> Vec<Check> {
         .differs_in([World::SystemdRoot]),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
         check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
+        check("no_hint_folds_away_more_than_itself", [], blocks::folds_are_closed),
         check("what_is_shown_fits_beside_a_second_terminal", [], blocks::lines_fit),
         check("the_remedies_are_those_of_the_code", [], || {
             let table = remedies::table();
