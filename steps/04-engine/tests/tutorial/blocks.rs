@@ -157,13 +157,16 @@ pub fn lines_fit() {
     }
 }
 
-/// A hint that is not closed would fold away the rest of the text.
+/// A hint that is not closed would fold away the rest of the text; and Markdown in it is none before an empty line.
 pub fn folds_are_closed() {
     let text = tutorial();
     let mut open = None;
-    for (number, line) in (1..).zip(text.lines()) {
+    let mut lines = (1..).zip(text.lines()).peekable();
+    while let Some((number, line)) = lines.next() {
         if line.contains("<details>") {
             assert_eq!(open, None, "line {number} opens a fold in the one of that line");
+            assert!(line.ends_with("</summary>"), "line {number} says more than what is folded");
+            assert!(lines.peek().is_some_and(|(_, next)| next.is_empty()), "no line is empty after line {number}");
             open = Some(number);
         }
         if line.contains("</details>") {
