@@ -1,5 +1,6 @@
 //! A process that cannot be mistaken for another.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 
@@ -58,6 +59,13 @@ impl Process {
         let pid = Pid::from_raw(self.pid);
         stat::<char>(pid, 3).is_ok_and(|state| !['Z', 'X'].contains(&state))
             && Process::of(pid).is_ok_and(|it| it == *self)
+    }
+
+    /// Whether it is ending: it does not live, or the kernel has taken its namespaces from it already, as it does early in
+    /// exit(2). From then on setns(2) says ESRCH.
+    pub fn is_ending(&self) -> bool {
+        let has_none = std::fs::read_link(format!("/proc/{}/ns/mnt", self.pid));
+        !self.lives() || has_none.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     /// Whether it has not executed a program yet, as the kernel knows. proc_pid_stat(5), *flags*.

@@ -6,20 +6,22 @@
 //! descriptor of the host's that was still open became the working directory: see `rootfs::stand_in`).
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
 use shared::failure::{Failure, STEP_FAILED};
+use shared::signals;
 
 use crate::container::Container;
 use crate::identity::Process;
 use crate::letter::Post;
-use crate::{Part, Program, Recipe, each, monitor, setns};
+use crate::{Part, Program, Recipe, each, setns};
 
 /// How long to wait for a container that seems to be just ending.
-const SOON: Duration = Duration::from_millis(200);
+const SOON: Duration = Duration::from_millis(500);
 
 /// What to run in a container, beside its program.
 #[derive(clap::Args, Clone, Debug)]
@@ -44,12 +46,18 @@ pub fn exec<R: Recipe>(container: &Container, guest: &Guest, options: &R::Guest)
     let gone = || format!("container {} has just ended", container.name());
     let init = state.init.with_context(gone)?;
     let plan = R::for_guest(state.plan::<R>()?.with_context(gone)?, options);
-    let has_ended = || Ok::<_, anyhow::Error>(init.open()?.is_none() || monitor::wait(container, Some(SOON))?);
     match run(&R::parts(&plan), guest, init) {
         // Whatever the kernel says of namespaces whose processes are just ending.
-        Err(error) if Failure::of(&error).code == STEP_FAILED && has_ended()? => bail!(gone()),
+        Err(error) if Failure::of(&error).code == STEP_FAILED && ends_soon(init)? => bail!(gone()),
         ended => ended,
     }
+}
+
+/// Host: whether it is ending. Where all processes of a container are killed, the guest may die before the first one does.
+fn ends_soon(init: Process) -> Result<bool> {
+    let Some(process) = init.open()?.filter(|_| !init.is_ending()) else { return Ok(true) };
+    signals::wait_for(&[process.as_fd()], Some(SOON))?.map_or(Ok(()), signals::interrupt)?;
+    Ok(init.is_ending())
 }
 
 /// Host: [`create`](crate::create) once more, beside the container's first process.
