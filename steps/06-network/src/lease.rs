@@ -19,8 +19,8 @@ use crate::{GATEWAY, SUBNET};
 
 /// In the container's directory.
 const FILE: &str = "lease.json";
-/// Bytes of that file, at most.
-const LARGEST: u64 = 1 << 20;
+/// Bytes of a file that we have written there, at most.
+pub(crate) const LARGEST: u64 = 1 << 20;
 
 /// What a container has on the network as long as it lives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,9 +118,17 @@ pub fn others(directory: &Path) -> Result<Vec<(PathBuf, Lease)>> {
 /// # Errors
 /// Where the kernel refuses.
 pub fn give_back(directory: &Path) -> Result<()> {
-    let path = directory.join(FILE);
+    strike_out(directory, FILE)
+}
+
+/// Removes what was written down, if it was.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn strike_out(directory: &Path, name: &str) -> Result<()> {
+    let path = directory.join(name);
     explain::host(call!("rm {}", path.display())).cleanup().run(|| match std::fs::remove_file(&path) {
-        // The whole directory is gone.
+        // Or the whole directory is gone.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,
     })

@@ -7,23 +7,24 @@
 //! route ([`configure`]); and at the end the host pulls it out ([`unplug`]), the last one with the bridge ([`remove_bridge`]).
 //!
 //! Beside it: the messages themselves (`netlink`), who has which address (`lease`), the rules of what passes through the host
-//! (`rules`), published ports where no rule leads (`proxy`), where programs look up names (`names`), what the kernel confirms
-//! (`readback`), and all that as a part of a container (`parts`).
+//! (`rules`), published ports where no rule leads (`proxy`, `datagrams`), the network of an ordinary user (`pasta`), where programs look up
+//! names (`names`), what the kernel confirms (`readback`), and all that as a part of a container (`parts`).
 //!
 //! Left open:
 //! - Root inside can give its interface another address, its neighbour's too: it has every right over its own network
 //!   namespace until step 09.
 //! - What listens on all addresses of the host listens on the bridge's, too, and a container reaches it there.
-//! - There is no IPv6 but the one that every interface has by itself, and no published UDP port.
-//! - An ordinary user has no network: that takes a helper like pasta(1), which copies what the host has.
+//! - There is no IPv6 but the one that every interface has by itself.
 
 #![deny(unsafe_code)]
 
+pub mod datagrams;
 pub mod lease;
 pub mod names;
 pub mod netlink;
 mod options;
 pub mod parts;
+pub mod pasta;
 pub mod proxy;
 mod readback;
 mod remedies;
@@ -41,7 +42,7 @@ use shared::failure::During;
 use shared::{call, explain, kernel_file};
 
 pub use lease::Lease;
-pub use options::{Command, Mode, Networking, Publish};
+pub use options::{Command, Mode, Networking, Protocol, Publish};
 pub use remedies::known;
 
 /// The switch that all containers of this step are on.

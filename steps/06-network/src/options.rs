@@ -14,14 +14,14 @@ use crate::names;
 #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[command(next_help_heading = "Whom the child can reach (step 06)")]
 pub struct Networking {
-    /// Its network [default: bridge for root; none for an ordinary user]
+    /// Its network [default: bridge for root; for an ordinary user pasta, where it is installed]
     #[arg(long, value_name = "NETWORK", value_enum)]
     pub(crate) network: Option<Mode>,
     /// Its address on the bridge [default: the first that is free]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) ip: Option<Ipv4Addr>,
     /// A port of the host's by which one of its own is reached
-    #[arg(short, long, value_name = "[IP:]HOST:CONTAINER", value_parser = publish)]
+    #[arg(short, long, value_name = "[IP:]HOST:CONTAINER[/udp]", value_parser = publish)]
     pub(crate) publish: Vec<Publish>,
     /// A server that it asks for names [default: the host's]
     #[arg(long, value_name = "IP")]
@@ -38,11 +38,29 @@ pub struct Publish {
     pub host: SocketAddrV4,
     /// The container's.
     pub container: u16,
+    /// Of what.
+    pub protocol: Protocol,
+}
+
+/// What has ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Single packets.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(if *self == Protocol::Tcp { "tcp" } else { "udp" })
+    }
 }
 
 impl fmt::Display for Publish {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}/tcp -> {}", self.container, self.host)
+        write!(f, "{}/{} -> {}", self.container, self.protocol, self.host)
     }
 }
 
@@ -59,21 +77,22 @@ pub enum Command {
     },
 }
 
-/// `[IP:]HOST:CONTAINER[/tcp]`.
+/// `[IP:]HOST:CONTAINER[/tcp|/udp]`.
 ///
 /// # Errors
-/// What is none; UDP, which is left open.
+/// What is none.
 pub fn publish(text: &str) -> Result<Publish, String> {
     let usage = || "a published port is [IP:]HOST:CONTAINER, two numbers from 1 to 65535".to_owned();
-    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    if protocol != "tcp" {
-        return Err(format!("{protocol}: only tcp ports can be published"));
-    }
+    let (ports, protocol) = match text.split_once('/') {
+        None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), Protocol::Tcp),
+        Some((ports, "udp")) => (ports, Protocol::Udp),
+        Some((_, other)) => return Err(format!("{other}: a port is one of tcp or udp")),
+    };
     let mut parts = ports.rsplitn(3, ':');
     let mut port = || parts.next()?.parse().ok().filter(|port: &u16| *port > 0);
     let (container, host) = (port().ok_or_else(usage)?, port().ok_or_else(usage)?);
     let ip = parts.next().map_or(Ok(Ipv4Addr::UNSPECIFIED), str::parse).map_err(|_| usage())?;
-    Ok(Publish { host: SocketAddrV4::new(ip, host), container })
+    Ok(Publish { host: SocketAddrV4::new(ip, host), container, protocol })
 }
 
 /// The networks, by Docker's names.
@@ -82,6 +101,8 @@ pub fn publish(text: &str) -> Result<Publish, String> {
 pub enum Mode {
     /// The other containers, and through the host everybody else.
     Bridge,
+    /// What an ordinary user of the host reaches, by the program pasta.
+    Pasta,
     /// Nobody but itself.
     None,
     /// What the host reaches: no network namespace of its own.
@@ -95,20 +116,24 @@ impl Networking {
     /// `host` with a network namespace that was asked for, the others without one.
     pub fn settle(&self, view: View) -> Result<View> {
         let view = if self.network == Some(Mode::Host) { view.without(Namespace::Net)? } else { view };
-        let needs_own = matches!(self.network, Some(Mode::Bridge | Mode::None));
+        let needs_own = matches!(self.network, Some(Mode::Bridge | Mode::Pasta | Mode::None));
         ensure!(
             view.has(Namespace::Net) || !needs_own,
             "this network needs a network namespace: add `net` to --namespaces, or leave --network out"
         );
-        let is_bridge = self.network.is_none_or(|mode| mode == Mode::Bridge) && view.has(Namespace::Net);
-        ensure!(is_bridge || self.ip.is_none(), "--ip is an address on the bridge, which this container is not on");
+        let is_one_of = |modes: &[Mode]| view.has(Namespace::Net) && self.network.is_none_or(|it| modes.contains(&it));
         ensure!(
-            is_bridge || self.publish.is_empty(),
-            "--publish leads to a container on the bridge, which this one is not: with the host's network it listens there"
+            is_one_of(&[Mode::Bridge]) || self.ip.is_none(),
+            "--ip is an address on the bridge, which this container is not on"
+        );
+        ensure!(
+            is_one_of(&[Mode::Bridge, Mode::Pasta]) || self.publish.is_empty(),
+            "--publish leads to a container on the bridge, or with pasta, which this one is not: \
+             with the host's network it listens there"
         );
         for (number, port) in self.publish.iter().enumerate() {
-            let is_twice = self.publish[..number].iter().any(|other| other.host == port.host);
-            ensure!(!is_twice, "{} is published twice", port.host);
+            let is_twice = |other: &Publish| other.host == port.host && other.protocol == port.protocol;
+            ensure!(!self.publish[..number].iter().any(is_twice), "{} is published twice", port.host);
         }
         Ok(view)
     }
@@ -120,10 +145,15 @@ mod tests {
 
     #[test]
     fn a_published_port_is_two_numbers_and_perhaps_an_address() {
-        let host = |ip: [u8; 4], port| SocketAddrV4::new(ip.into(), port);
-        assert_eq!(publish("8080:80"), Ok(Publish { host: host([0; 4], 8080), container: 80 }));
-        assert_eq!(publish("127.0.0.1:8080:80/tcp"), Ok(Publish { host: host([127, 0, 0, 1], 8080), container: 80 }));
-        for bad in ["", "80", "0:80", "80:0", "65536:80", "a:80", "1.2.3:80:80", "::1:80:80", "80:80/udp"] {
+        let tcp = |ip: [u8; 4], port| Publish {
+            host: SocketAddrV4::new(ip.into(), port),
+            container: 80,
+            protocol: Protocol::Tcp,
+        };
+        assert_eq!(publish("8080:80"), Ok(tcp([0; 4], 8080)));
+        assert_eq!(publish("127.0.0.1:8080:80/tcp"), Ok(tcp([127, 0, 0, 1], 8080)));
+        assert_eq!(publish("8080:80/udp"), Ok(Publish { protocol: Protocol::Udp, ..tcp([0; 4], 8080) }));
+        for bad in ["", "80", "0:80", "80:0", "65536:80", "a:80", "1.2.3:80:80", "::1:80:80", "80:80/sctp", "80:80/"] {
             assert!(publish(bad).is_err(), "{bad}");
         }
         assert_eq!(publish("8080:80").expect("port").to_string(), "80/tcp -> 0.0.0.0:8080");

@@ -1,15 +1,18 @@
 //! This step as a part of a container.
 
-use std::cell::OnceCell;
-use std::io::Write;
+use std::cell::{OnceCell, RefCell};
+use std::io::{ErrorKind, Write};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use engine::directory::read;
 use engine::store::Store;
 use engine::{Identity, Letter, Part, Recipe};
 use namespaces::{Namespace, View};
 use nix::unistd::Pid;
+use process::find_in_path;
 use rootfs::{Root, Volume};
 use serde::{Deserialize, Serialize};
 use shared::explain;
@@ -17,10 +20,14 @@ use shared::failure::During;
 use shared::formula::{Formula, Term};
 
 use crate::BRIDGE;
-use crate::lease::{self, Lease};
+use crate::lease::{self, LARGEST, Lease};
 use crate::options::{Mode, Networking};
+use crate::pasta::{self, Pasta};
 use crate::proxy::{self, Proxy};
 use crate::{names, readback, rules};
+
+/// In the container's directory: the published ports, a line each, as long as it has them.
+const PORTS: &str = "ports";
 
 /// The network of a container. Its address is no part of the plan: it is leased when the container is made, and written
 /// down in the container's directory, where any process finds it.
@@ -40,6 +47,9 @@ pub struct Network {
     /// In the monitor.
     #[serde(skip)]
     proxy: OnceCell<Proxy>,
+    /// The same.
+    #[serde(skip)]
+    pasta: RefCell<Option<Child>>,
 }
 
 impl Network {
@@ -48,15 +58,22 @@ impl Network {
     /// # Errors
     /// A bridge that this user may not make.
     pub fn plan(options: &Networking, view: &View, container: &Identity) -> Result<Self> {
-        let may = explain::dry_run() || readback::may_administer();
+        let may = readback::may_administer();
+        let has_pasta = find_in_path(pasta::PROGRAM).is_some();
         let needs_root = "a bridge takes root, with CAP_NET_ADMIN over the host's network";
+        let not_installed = "pasta is not installed (it is in the package passt)";
         let (mode, why) = match options.network {
             _ if !view.has(Namespace::Net) => (Mode::Host, None),
-            None if !may => (Mode::None, Some(needs_root.to_owned())),
-            mode => (mode.unwrap_or(Mode::Bridge), None),
+            None if may || explain::dry_run() || options.ip.is_some() => (Mode::Bridge, None),
+            None if has_pasta || !options.publish.is_empty() => (Mode::Pasta, None),
+            None => (Mode::None, Some(format!("{needs_root}, and {not_installed}"))),
+            Some(mode) => (mode, None),
         };
-        let needs_bridge = options.network == Some(Mode::Bridge) || options.ip.is_some() || !options.publish.is_empty();
-        ensure!(may || !needs_bridge, "{needs_root}");
+        if !explain::dry_run() {
+            ensure!(may || mode != Mode::Bridge, "{needs_root}");
+            ensure!(has_pasta || mode != Mode::Pasta, "{not_installed}");
+            ensure!(!may || mode != Mode::Pasta, "pasta is for an ordinary user: root has the bridge");
+        }
         Ok(Network {
             mode,
             why,
@@ -66,6 +83,7 @@ impl Network {
             directory: container.directory.clone(),
             lease: OnceCell::new(),
             proxy: OnceCell::new(),
+            pasta: RefCell::default(),
         })
     }
 
@@ -85,7 +103,7 @@ impl Network {
     /// Host, and no child yet: takes ports and an address, and makes what all share. The caller has the lock.
     fn join(&self) -> Result<()> {
         // First: nothing is to be undone yet where somebody has such a port.
-        let listeners = proxy::listen(&self.options.publish)?;
+        let doors = proxy::listen(&self.options.publish)?;
         let _line = explain::one_line(format_args!("bridge {BRIDGE}"));
         let lease = Lease {
             address: lease::address(&self.directory, self.options.ip)?,
@@ -95,8 +113,8 @@ impl Network {
             added: self.options.add_host.clone(),
         };
         lease::write(&self.directory, &lease)?;
-        if !listeners.is_empty() {
-            let _ = self.proxy.set(Proxy::new(listeners, &lease.publish, lease.address)?);
+        if !doors.is_empty() {
+            let _ = self.proxy.set(Proxy::new(doors, &lease.publish, lease.address)?);
         }
         crate::make_bridge(self.store()?)?;
         let others = lease::others(&self.directory)?;
@@ -109,7 +127,33 @@ impl Network {
         crate::forward()
     }
 
+    /// Host, and the child held: its network, where there is no bridge.
+    fn plug_in_pasta(&self, child: Pid) -> Result<()> {
+        let program = find_in_path(pasta::PROGRAM).unwrap_or_default();
+        match pasta::start(&program, child, &self.options.publish)? {
+            Pasta::Runs(process) => _ = self.pasta.replace(Some(process)),
+            Pasta::Refuses(why) if self.options.network.is_some() || !self.options.publish.is_empty() => {
+                bail!("{}: {why}", pasta::PROGRAM)
+            }
+            Pasta::Refuses(why) => {
+                explain::notice(format_args!("the container reaches nobody: {}: {why}", pasta::PROGRAM));
+            }
+            Pasta::DryRun => {}
+        }
+        Ok(())
+    }
+
+    /// Where there are none of these, there is no such file.
+    fn write_ports(&self) -> Result<()> {
+        if self.options.publish.is_empty() {
+            return Ok(());
+        }
+        let lines: String = self.options.publish.iter().map(|port| format!("{port}\n")).collect();
+        names::write(&self.directory, PORTS, &lines)
+    }
+
     fn write_files(&self, own: Option<&Lease>, all: &[Lease]) -> Result<()> {
+        self.write_ports()?;
         let hosts = names::hosts(own, &self.hostname, &self.options.add_host, all);
         names::write_all(&self.directory, &hosts, &self.hostname, &self.options.dns)
     }
@@ -137,12 +181,20 @@ impl Part for Network {
             let _lock = lease::lock()?;
             return self.join();
         }
+        if self.mode == Mode::Pasta {
+            // One that somebody has is found before anything is made. Then they are free again, for pasta to take.
+            drop(proxy::listen(&self.options.publish)?);
+        }
         let _line = explain::one_line("names");
         self.write_files(None, &[])
     }
 
     fn admit(&self, child: Pid) -> Result<()> {
-        if self.mode == Mode::Bridge { crate::plug_in(self.lease()?, child) } else { Ok(()) }
+        match self.mode {
+            Mode::Bridge => crate::plug_in(self.lease()?, child),
+            Mode::Pasta => self.plug_in_pasta(child),
+            Mode::None | Mode::Host => Ok(()),
+        }
     }
 
     fn enter(&self, _letter: &mut Letter) -> Result<()> {
@@ -150,14 +202,17 @@ impl Part for Network {
     }
 
     fn confirm(&self, child: Pid, formula: &mut Formula) -> Result<()> {
-        if self.mode != Mode::Bridge {
-            return Ok(());
+        match self.mode {
+            Mode::Bridge => formula.light(Term::Namespace, &readback::facts(child, self.lease()?)?),
+            Mode::Pasta if self.pasta.borrow().is_some() => {
+                formula.light(Term::Namespace, &[readback::way_out(child, None)?])
+            }
+            Mode::Pasta | Mode::None | Mode::Host => Ok(()),
         }
-        formula.light(Term::Namespace, &readback::facts(child, self.lease()?)?)
     }
 
     fn watch(&self) -> Vec<BorrowedFd<'_>> {
-        self.proxy.get().into_iter().map(Proxy::watch).collect()
+        self.proxy.get().into_iter().flat_map(Proxy::watch).collect()
     }
 
     fn serve(&self) {
@@ -165,6 +220,11 @@ impl Part for Network {
     }
 
     fn cleanup(&self) -> Result<()> {
+        // In another process than the monitor it is gone: the kernel has ended it with that one.
+        self.pasta.take().map_or(Ok(()), pasta::end)?;
+        if !self.options.publish.is_empty() {
+            lease::strike_out(&self.directory, PORTS)?;
+        }
         if self.mode != Mode::Bridge {
             return Ok(());
         }
@@ -192,11 +252,14 @@ impl Part for Network {
 /// Prints the published ports of a container.
 ///
 /// # Errors
-/// Where there is no such container.
+/// Where there is no such container, or it is damaged.
 pub fn print_ports<R: Recipe>(word: &str) -> Result<u8> {
     let container = Store::open::<R>()?.find(word)?;
-    let lease = lease::of(&container.identity().directory)?;
-    let ports: String = lease.iter().flat_map(|lease| &lease.publish).map(|port| format!("{port}\n")).collect();
-    std::io::stdout().write_all(ports.as_bytes()).during("cannot write to standard output")?;
+    container.is_whole()?;
+    let ports = match read(&container.identity().directory.join(PORTS), LARGEST) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        ports => ports.during("cannot read the published ports")?,
+    };
+    std::io::stdout().write_all(&ports).during("cannot write to standard output")?;
     Ok(0)
 }

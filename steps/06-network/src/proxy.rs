@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Result;
@@ -19,7 +19,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use shared::failure::During;
 use shared::{call, explain};
 
-use crate::options::Publish;
+use crate::datagrams::Datagrams;
+use crate::options::{Protocol, Publish};
 use crate::sys;
 
 /// Connections at a time: each takes two descriptors, of which a process has 1024.
@@ -31,9 +32,18 @@ const LOAD: usize = 1 << 16;
 pub struct Proxy {
     epoll: Epoll,
     doors: Vec<(TcpListener, u16)>,
+    datagrams: Vec<Datagrams>,
     container: Ipv4Addr,
     pairs: RefCell<BTreeMap<u64, Pair>>,
     next: Cell<u64>,
+}
+
+/// A port of the host's that nobody else can have any more.
+pub enum Door {
+    /// For connections.
+    Tcp(TcpListener),
+    /// For datagrams.
+    Udp(UdpSocket),
 }
 
 /// A connection from outside, and the one to the container.
@@ -57,12 +67,19 @@ struct Way {
 ///
 /// # Errors
 /// EADDRINUSE; EACCES below 1024 without CAP_NET_BIND_SERVICE.
-pub fn listen(publish: &[Publish]) -> Result<Vec<TcpListener>> {
+pub fn listen(publish: &[Publish]) -> Result<Vec<Door>> {
     let listen = |port: &Publish| {
-        let mut listener = None;
-        let host = port.host;
-        explain::host(call!("bind({host})")).run(|| TcpListener::bind(host).map(|it| listener = Some(it)))?;
-        Ok(listener)
+        let mut door = None;
+        let Publish { host, protocol, .. } = port;
+        let of = if *protocol == Protocol::Udp { "udp, " } else { "" };
+        explain::host(call!("bind({of}{host})")).run(|| -> std::io::Result<()> {
+            door = Some(match protocol {
+                Protocol::Tcp => Door::Tcp(TcpListener::bind(host)?),
+                Protocol::Udp => Door::Udp(UdpSocket::bind(host)?),
+            });
+            Ok(())
+        })?;
+        Ok(door)
     };
     Ok(publish.iter().map(listen).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
@@ -72,24 +89,35 @@ impl Proxy {
     ///
     /// # Errors
     /// Those of epoll(7).
-    pub fn new(listeners: Vec<TcpListener>, publish: &[Publish], container: Ipv4Addr) -> Result<Self> {
+    pub fn new(taken: Vec<Door>, publish: &[Publish], container: Ipv4Addr) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).during("epoll_create1")?;
-        for (number, listener) in listeners.iter().enumerate() {
-            listener.set_nonblocking(true).during("a listening socket")?;
-            epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, number as u64)).during("epoll_ctl")?;
+        let (mut doors, mut datagrams) = (Vec::new(), Vec::new());
+        for (door, port) in taken.into_iter().zip(publish) {
+            match door {
+                Door::Udp(socket) => {
+                    let to = SocketAddrV4::new(container, port.container);
+                    datagrams.push(Datagrams::new(socket, to)?);
+                }
+                Door::Tcp(listener) => {
+                    listener.set_nonblocking(true).during("a listening socket")?;
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN, doors.len() as u64);
+                    epoll.add(&listener, event).during("epoll_ctl")?;
+                    doors.push((listener, port.container));
+                }
+            }
         }
-        let doors: Vec<_> = listeners.into_iter().zip(publish.iter().map(|port| port.container)).collect();
         let next = Cell::new(doors.len() as u64);
-        Ok(Proxy { epoll, doors, container, pairs: RefCell::default(), next })
+        Ok(Proxy { epoll, doors, datagrams, container, pairs: RefCell::default(), next })
     }
 
     /// Readable when there is something to carry.
-    pub fn watch(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+    pub fn watch(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.datagrams.iter().map(Datagrams::watch).chain([self.epoll.0.as_fd()])
     }
 
     /// Does what can be done now, and never waits. A connection that fails is closed: both its ends see that.
     pub fn serve(&self) {
+        self.datagrams.iter().for_each(Datagrams::serve);
         let mut events = [EpollEvent::empty(); 64];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         for event in &events[..count] {

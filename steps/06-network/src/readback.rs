@@ -77,9 +77,6 @@ pub fn facts(child: Pid, lease: &Lease) -> Result<Vec<Fact>> {
     let all = kernel_file::read(format!("/proc/{child}/net/fib_trie"))?;
     let own = format!("|-- {}", lease.address);
     let has_address = all.lines().any(|line| line.trim() == own);
-    let routes = routes(&child.to_string())?;
-    let gateway = routes.iter().find(|route| route.mask == 0 && route.interface == INSIDE).map(|route| route.gateway);
-    let shown = gateway.map_or("none".to_owned(), |gateway| gateway.to_string());
     Ok(vec![
         Fact {
             what: INSIDE.to_owned(),
@@ -88,14 +85,25 @@ pub fn facts(child: Pid, lease: &Lease) -> Result<Vec<Fact>> {
             holds: has_address,
             brief: format!("{INSIDE} is {}", lease.address),
         },
-        Fact {
-            what: "default route".to_owned(),
-            host: String::new(),
-            holds: gateway == Some(GATEWAY),
-            brief: format!("default route via {shown}"),
-            child: shown,
-        },
+        way_out(child, Some(GATEWAY))?,
     ])
+}
+
+/// Host: the child's way out, and that it is by this gateway, if there is but one.
+///
+/// # Errors
+/// ENOENT where the child is gone.
+pub fn way_out(child: Pid, wanted: Option<Ipv4Addr>) -> Result<Fact> {
+    let routes = routes(&child.to_string())?;
+    let gateway = routes.iter().find(|route| route.mask == 0 && route.interface == INSIDE).map(|route| route.gateway);
+    let shown = gateway.map_or("none".to_owned(), |gateway| gateway.to_string());
+    Ok(Fact {
+        what: "default route".to_owned(),
+        host: String::new(),
+        holds: gateway.is_some() && wanted.is_none_or(|wanted| gateway == Some(wanted)),
+        brief: format!("default route via {shown}"),
+        child: shown,
+    })
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const REMEDIES: &[Remedy] = &[
         call: "bind(",
         errno: &[EADDRINUSE],
         applies: |_| true,
-        say: "another program listens there (`sudo ss -ltnp` says which): end it, or publish another port",
+        say: "another program listens there (`sudo ss -lntup` says which): end it, or publish another port",
     },
     Remedy {
         call: "bind(",

@@ -36,9 +36,9 @@ fn table(leases: &[Lease]) -> String {
     let mut published = String::new();
     for lease in leases {
         for port in lease.publish.iter().filter(|port| !port.host.ip().is_loopback()) {
-            let (from, to) = (port.host, port.container);
+            let (from, to, protocol) = (port.host, port.container, port.protocol);
             let own = if from.ip().is_unspecified() { String::new() } else { format!("ip daddr {} ", from.ip()) };
-            let _ = writeln!(published, "        {own}tcp dport {} dnat to {}:{to}", from.port(), lease.address);
+            let _ = writeln!(published, "        {own}{protocol} dport {} dnat to {}:{to}", from.port(), lease.address);
         }
     }
     let removal = removal();
@@ -95,12 +95,14 @@ mod tests {
 
     #[test]
     fn the_table_has_a_rule_for_each_port_that_is_published_to_others() {
-        let publish =
-            ["8080:80", "127.0.0.1:81:80", "192.0.2.1:82:83/tcp"].map(|text| publish(text).expect(text)).to_vec();
+        let publish = ["8080:80", "53:53/udp", "127.0.0.1:81:80", "192.0.2.1:82:83/tcp"]
+            .map(|text| publish(text).expect(text))
+            .to_vec();
         let lease =
             Lease { address: [10, 6, 0, 7].into(), publish, names: vec![], hostname: String::new(), added: vec![] };
         let table = table(&[lease]);
         assert!(table.contains("        tcp dport 8080 dnat to 10.6.0.7:80\n"), "{table}");
+        assert!(table.contains("        udp dport 53 dnat to 10.6.0.7:53\n"), "{table}");
         assert!(table.contains("        ip daddr 192.0.2.1 tcp dport 82 dnat to 10.6.0.7:83\n"), "{table}");
         assert!(!table.contains("dport 81"), "what is published on loopback is nobody else's: {table}");
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use home::{Home, rootfs};
 use network::netlink;
 use nix::sys::signal::{Signal, kill};
-use place::{Outside, bridged, filtered, inside, ruleset, says};
+use place::{Ordinary, Outside, bridged, filtered, inside, ruleset, says};
 use testing::{Check, World, calls, check, interfaces, needs, proc_link, step};
 
 fn main() -> ExitCode {
@@ -176,6 +176,25 @@ fn checks() -> Vec<Check> {
             assert_eq!((interfaces(), ruleset()), (vec!["lo".to_owned()], String::new()));
         }),
         check("a_published_port_is_reached_from_everywhere", [filtered()], published).differs_in(World::SYSTEMD),
+        check("a_published_udp_port_is_reached_from_everywhere", [filtered()], || {
+            let (home, outside) = (Home::new(), Outside::new());
+            let [web, other] = [&["-p", "8080:80/udp"][..], &[]]
+                .map(|options| home.init(&home.ok(&[&["run", "-d"], options, &["sleep", "100"]].concat())));
+            let _server = inside(web, || place::serve_datagrams("0.0.0.0:80"));
+            let says = |address| place::says_to_a_datagram(address, 8080);
+            assert_eq!(inside(outside.pid(), || says([192, 0, 2, 1])), "datagram 192.0.2.2");
+            assert_eq!(says([127, 0, 0, 1]), "datagram 10.6.0.1");
+            assert_eq!(says([192, 0, 2, 1]), "datagram 10.6.0.1");
+            assert_eq!(inside(other, || says([10, 6, 0, 1])), "datagram 10.6.0.1");
+            assert_eq!(inside(web, || says([10, 6, 0, 1])), "datagram 10.6.0.1");
+            // The port of the same number is another one.
+            let _tcp = place::serve("127.0.0.1:8080", "somebody");
+            home.refuses(&["run", "--rm", "-p", "8080:80/udp", "true"], "bind(udp, 0.0.0.0:8080): EADDRINUSE");
+            // More than it remembers: the last ones are answered, too.
+            for _ in 0..300 {
+                assert_eq!(says([127, 0, 0, 1]), "datagram 10.6.0.1");
+            }
+        }),
         check("a_port_on_loopback_is_nobody_elses", [filtered()], || {
             let (home, outside) = (Home::new(), Outside::new());
             let id = home.ok(&["run", "-d", "-p", "127.0.0.1:8080:80", "sleep", "100"]);
@@ -250,7 +269,7 @@ fn checks() -> Vec<Check> {
             let web = home.ok(&["run", "-d", "--name", "web", "--add-host", "far:192.0.2.7", "sleep", "100"]);
             let _server = inside(home.init(&web), || place::serve("0.0.0.0:80", "web"));
             home.ok(&["run", "-d", "--name", "db", "--hostname", "box", "--dns", "192.0.2.53", "sleep", "100"]);
-            let ask = "exec 3<>/dev/tcp/web/80; cat <&3";
+            let ask = "exec 3<>/dev/tcp/web/80; echo >&3; cat <&3";
             assert_eq!(home.ok(&["exec", "db", "bash", "-c", ask]), "web 10.6.0.3");
             let hosts = |name: &str| home.ok(&["exec", name, "cat", "/etc/hosts"]);
             let begin = "127.0.0.1 localhost\n::1 localhost\n";
@@ -287,12 +306,53 @@ fn checks() -> Vec<Check> {
         check("of_a_hundred_containers_none_shares_an_address_and_none_is_left", [bridged()], a_hundred).alone(),
         check("without_root_it_says_why_it_reaches_nobody", [needs::ordinary_user(), needs::user_namespaces()], || {
             let home = Home::new();
-            let ran = home.step(&["run", "--rm", "cat", "/proc/self/net/dev"]).ran();
+            let nowhere = tempfile::tempdir().expect("tempdir");
+            let run = |words: &[&str]| home.step(words).with(|command| _ = command.env("PATH", nowhere.path())).ran();
+            let ran = run(&["run", "--rm", "/bin/cat", "/proc/self/net/dev"]);
             assert!(ran.code == 0 && !ran.out.contains("eth0"), "{ran:?}");
             assert!(ran.err.contains("reaches nobody: a bridge takes root"), "{}", ran.err);
+            assert!(ran.err.contains("pasta is not installed"), "{}", ran.err);
+            let ran = run(&["run", "--rm", "-p", "8080:80", "/bin/true"]);
+            assert!(ran.code == 125 && ran.err.contains("pasta is not installed"), "{}", ran.err);
             home.refuses(&["run", "--rm", "--network", "bridge", "true"], "a bridge takes root");
             home.refuses(&["run", "--rm", "--ip", "10.6.0.9", "true"], "a bridge takes root");
             home.ok(&["run", "--rm", "--network", "host", "true"]);
+        }),
+        check("an_ordinary_user_is_reached_and_reaches_others", [place::pasta()], ordinary),
+        check("pasta_ends_with_its_monitor", [place::pasta()], || {
+            let user = Ordinary::new();
+            let make = || {
+                let ran = user.make("create", &["true"]).ran();
+                assert_eq!(ran.code, 0, "{}", ran.err);
+                let id = ran.out.trim().to_owned();
+                let [_, monitor] = user.processes(&id);
+                (id, monitor, place::pasta_of(monitor).expect("pasta"))
+            };
+            let (id, _, pasta) = make();
+            user.ok(&["start", "-a", &id]);
+            assert!(!home::alive(pasta), "gone when the command returns");
+            let (_, monitor, pasta) = make();
+            kill(monitor, Signal::SIGKILL).expect("kill");
+            testing::wait_until("the kernel has ended it", || !home::alive(pasta));
+            user.ok(&["clean"]);
+            user.ok(&["rm", "-f", &id]);
+        }),
+        check("where_pasta_cannot_it_says_why", [place::pasta()], || {
+            let user = Ordinary::new();
+            let _server = place::serve("127.0.0.1:8080", "somebody");
+            let refuses = |options: &[&str], word: &str| {
+                let ran = user.make("run", &[&["--rm"], options, &["true"]].concat()).ran();
+                assert!(ran.code == 125 && ran.err.contains(word), "{options:?}: {ran:?}");
+            };
+            refuses(&["-p", "8080:80"], "bind(0.0.0.0:8080): EADDRINUSE");
+            refuses(&["--network", "bridge"], "a bridge takes root");
+            // A host without a way out has none to give.
+            netlink::delete_link("cable").and_then(|()| netlink::delete_link("uplink")).expect("delete");
+            refuses(&["--network", "pasta"], "pasta: ");
+            refuses(&["-p", "8081:80"], "pasta: ");
+            let ran = user.make("run", &["--rm", "true"]).ran();
+            assert!(ran.code == 0 && ran.err.contains("# the container reaches nobody: pasta: "), "{ran:?}");
+            Home::new().refuses(&["run", "--rm", "--network", "pasta", "true"], "root has the bridge");
         }),
     ]
 }
@@ -318,6 +378,33 @@ fn published() {
     }
     drop(home);
     assert_eq!(ruleset(), "");
+}
+
+fn ordinary() {
+    let user = Ordinary::new();
+    let ran = user.make("run", &["-d", "-p", "8080:80", "-p", "8080:80/udp", "sleep", "100"]).ran();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("default route via 192.0.2.254"), "{}", ran.err);
+    let id = ran.out.trim();
+    let [web, _] = user.processes(id);
+    let _server = inside(web, || place::serve("0.0.0.0:80", "web"));
+    assert_eq!(says([127, 0, 0, 1], 8080), "web 127.0.0.1");
+    assert_eq!(inside(user.outside(), || says([192, 0, 2, 1], 8080)), "web 192.0.2.2");
+    let _datagrams = inside(web, || place::serve_datagrams("0.0.0.0:80"));
+    assert_eq!(inside(user.outside(), || place::says_to_a_datagram([192, 0, 2, 1], 8080)), "datagram 192.0.2.2");
+    assert_eq!(user.ok(&["port", id]), "80/tcp -> 0.0.0.0:8080\n80/udp -> 0.0.0.0:8080");
+    // Others see the host.
+    let _far = inside(user.outside(), || place::serve("0.0.0.0:81", "far"));
+    assert_eq!(inside(web, || says([192, 0, 2, 2], 81)), "far 192.0.2.1");
+    // What listens on the host's loopback alone is reached by no address; nor is a port that is not published.
+    let _secret = place::serve("127.0.0.1:5000", "secret");
+    for address in [[127, 0, 0, 1], [192, 0, 2, 1], [192, 0, 2, 2]] {
+        let word = inside(web, || place::says_within(Duration::from_secs(1), address, 5000));
+        assert_eq!(word, "", "at {address:?}");
+    }
+    let _other = inside(web, || place::serve("0.0.0.0:82", "web"));
+    assert_eq!((says([127, 0, 0, 1], 82), says([127, 0, 0, 1], 80)), (String::new(), String::new()));
+    user.ok(&["rm", "-f", id]);
 }
 
 /// Eight at a time, each of which says its address.

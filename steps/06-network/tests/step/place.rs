@@ -2,16 +2,22 @@
 
 use std::fs::{File, read_to_string};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use network::netlink;
+use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::Pid;
 use testing::needs;
+
+use crate::home::rootfs;
 
 /// Longer than an answer takes on any machine, and short enough to wait for where there is none.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,6 +50,15 @@ pub fn filtered() -> Option<String> {
     };
     bridged().or_else(|| needs::tool("nft")).or_else(|| refused().clone())
 }
+
+/// And a user who is none but can have a tap: the tests make the device node accessible to all, as distributions do.
+pub fn pasta() -> Option<String> {
+    let tap = File::options().read(true).write(true).open(TUN);
+    let missing = || tap.err().map(|error| format!("needs {TUN}: {error}"));
+    bridged().or_else(|| needs::tool("pasta")).or_else(missing)
+}
+
+const TUN: &str = "/dev/net/tun";
 
 /// Does it in a network namespace of its own.
 fn elsewhere<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> nix::Result<T> {
@@ -93,6 +108,73 @@ impl Drop for Outside {
     }
 }
 
+/// An ordinary user, and their store. For them this test's host has a way to everywhere, and a device to make a tap with.
+pub struct Ordinary {
+    store: tempfile::TempDir,
+    outside: Outside,
+}
+
+impl Ordinary {
+    const ID: u32 = 65534;
+
+    pub fn new() -> Self {
+        let store = tempfile::Builder::new().tempdir_in("/tmp").expect("tempdir");
+        chown(store.path(), Some(Self::ID), Some(Self::ID)).expect("chown");
+        // They are no owner of what the tests have made.
+        let above = rootfs().parent().expect("a directory").to_owned();
+        std::fs::set_permissions(above, PermissionsExt::from_mode(0o711)).expect("chmod");
+        let node = store.path().join("tun");
+        let kind = std::fs::metadata(TUN).expect("tun").rdev();
+        mknod(&node, SFlag::S_IFCHR, Mode::empty(), kind).expect("mknod");
+        std::fs::set_permissions(&node, PermissionsExt::from_mode(0o666)).expect("chmod");
+        mount(Some(&node), TUN, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("mount");
+        let outside = Outside::new();
+        netlink::add_default_route(Ipv4Addr::new(192, 0, 2, 254)).expect("route");
+        Ordinary { store, outside }
+    }
+
+    pub fn outside(&self) -> Pid {
+        self.outside.pid()
+    }
+
+    pub fn step(&self, arguments: &[&str]) -> testing::Run {
+        testing::step("step06", arguments).with(|command| {
+            command.env("XDG_RUNTIME_DIR", self.store.path()).env("TMPDIR", "/tmp").uid(Self::ID).gid(Self::ID);
+        })
+    }
+
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let ran = self.step(&[&["-q"], arguments].concat()).ran();
+        assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.err);
+        ran.out.trim_end_matches('\n').to_owned()
+    }
+
+    /// `run` or `create`, with a root.
+    pub fn make(&self, verb: &str, arguments: &[&str]) -> testing::Run {
+        let root = rootfs().display().to_string();
+        self.step(&[&[verb, "--rootfs", &root], arguments].concat())
+    }
+
+    /// Its first process, and its monitor.
+    pub fn processes(&self, id: &str) -> [Pid; 2] {
+        let all: serde_json::Value = serde_json::from_str(&self.ok(&["inspect", id])).expect("json");
+        ["init", "monitor"].map(|which| Pid::from_raw(all[0]["state"][which]["pid"].as_i64().expect("a pid") as i32))
+    }
+}
+
+impl Drop for Ordinary {
+    fn drop(&mut self) {
+        let _ = umount(TUN);
+    }
+}
+
+/// The program that plays the network of an ordinary user's container, by its parent.
+pub fn pasta_of(monitor: Pid) -> Option<Pid> {
+    let children = testing::proc(monitor, &format!("task/{monitor}/children"));
+    let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw);
+    pids.find(|pid| testing::proc(*pid, "comm").starts_with("pas")) // passt.avx2, say
+}
+
 /// Does it in the network namespace of a process.
 pub fn inside<T: Send>(process: Pid, act: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(format!("/proc/{process}/ns/net")).expect("ns/net");
@@ -105,7 +187,8 @@ pub fn inside<T: Send>(process: Pid, act: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Something that listens until it is dropped, and says a word to each who comes, and as whom it has come.
+/// Something that listens until it is dropped, and says a word to each who comes, and as whom it has come. The other one
+/// speaks first: Debian 12's pasta completes a connection from outside only then.
 pub struct Server(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
 
 pub fn serve(address: &str, word: &'static str) -> Server {
@@ -116,12 +199,42 @@ pub fn serve(address: &str, word: &'static str) -> Server {
     let thread = std::thread::spawn(move || {
         while !its.load(Ordering::Relaxed) {
             match listener.accept() {
-                Ok((mut stream, from)) => _ = stream.write_all(format!("{word} {}", from.ip()).as_bytes()),
+                Ok((mut stream, from)) => {
+                    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+                    let _ = stream.read(&mut [0]).and_then(|_| write!(stream, "{word} {}", from.ip()));
+                }
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
     });
     Server(end, Some(thread))
+}
+
+/// The same by UDP.
+pub fn serve_datagrams(address: &str) -> Server {
+    let socket = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    socket.set_read_timeout(Some(Duration::from_millis(5))).expect("timeout");
+    let end = Arc::new(AtomicBool::new(false));
+    let its = end.clone();
+    let thread = std::thread::spawn(move || {
+        while !its.load(Ordering::Relaxed) {
+            if let Ok((_, from)) = socket.recv_from(&mut [0]) {
+                let _ = socket.send_to(format!("datagram {}", from.ip()).as_bytes(), from);
+            }
+        }
+    });
+    Server(end, Some(thread))
+}
+
+/// The answer to a datagram; asked again, as one may be lost.
+pub fn says_to_a_datagram(address: [u8; 4], port: u16) -> String {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(1))).expect("timeout");
+    socket.connect((Ipv4Addr::from(address), port)).expect("connect");
+    let mut word = [0; 64];
+    let ask = |_| socket.send(b"?").and_then(|_| socket.recv(&mut word)).ok();
+    let length = (0..PATIENCE.as_secs()).find_map(ask).unwrap_or(0);
+    String::from_utf8_lossy(&word[..length]).into_owned()
 }
 
 impl Drop for Server {
@@ -140,7 +253,7 @@ pub fn says_within(patience: Duration, address: [u8; 4], port: u16) -> String {
     let mut word = String::new();
     if let Ok(mut stream) = TcpStream::connect_timeout(&(Ipv4Addr::from(address), port).into(), patience) {
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-        let _ = stream.read_to_string(&mut word);
+        let _ = stream.write_all(b"?").and_then(|()| stream.read_to_string(&mut word));
     }
     word
 }
