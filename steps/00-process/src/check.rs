@@ -28,7 +28,7 @@ use groups::Groups;
 use trial::Tried;
 
 /// Programs that the text uses, and what for.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 13] = [
     ("bash", "the command that runs inside by default"),
     ("busybox", "a small root to stand in (step 03)"),
     ("docker", "to compare with"),
@@ -38,6 +38,7 @@ const TOOLS: [(&str, &str); 12] = [
     ("newuidmap", "whole id ranges without root (step 05)"),
     ("nft", "to see what is translated (step 06)"),
     ("nsenter", "to step into a container from a second terminal"),
+    ("pasta", "a network without root (step 06)"),
     ("podman", "to compare with, without root"),
     ("strace", "to see the calls themselves"),
     ("systemd-run", "a cgroup of one's own without root (step 02)"),

@@ -85,6 +85,31 @@ fn find(path: &Path, wanted: Make) -> Result<Option<Place>> {
 /// What openat2(2) has found. That nothing is there is an answer, too.
 struct Found(Option<Place>);
 
+/// Whether a call has made it, or somebody else before.
+enum Made {
+    Now,
+    Before,
+}
+
+fn made(result: nix::Result<()>) -> nix::Result<Made> {
+    match result {
+        Err(Errno::EEXIST) => Ok(Made::Before),
+        result => result.map(|()| Made::Now),
+    }
+}
+
+impl Returned for Made {
+    fn printed(&self) -> String {
+        match self {
+            Made::Now => "0".to_owned(),
+            Made::Before => "EEXIST (fine)".to_owned(),
+        }
+    }
+    fn stand_in() -> std::io::Result<Self> {
+        Ok(Made::Now)
+    }
+}
+
 impl Returned for Found {
     fn printed(&self) -> String {
         self.0.as_ref().map_or("ENOENT".to_owned(), |place| place.0.printed())
@@ -138,24 +163,25 @@ impl Place {
 
     /// Child: makes what is wanted in this directory. Another container that starts on the same root may have been faster.
     fn make(&self, name: &OsStr, make: Make) -> Result<()> {
-        let made = match make {
+        match make {
             Make::Directory => self.directory(name),
             Make::File => self.node(name, SFlag::S_IFREG, (0, 0)),
-        };
-        made.or_else(|error| if is(&error, Errno::EEXIST) { Ok(()) } else { Err(error) })
+        }
     }
 
-    /// Child: makes a directory in this one. mkdir(2).
+    /// Child: makes a directory in this one, unless it is there. mkdir(2).
     pub fn directory(&self, name: &OsStr) -> Result<()> {
         explain::child(call!("mkdirat({}, {name:?}, 0755)", self.as_raw_fd()))
-            .run(|| mkdirat(&self.0, name, Mode::from_bits_truncate(0o755)))
+            .run(|| made(mkdirat(&self.0, name, Mode::from_bits_truncate(0o755))))
+            .map(drop)
     }
 
-    /// Child: makes an empty file (`S_IFREG`) or a device node (`S_IFCHR`) in this directory. mknod(2).
+    /// Child: makes an empty file (`S_IFREG`) or a device node (`S_IFCHR`) in this directory, unless it is there. mknod(2).
     pub fn node(&self, name: &OsStr, kind: SFlag, (major, minor): (u64, u64)) -> Result<()> {
         let printed = if kind == SFlag::S_IFREG { "S_IFREG" } else { "S_IFCHR" };
         explain::child(call!("mknodat({}, {name:?}, {printed}|0666, {major}:{minor})", self.as_raw_fd()))
-            .run(|| mknodat(&self.0, name, kind, Mode::from_bits_truncate(0o666), makedev(major, minor)))
+            .run(|| made(mknodat(&self.0, name, kind, Mode::from_bits_truncate(0o666), makedev(major, minor))))
+            .map(drop)
     }
 
     /// Child: makes a symbolic link in this directory.
@@ -195,5 +221,16 @@ mod tests {
         for (path, expected) in [("/", "."), ("/proc", "proc"), ("a/b", "a/b"), ("//a", "a")] {
             assert_eq!(relative(Path::new(path)), Path::new(expected), "{path}");
         }
+    }
+
+    #[test]
+    fn what_another_container_has_just_made_is_there() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let place = Place(std::fs::File::open(root.path()).expect("open").into());
+        for _ in 0..2 {
+            place.node(OsStr::new("file"), SFlag::S_IFREG, (0, 0)).expect("mknodat");
+            place.directory(OsStr::new("directory")).expect("mkdirat");
+        }
+        assert!(root.path().join("file").is_file() && root.path().join("directory").is_dir());
     }
 }

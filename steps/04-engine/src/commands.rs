@@ -356,6 +356,7 @@ pub fn clean<R: Recipe>(all: bool) -> Result<u8> {
             Ok(()) => {}
         }
     }
+    R::clean(store.path())?;
     store.sweep()?;
     // Groups of steps 02 to 04 that nobody holds.
     recovery::remove_groups()?;

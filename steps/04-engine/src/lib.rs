@@ -45,7 +45,7 @@ pub use program::{Program, Right};
 pub use remedies::known;
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -102,6 +102,14 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
     /// # Errors
     /// The command's own.
     fn run(command: Self::Command) -> Result<u8>;
+    /// Host, at the end of `clean`: removes what the parts share, where no container in the store needs it any more. The last
+    /// one does that itself, unless its record was damaged.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    fn clean(_store: &Path) -> Result<()> {
+        Ok(())
+    }
     /// What to do where a call of this step fails: its own [`Known`], and [`known`].
     fn known() -> Vec<&'static Known> {
         known()

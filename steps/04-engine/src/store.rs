@@ -143,6 +143,11 @@ impl Store {
         Ok(all)
     }
 
+    /// Where it is, or would be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The container with this id, this name, or an id that begins so and is the only one; also where it is damaged.
     ///
     /// # Errors

@@ -103,14 +103,33 @@ pub fn of(directory: &Path) -> Result<Option<Lease>> {
 /// # Errors
 /// Where the store cannot be listed.
 pub fn others(directory: &Path) -> Result<Vec<(PathBuf, Lease)>> {
-    let store = directory.parent().context("a container's directory is in the store")?;
+    let dirs = directories(store(directory)?)?.into_iter().filter(|dir| dir != directory);
+    Ok(dirs.filter_map(|dir| Some((dir.clone(), of(&dir).ok()??))).collect())
+}
+
+/// Whether some container of the store has a lease, be it a damaged one.
+///
+/// # Errors
+/// Where the store cannot be listed.
+pub fn is_any(store: &Path) -> Result<bool> {
+    Ok(directories(store)?.iter().any(|dir| !matches!(of(dir), Ok(None))))
+}
+
+/// The store that a container's directory is in.
+///
+/// # Errors
+/// None of a directory that the engine has made.
+pub fn store(directory: &Path) -> Result<&Path> {
+    directory.parent().context("a container's directory is in the store")
+}
+
+fn directories(store: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(store) {
         // In a dry run; or somebody has removed all of it.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.during(format_args!("cannot list {}", store.display()))?,
     };
-    let dirs = entries.flatten().map(|entry| entry.path()).filter(|dir| dir != directory);
-    Ok(dirs.filter_map(|dir| Some((dir.clone(), of(&dir).ok()??))).collect())
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
 /// Strikes it out. The caller has the lock, and has undone what it stands for.

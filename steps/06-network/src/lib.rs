@@ -93,6 +93,15 @@ fn is_ours(bridge: &Link, owner: &Path) -> bool {
     note.map_or(bridge.ethernet == ETHERNET, |note| Path::new(note) == owner)
 }
 
+/// Host: whether there is the bridge of the containers in a store.
+///
+/// # Errors
+/// Those of socket(2).
+pub fn has_bridge(owner: &Path) -> Result<bool> {
+    let bridge = netlink::link(BRIDGE).during("cannot look for the bridge")?;
+    Ok(bridge.is_some_and(|bridge| is_ours(&bridge, owner)))
+}
+
 /// Host: has the kernel pass packets on from one interface to another, as a router does. It stays so, as with Docker:
 /// another program may rely on it by the time this container ends.
 ///
@@ -150,10 +159,7 @@ pub fn unplug(lease: &Lease) -> Result<()> {
 /// # Errors
 /// EPERM.
 pub fn remove_bridge(owner: &Path) -> Result<()> {
-    match netlink::link(BRIDGE).during("cannot look for the bridge")? {
-        Some(link) if !is_ours(&link, owner) => Ok(()),
-        _ => remove(BRIDGE),
-    }
+    if explain::dry_run() || has_bridge(owner)? { remove(BRIDGE) } else { Ok(()) }
 }
 
 fn remove(link: &str) -> Result<()> {

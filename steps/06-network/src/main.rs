@@ -3,6 +3,7 @@
 //! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 05: the network namespace has a
 //! cable to the others.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -98,6 +99,10 @@ impl Recipe for Options {
             Command::Users(users::Command::Unshare { command }) => users::mapped::run(&command),
             Command::Port { container } => parts::print_ports::<Options>(&container),
         }
+    }
+
+    fn clean(store: &Path) -> Result<()> {
+        parts::clean(store)
     }
 
     fn known() -> Vec<&'static Known> {

@@ -92,10 +92,6 @@ impl Network {
         names::volumes(root, &self.directory)
     }
 
-    fn store(&self) -> Result<&Path> {
-        self.directory.parent().context("a container's directory is in the store")
-    }
-
     fn lease(&self) -> Result<&Lease> {
         self.lease.get().context("no address has been leased")
     }
@@ -116,7 +112,7 @@ impl Network {
         if !doors.is_empty() {
             let _ = self.proxy.set(Proxy::new(doors, &lease.publish, lease.address)?);
         }
-        crate::make_bridge(self.store()?)?;
+        crate::make_bridge(lease::store(&self.directory)?)?;
         let others = lease::others(&self.directory)?;
         let all: Vec<_> = others.iter().map(|(_, lease)| lease).chain([&lease]).cloned().collect();
         self.write_files(Some(&lease), &all)?;
@@ -238,7 +234,7 @@ impl Part for Network {
         crate::unplug(&lease)?;
         let others = lease::others(&self.directory)?;
         if others.is_empty() {
-            crate::remove_bridge(self.store()?)?;
+            crate::remove_bridge(lease::store(&self.directory)?)?;
         }
         let all: Vec<_> = others.iter().map(|(_, lease)| lease.clone()).collect();
         if let Some(why) = publish(&others, &all)? {
@@ -247,6 +243,23 @@ impl Part for Network {
         // Last: until then it says to whoever is next that there is something to undo.
         lease::give_back(&self.directory)
     }
+}
+
+/// Host: removes the bridge and the rules, where no container is left that says that it is on it.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn clean(store: &Path) -> Result<()> {
+    if !readback::may_administer() || !crate::has_bridge(store)? {
+        return Ok(());
+    }
+    let _lock = lease::lock()?;
+    if lease::is_any(store)? {
+        return Ok(());
+    }
+    explain::note("a bridge without containers is left");
+    crate::remove_bridge(store)?;
+    rules::replace(&[]).map(drop)
 }
 
 /// Prints the published ports of a container.

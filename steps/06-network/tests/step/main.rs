@@ -24,8 +24,7 @@ use testing::{Check, World, calls, check, interfaces, needs, proc_link, step};
 fn main() -> ExitCode {
     // Made once, before the tests run in processes of their own.
     let root = rootfs();
-    // Of two containers that make the same mount point at the same time, one prints a call that has failed.
-    std::fs::create_dir_all(root.join("etc")).expect("etc");
+    // An ordinary user makes no mount points in a root of root's.
     ["hosts", "hostname", "resolv.conf"].iter().for_each(|name| write(root.join("etc").join(name), "").expect("etc"));
     if bridged().is_none() {
         // A root that belongs to the range already is taken everywhere, also where the file system takes no map of ids.
@@ -164,6 +163,25 @@ fn checks() -> Vec<Check> {
             home.ok(&["rm", "-f", &second]);
             home.ok(&["clean"]);
             assert_eq!(interfaces(), ["lo"]);
+        }),
+        check("a_damaged_last_container_leaves_what_clean_removes", [filtered()], || {
+            let home = Home::new();
+            for file in ["config.json", "lease.json"] {
+                let id = home.ok(&["run", "-d", "-p", "8080:80", "sleep", "100"]);
+                // As long as it lives, nobody takes its network, whatever is written down.
+                write(home.directory(&id).join(file), "{").expect("write");
+                home.step(&["clean"]).ran();
+                assert!(interfaces().contains(&"step06-2".to_owned()), "{file}: {:?}", interfaces());
+                if file == "config.json" {
+                    home.refuses(&["port", &id], "config.json");
+                }
+                let monitor = testing::child_of(nix::unistd::Pid::this()).expect("the monitor");
+                kill(monitor, Signal::SIGKILL).expect("kill");
+                testing::wait_until("it is dead", || !home.is_looked_after());
+                home.ok(&["rm", "-f", &id]);
+                home.ok(&["clean"]);
+                assert_eq!((interfaces(), ruleset()), (vec!["lo".to_owned()], String::new()), "{file}");
+            }
         }),
         check("a_killed_engine_leaves_nothing_of_a_network", [filtered()], || {
             let run = ["run", "--name", "it", "-p", "8080:80", "sleep", "0.3"];
