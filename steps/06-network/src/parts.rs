@@ -225,13 +225,18 @@ impl Part for Network {
             return Ok(());
         }
         // Another process reads what the one that has taken it has written down. Without, nothing has been made.
-        let taken = self.lease.get().cloned();
-        let Some(lease) = taken.map_or_else(|| lease::of(&self.directory), |lease| Ok(Some(lease)))? else {
-            return Ok(());
+        let lease = match self.lease.get().map_or_else(|| lease::of(&self.directory), |it| Ok(Some(it.clone()))) {
+            Ok(None) => return Ok(()),
+            Ok(lease) => lease,
+            // Its cable goes with its network namespace, if a moment later.
+            Err(damage) => {
+                explain::note(format_args!("{damage:#}"));
+                None
+            }
         };
         let _lock = lease::lock()?;
         let _line = explain::one_line("network");
-        crate::unplug(&lease)?;
+        lease.as_ref().map_or(Ok(()), crate::unplug)?;
         let others = lease::others(&self.directory)?;
         if others.is_empty() {
             crate::remove_bridge(lease::store(&self.directory)?)?;

@@ -168,6 +168,7 @@ fn checks() -> Vec<Check> {
             let home = Home::new();
             for file in ["config.json", "lease.json"] {
                 let id = home.ok(&["run", "-d", "-p", "8080:80", "sleep", "100"]);
+                let monitor = home.monitor(&id);
                 // As long as it lives, nobody takes its network, whatever is written down.
                 write(home.directory(&id).join(file), "{").expect("write");
                 home.step(&["clean"]).ran();
@@ -175,11 +176,11 @@ fn checks() -> Vec<Check> {
                 if file == "config.json" {
                     home.refuses(&["port", &id], "config.json");
                 }
-                let monitor = testing::child_of(nix::unistd::Pid::this()).expect("the monitor");
                 kill(monitor, Signal::SIGKILL).expect("kill");
                 testing::wait_until("it is dead", || !home.is_looked_after());
                 home.ok(&["rm", "-f", &id]);
                 home.ok(&["clean"]);
+                testing::wait_until("the cable is gone", || !interfaces().contains(&"step06-2".to_owned()));
                 assert_eq!((interfaces(), ruleset()), (vec!["lo".to_owned()], String::new()), "{file}");
             }
         }),
