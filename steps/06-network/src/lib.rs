@@ -11,8 +11,8 @@
 //! names (`names`), what the kernel confirms (`readback`), and all that as a part of a container (`parts`).
 //!
 //! Left open:
-//! - Root inside can give its interface another address, its neighbour's too: it has every right over its own network
-//!   namespace until step 09.
+//! - Root inside can give its interface another address: it has every right over its own network namespace until step 09. As
+//!   its neighbour it is not heard (`rules`), unless the kernel has no such rules.
 //! - What listens on all addresses of the host listens on the bridge's, too, and a container reaches it there.
 //! - There is no IPv6 but the one that every interface has by itself.
 
@@ -35,7 +35,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use netlink::Link;
+use netlink::{Link, Peer};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use shared::failure::During;
@@ -56,8 +56,12 @@ pub const SUBNET: &str = "10.6.0.0/24";
 /// What the child's end is called inside.
 pub const INSIDE: &str = "eth0";
 
-/// Says whether an Ethernet address was chosen by hand (the second bit), and not by who has built a card.
-const ETHERNET: [u8; 6] = [0x02, 0x06, 10, 6, 0, 1];
+/// The Ethernet address that goes with one on the bridge. Its second bit says that it was chosen by hand, and not by who has
+/// built a card.
+pub fn ethernet(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x06, a, b, c, d]
+}
 
 /// Host, and no child yet: a switch, which is an interface of the host's, too, with an address there: the containers' way
 /// out. `owner` says whose it is, in a note on it.
@@ -76,8 +80,9 @@ pub fn make_bridge(owner: &Path) -> Result<()> {
                 );
             }
             let owner = owner.display().to_string();
-            explain::host(call!("RTM_NEWLINK({BRIDGE:?}, kind bridge, up)"))
-                .run(|| netlink::add_bridge(BRIDGE, ETHERNET).and_then(|()| netlink::set_alias(BRIDGE, &owner)))?;
+            explain::host(call!("RTM_NEWLINK({BRIDGE:?}, kind bridge, up)")).run(|| {
+                netlink::add_bridge(BRIDGE, ethernet(GATEWAY)).and_then(|()| netlink::set_alias(BRIDGE, &owner))
+            })?;
         }
     }
     if !explain::dry_run() && readback::has_route(BRIDGE)? {
@@ -90,7 +95,7 @@ pub fn make_bridge(owner: &Path) -> Result<()> {
 /// Whether a bridge is that of the containers in a store. Without a note its engine was killed before it has left one.
 fn is_ours(bridge: &Link, owner: &Path) -> bool {
     let note = bridge.alias.as_deref();
-    note.map_or(bridge.ethernet == ETHERNET, |note| Path::new(note) == owner)
+    note.map_or(bridge.ethernet == ethernet(GATEWAY), |note| Path::new(note) == owner)
 }
 
 /// Host: whether there is the bridge of the containers in a store.
@@ -128,7 +133,8 @@ pub fn plug_in(lease: &Lease, child: Pid) -> Result<()> {
         format!("RTM_NEWLINK({port:?}, kind veth, master {BRIDGE:?}, up, peer {{{INSIDE:?}, netns of {child}}})");
     explain::host(call!("{text}")).run(|| {
         let bridge = netlink::link(BRIDGE)?.ok_or(Errno::ENODEV)?;
-        netlink::add_veth(&port, bridge.index, readback::mtu_of_uplink(), INSIDE, child)
+        let peer = Peer { name: INSIDE, ethernet: ethernet(lease.address), netns: child };
+        netlink::add_veth(&port, bridge.index, readback::mtu_of_uplink(), peer)
     })
 }
 

@@ -79,12 +79,22 @@ pub fn set_alias(name: &str, alias: &str) -> nix::Result<()> {
     message.attribute(libc::IFLA_IFALIAS, alias.as_bytes()).ask().map(drop)
 }
 
+/// The end of a pair of interfaces that is born in the network namespace of a process.
+pub struct Peer<'a> {
+    /// What it is called there.
+    pub name: &'a str,
+    /// Its Ethernet address.
+    pub ethernet: [u8; 6],
+    /// The process.
+    pub netns: Pid,
+}
+
 /// Makes a pair of interfaces: what goes into one comes out of the other. One is a port of the bridge `master`; the other is
-/// born in the network namespace of a process.
+/// born elsewhere.
 ///
 /// # Errors
 /// EEXIST, EPERM; ESRCH where there is no such process.
-pub fn add_veth(name: &str, master: u32, mtu: u32, peer: &str, netns: Pid) -> nix::Result<()> {
+pub fn add_veth(name: &str, master: u32, mtu: u32, peer: Peer) -> nix::Result<()> {
     // An MTU each: a peer without has 1500, and what is larger than the other's is lost.
     let mtu = mtu.to_ne_bytes();
     Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &ifinfomsg(0, libc::IFF_UP))
@@ -96,9 +106,10 @@ pub fn add_veth(name: &str, master: u32, mtu: u32, peer: &str, netns: Pid) -> ni
                 data.nest(VETH_INFO_PEER, |inside| {
                     inside
                         .fixed(&ifinfomsg(0, 0))
-                        .text(libc::IFLA_IFNAME, peer)
+                        .text(libc::IFLA_IFNAME, peer.name)
+                        .attribute(libc::IFLA_ADDRESS, &peer.ethernet)
                         .attribute(libc::IFLA_MTU, &mtu)
-                        .attribute(libc::IFLA_NET_NS_PID, &netns.as_raw().to_ne_bytes())
+                        .attribute(libc::IFLA_NET_NS_PID, &peer.netns.as_raw().to_ne_bytes())
                 })
             })
         })

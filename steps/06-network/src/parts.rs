@@ -118,7 +118,7 @@ impl Network {
         self.write_files(Some(&lease), &all)?;
         let _ = self.lease.set(lease);
         if let Some(why) = publish(&others, &all)? {
-            explain::notice(format_args!("it reaches this host and its neighbours, and nobody else: {why}"));
+            explain::notice(why);
         }
         crate::forward()
     }

@@ -1,6 +1,7 @@
-//! The rules of packets that pass through the host: nft's, in one table of this step's. See nft(8).
+//! The rules of packets that pass through the host, and through the bridge: nft's, in a table of this step's for each of the
+//! two. See nft(8).
 //!
-//! The table is a function of the leases: each change makes it anew, whole, in one transaction, so that there is no moment
+//! The tables are a function of the leases: each change makes them anew, whole, in one transaction, so that there is no moment
 //! without, and none in which it has a rule of a container that is gone.
 
 use std::fmt::Write as _;
@@ -14,21 +15,58 @@ use shared::{call, explain};
 
 use crate::{BRIDGE, Lease, SUBNET};
 
-/// Host: makes the table anew, for these containers; without any, removes it. Why there is none, where this machine has no
-/// such rules.
+/// Host: makes the tables anew, for these containers; without any, removes them. Which of them there are not, where this
+/// machine has no such rules, and why.
 ///
 /// # Errors
 /// Where nft cannot be started.
 pub fn replace(leases: &[Lease]) -> Result<Option<String>> {
+    let nobody_else = "it reaches this host and its neighbours, and nobody else";
     let Some(program) = find_in_path("nft") else {
-        return Ok(Some("nft is not installed (it is in the package nftables)".to_owned()));
+        return Ok(Some(format!("{nobody_else}: nft is not installed (it is in the package nftables)")));
     };
-    if leases.is_empty() { nft(&program, "REMOVAL", &removal()) } else { nft(&program, "RULES", &table(leases)) }
+    let (what, all, without_ports) = if leases.is_empty() {
+        ("REMOVAL", removal("ip") + &removal("bridge"), removal("ip"))
+    } else {
+        ("RULES", table(leases) + &ports(leases), table(leases))
+    };
+    let Some(why) = nft(&program, what, &all)? else { return Ok(None) };
+    // A kernel may have no rules for what passes through a bridge.
+    match nft(&program, what, &without_ports)? {
+        None => Ok(Some(format!("a neighbour can take its address: {why}"))),
+        Some(why) => Ok(Some(format!("{nobody_else}: {why}"))),
+    }
 }
 
 /// The first line makes it, so that there is one to be removed.
-fn removal() -> String {
-    format!("table ip {BRIDGE} {{}}\ndelete table ip {BRIDGE}\n")
+fn removal(family: &str) -> String {
+    format!("table {family} {BRIDGE} {{}}\ndelete table {family} {BRIDGE}\n")
+}
+
+/// At each port of the bridge: what does not come from the address that was leased goes nowhere. Root inside can give its
+/// interface its neighbour's, and would be answered in that one's place.
+fn ports(leases: &[Lease]) -> String {
+    let mut rules = String::new();
+    for lease in leases {
+        let (port, address) = (lease.port(), lease.address);
+        let ethernet = crate::ethernet(address).map(|byte| format!("{byte:02x}")).join(":");
+        for other in [
+            format!("ether saddr != {ethernet}"),
+            format!("arp saddr ip != {address}"),
+            format!("ip saddr != {address}"),
+        ] {
+            let _ = writeln!(rules, "        iifname \"{port}\" {other} drop");
+        }
+    }
+    let removal = removal("bridge");
+    format!(
+        "{removal}table bridge {BRIDGE} {{
+    chain ports {{
+        type filter hook prerouting priority filter;
+{rules}    }}
+}}
+"
+    )
 }
 
 /// As `nft list table ip step06` prints it.
@@ -41,7 +79,7 @@ fn table(leases: &[Lease]) -> String {
             let _ = writeln!(published, "        {own}{protocol} dport {} dnat to {}:{to}", from.port(), lease.address);
         }
     }
-    let removal = removal();
+    let removal = removal("ip");
     format!(
         "{removal}table ip {BRIDGE} {{
     # Out: an answer to a container's own address would not find back. The host's stands in for it.
@@ -100,10 +138,13 @@ mod tests {
             .to_vec();
         let lease =
             Lease { address: [10, 6, 0, 7].into(), publish, names: vec![], hostname: String::new(), added: vec![] };
-        let table = table(&[lease]);
+        let table = table(std::slice::from_ref(&lease));
         assert!(table.contains("        tcp dport 8080 dnat to 10.6.0.7:80\n"), "{table}");
         assert!(table.contains("        udp dport 53 dnat to 10.6.0.7:53\n"), "{table}");
         assert!(table.contains("        ip daddr 192.0.2.1 tcp dport 82 dnat to 10.6.0.7:83\n"), "{table}");
+        let ports = ports(&[lease]);
+        assert!(ports.contains("        iifname \"step06-7\" ether saddr != 02:06:0a:06:00:07 drop\n"), "{ports}");
+        assert!(ports.contains("        iifname \"step06-7\" arp saddr ip != 10.6.0.7 drop\n"), "{ports}");
         assert!(!table.contains("dport 81"), "what is published on loopback is nobody else's: {table}");
     }
 }

@@ -225,6 +225,31 @@ fn checks() -> Vec<Check> {
             assert_eq!(inside(home.init(&id), || says([10, 6, 0, 1], 5000)), "");
             assert_eq!(read_to_string("/proc/sys/net/ipv4/conf/step06/route_localnet").expect("setting"), "0\n");
         }),
+        check("nobody_is_heard_as_a_neighbour", [filtered(), needs::tool("ip")], || {
+            let home = Home::new();
+            let [victim, taker] = [(); 2].map(|()| home.init(&home.ok(&["run", "-d", "sleep", "100"])));
+            let ip = |pid, words: &str| {
+                let words: Vec<_> = words.split(' ').collect();
+                let ran = inside(pid, || Command::new("ip").args(&words).status().expect("ip").success());
+                assert!(ran, "{words:?}");
+            };
+            let _victim = inside(victim, || place::serve("0.0.0.0:80", "victim"));
+            let _taker = inside(taker, || place::serve("0.0.0.0:80", "taker"));
+            assert_eq!(says([10, 6, 0, 3], 80), "taker 10.6.0.1");
+            // Both its addresses, while it is silent; the host asks anew who has them.
+            ip(victim, "link set eth0 down");
+            ip(taker, "address add 10.6.0.2/24 dev eth0");
+            ip(nix::unistd::Pid::this(), "neigh flush dev step06");
+            let soon = Duration::from_secs(2);
+            assert_eq!(place::says_within(soon, [10, 6, 0, 2], 80), "");
+            ip(taker, "link set eth0 down");
+            ip(taker, "link set eth0 address 02:06:0a:06:00:02");
+            ip(taker, "link set eth0 up");
+            assert_eq!(place::says_within(soon, [10, 6, 0, 2], 80), "");
+            // It is its own misfortune: the neighbour is heard as before.
+            ip(victim, "link set eth0 up");
+            assert_eq!(says([10, 6, 0, 2], 80), "victim 10.6.0.1");
+        }),
         check("a_container_is_reached_by_no_other_port", [filtered()], || {
             let (home, outside) = (Home::new(), Outside::new());
             let id = home.ok(&["run", "-d", "-p", "8080:80", "sleep", "100"]);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use network::netlink;
+use network::netlink::{self, Peer};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -83,10 +83,11 @@ impl Outside {
         let mut ready = String::new();
         BufReader::new(machine.stdout.take().expect("piped")).read_line(&mut ready).expect("ready");
         let outside = Outside(machine);
-        netlink::add_bridge("uplink", [2; 6]).expect("bridge");
+        netlink::add_bridge("uplink", [6; 6]).expect("bridge");
         netlink::add_address("uplink", Ipv4Addr::new(192, 0, 2, 1), 24).expect("address");
         let uplink = netlink::link("uplink").expect("netlink").expect("uplink").index;
-        netlink::add_veth("cable", uplink, 1500, "eth0", outside.pid()).expect("veth");
+        let peer = Peer { name: "eth0", ethernet: [2; 6], netns: outside.pid() };
+        netlink::add_veth("cable", uplink, 1500, peer).expect("veth");
         inside(outside.pid(), || {
             netlink::add_address("eth0", Ipv4Addr::new(192, 0, 2, 2), 24).expect("address");
             netlink::set_up("eth0").expect("up");
