@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, metadata, read_to_string};
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,17 +15,20 @@ use nix::unistd::{ForkResult, Gid, Pid, User, fork, getgroups, getpid, getsid, m
 
 use super::*;
 
-/// The six, in their order.
-pub const ALL: [(&str, Chapter); 6] = [
+/// The seven, in their order.
+pub const ALL: [(&str, Chapter); 7] = [
     ("chapter00", process),
     ("chapter01", namespaces),
     ("chapter02", cgroups),
     ("chapter03", rootfs),
     ("chapter04", engine),
     ("chapter05", users),
+    ("chapter06", network),
 ];
 
 pub const ONE_ID: &str = "the map has a single id, so that inside nobody exists but root: write a range";
+pub const NO_CABLE: &str =
+    "the container has no interface eth0: a veth whose other end is born in its network namespace";
 pub const CODE: &str = "mine does not end with the exit code of its program";
 
 /// Chapter 00: the host waits for its child, and ends as the child has ended.
@@ -423,4 +427,47 @@ fn map(pid: Pid, name: &str) -> Vec<String> {
         line.map(|[inside, outside, _]| (outside + (id - inside)).to_string())
     };
     (0..7).map_while(outside).collect()
+}
+
+/// Chapter 06: the host reaches it.
+pub fn network(mine: &Path) -> Checked {
+    let no_root = (!getuid().is_root()).then(|| "a cable to a container takes root".to_owned());
+    let no_ip =
+        || Command::new("ip").arg("-V").output().err().map(|_| "ip is not installed (package iproute2)".to_owned());
+    if let Some(reason) = no_root.or_else(why_no_range).or_else(no_ip).or_else(why_no_cable) {
+        return Err(Reason::CannotCheck(reason));
+    }
+    enter_shared_world()?;
+    let scratch = Scratch::new();
+    let root = make_root_of(Some("100000"))?;
+    let container = Background::start(mine, &scratch, &root, 0)?;
+
+    let of = |name: &str| read_to_string(format!("/proc/{}/net/{name}", container.pid)).unwrap_or_default();
+    require(namespace(container.pid, "net") != namespace("self", "net"), "the container has the host's network", "")?;
+    require(of("dev").contains("eth0:"), NO_CABLE, of("dev"))?;
+    let port = (random() % 10000 + 20000) as u16;
+    let address = SocketAddr::from(([10, 66, 0, 2], port));
+    // Another thread can stand in another network namespace.
+    let namespace = File::open(format!("/proc/{}/ns/net", container.pid)).expect("ns/net");
+    let listen = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("setns");
+        TcpListener::bind(address)
+    };
+    let listener = std::thread::scope(|scope| scope.spawn(listen).join().expect("a thread"));
+    let sentence = "eth0 inside has not the address 10.66.0.2: ip address add 10.66.0.2/24 dev eth0";
+    let Ok(_listener) = listener else { return missing(sentence, of("fib_trie")) };
+    let sentence = "the host does not reach 10.66.0.2: its end has the address 10.66.0.1/24, and both ends are up";
+    require(TcpStream::connect_timeout(&address, PATIENCE / 4).is_ok(), sentence, of("dev"))?;
+    // Destination and gateway, their bytes in the order of the network, read as a number.
+    let has_route = of("route").lines().any(|line| line.starts_with("eth0\t00000000\t0100420A\t"));
+    require(has_route, "there is no default route inside: ip route add default via 10.66.0.1", of("route"))?;
+    require(container.release(), "the program has not read its FIFO", "")?;
+    container.says_at_its_end("exited 0")
+}
+
+/// Why this machine has no cables, if it has none.
+fn why_no_cable() -> Option<String> {
+    let words = ["--net", "ip", "link", "add", "try", "type", "veth"];
+    let made = Command::new("unshare").args(words).output();
+    (!made.is_ok_and(|made| made.status.success())).then(|| "this kernel, or this root, makes no veth".to_owned())
 }

@@ -200,7 +200,8 @@ fn make_shared_world() -> Result<(), String> {
         Err(error) => return Err(format!("`unshare`, of the package util-linux: {error}")),
     }
     let (user, group) = (getuid(), getgid());
-    let mut flags = CloneFlags::CLONE_NEWNS;
+    // From chapter 06 on mine makes a cable where it stands.
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
     if !user.is_root() {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
