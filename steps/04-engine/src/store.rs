@@ -57,6 +57,14 @@ impl Store {
     /// # Errors
     /// Where that directory is another user's, or open to others.
     pub fn open<R: Recipe>() -> Result<Self> {
+        Store::of(R::STEP)
+    }
+
+    /// The same, for a part, which knows its step from its container's [`Identity`](crate::Identity).
+    ///
+    /// # Errors
+    /// As [`open`](Store::open).
+    pub fn of(step: &'static str) -> Result<Self> {
         let user = geteuid();
         // Root's other sessions, and `sudo`, would not look there; and it goes with the last session.
         let is_roots = |dir: &PathBuf| !(user.is_root() && dir.starts_with(OF_SESSIONS));
@@ -69,7 +77,7 @@ impl Store {
             _ => std::path::absolute(temporary.unwrap_or("/tmp".into()).join(format!("step04-{user}")))
                 .during("cannot determine the current directory")?,
         };
-        Ok(Store { dir: Directory::open(&path)?.map(Rc::new), path, step: R::STEP })
+        Ok(Store { dir: Directory::open(&path)?.map(Rc::new), path, step })
     }
 
     /// Says so, where a detached container will not outlive this user's login session.

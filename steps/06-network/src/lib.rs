@@ -7,8 +7,8 @@
 //! route ([`configure`]); and at the end the host pulls it out ([`unplug`]), the last one with the bridge ([`remove_bridge`]).
 //!
 //! Beside it: the messages themselves (`netlink`), who has which address (`lease`), the rules of what passes through the host
-//! (`rules`), published ports where no rule leads (`proxy`, `datagrams`), the network of an ordinary user (`pasta`), where programs look up
-//! names (`names`), what the kernel confirms (`readback`), and all that as a part of a container (`parts`).
+//! (`rules`), published ports where no rule leads (`proxy`, `datagrams`), the network of an ordinary user (`pasta`), that of another
+//! container (`join`), where programs look up names (`names`), what the kernel confirms (`readback`), and all that as a part of a container (`parts`).
 //!
 //! Left open:
 //! - Root inside can give its interface another address: it has every right over its own network namespace until step 09. As
@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod datagrams;
+pub mod join;
 pub mod lease;
 pub mod names;
 pub mod netlink;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
 use namespaces::{Namespace, View};
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +14,7 @@ use crate::names;
 #[command(next_help_heading = "Whom the child can reach (step 06)")]
 pub struct Networking {
     /// Its network [default: bridge for root; for an ordinary user pasta, where it is installed]
-    #[arg(long, value_name = "NETWORK", value_enum)]
+    #[arg(long, value_name = "bridge|pasta|none|host|container:NAME", value_parser = network)]
     pub(crate) network: Option<Mode>,
     /// Its address on the bridge [default: the first that is free]
     #[arg(long, value_name = "ADDRESS")]
@@ -96,7 +95,7 @@ pub fn publish(text: &str) -> Result<Publish, String> {
 }
 
 /// The networks, by Docker's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The other containers, and through the host everybody else.
@@ -107,6 +106,19 @@ pub enum Mode {
     None,
     /// What the host reaches: no network namespace of its own.
     Host,
+    /// What the container of this name reaches: its network namespace.
+    Container(String),
+}
+
+fn network(text: &str) -> Result<Mode, String> {
+    match (text, text.strip_prefix("container:")) {
+        ("bridge", _) => Ok(Mode::Bridge),
+        ("pasta", _) => Ok(Mode::Pasta),
+        ("none", _) => Ok(Mode::None),
+        ("host", _) => Ok(Mode::Host),
+        (_, Some(name)) if !name.is_empty() => Ok(Mode::Container(name.to_owned())),
+        _ => Err("a network is bridge, pasta, none, host, or container:NAME".to_owned()),
+    }
 }
 
 impl Networking {
@@ -115,13 +127,15 @@ impl Networking {
     /// # Errors
     /// `host` with a network namespace that was asked for, the others without one.
     pub fn settle(&self, view: View) -> Result<View> {
-        let view = if self.network == Some(Mode::Host) { view.without(Namespace::Net)? } else { view };
+        let is_anothers = matches!(self.network, Some(Mode::Host | Mode::Container(_)));
+        let view = if is_anothers { view.without(Namespace::Net)? } else { view };
         let needs_own = matches!(self.network, Some(Mode::Bridge | Mode::Pasta | Mode::None));
         ensure!(
             view.has(Namespace::Net) || !needs_own,
             "this network needs a network namespace: add `net` to --namespaces, or leave --network out"
         );
-        let is_one_of = |modes: &[Mode]| view.has(Namespace::Net) && self.network.is_none_or(|it| modes.contains(&it));
+        let is_one_of =
+            |modes: &[Mode]| view.has(Namespace::Net) && self.network.as_ref().is_none_or(|it| modes.contains(it));
         ensure!(
             is_one_of(&[Mode::Bridge]) || self.ip.is_none(),
             "--ip is an address on the bridge, which this container is not on"
@@ -129,7 +143,7 @@ impl Networking {
         ensure!(
             is_one_of(&[Mode::Bridge, Mode::Pasta]) || self.publish.is_empty(),
             "--publish leads to a container on the bridge, or with pasta, which this one is not: \
-             with the host's network it listens there"
+             with another's network it listens there"
         );
         for (number, port) in self.publish.iter().enumerate() {
             let is_twice = |other: &Publish| other.host == port.host && other.protocol == port.protocol;

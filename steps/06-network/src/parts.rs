@@ -1,6 +1,7 @@
 //! This step as a part of a container.
 
 use std::cell::{OnceCell, RefCell};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use shared::failure::During;
 use shared::formula::{Formula, Term};
 
 use crate::BRIDGE;
+use crate::join::{self, Other};
 use crate::lease::{self, LARGEST, Lease};
 use crate::options::{Mode, Networking};
 use crate::pasta::{self, Pasta};
@@ -36,6 +38,11 @@ pub struct Network {
     mode: Mode,
     /// Where it is none and nobody has asked for that: why.
     why: Option<String>,
+    /// Where it is another container's.
+    other: Option<Other>,
+    /// In the monitor, as long as it is in there.
+    #[serde(skip)]
+    way_back: RefCell<Option<File>>,
     options: Networking,
     names: Vec<String>,
     hostname: String,
@@ -62,7 +69,12 @@ impl Network {
         let has_pasta = find_in_path(pasta::PROGRAM).is_some();
         let needs_root = "a bridge takes root, with CAP_NET_ADMIN over the host's network";
         let not_installed = "pasta is not installed (it is in the package passt)";
-        let (mode, why) = match options.network {
+        let other = match &options.network {
+            Some(Mode::Container(name)) if !explain::dry_run() => Some(Other::find(name, container)?),
+            _ => None,
+        };
+        let (mode, why) = match options.network.clone() {
+            Some(mode @ Mode::Container(_)) => (mode, None),
             _ if !view.has(Namespace::Net) => (Mode::Host, None),
             None if may || explain::dry_run() || options.ip.is_some() => (Mode::Bridge, None),
             None if has_pasta || !options.publish.is_empty() => (Mode::Pasta, None),
@@ -77,6 +89,8 @@ impl Network {
         Ok(Network {
             mode,
             why,
+            other,
+            way_back: RefCell::default(),
             options: options.clone(),
             names: container.name.iter().chain(&view.hostname).cloned().collect(),
             hostname: view.hostname.clone().unwrap_or_else(|| container.id.clone()),
@@ -121,6 +135,11 @@ impl Network {
             explain::notice(why);
         }
         crate::forward()
+    }
+
+    /// Host: goes back to its own network namespace.
+    fn leave_the_others(&self) -> Result<()> {
+        self.way_back.take().map_or(Ok(()), join::leave)
     }
 
     /// Host, and the child held: its network, where there is no bridge.
@@ -181,14 +200,20 @@ impl Part for Network {
             // One that somebody has is found before anything is made. Then they are free again, for pasta to take.
             drop(proxy::listen(&self.options.publish)?);
         }
-        let _line = explain::one_line("names");
-        self.write_files(None, &[])
+        let line = explain::one_line("names");
+        self.write_files(None, &[])?;
+        drop(line);
+        if let Some(other) = &self.other {
+            self.way_back.replace(other.join()?);
+        }
+        Ok(())
     }
 
     fn admit(&self, child: Pid) -> Result<()> {
         match self.mode {
             Mode::Bridge => crate::plug_in(self.lease()?, child),
             Mode::Pasta => self.plug_in_pasta(child),
+            Mode::Container(_) => self.leave_the_others(),
             Mode::None | Mode::Host => Ok(()),
         }
     }
@@ -203,7 +228,7 @@ impl Part for Network {
             Mode::Pasta if self.pasta.borrow().is_some() => {
                 formula.light(Term::Namespace, &[readback::way_out(child, None)?])
             }
-            Mode::Pasta | Mode::None | Mode::Host => Ok(()),
+            Mode::Pasta | Mode::None | Mode::Host | Mode::Container(_) => Ok(()),
         }
     }
 
@@ -216,6 +241,7 @@ impl Part for Network {
     }
 
     fn cleanup(&self) -> Result<()> {
+        self.leave_the_others()?; // where the child was not born
         // In another process than the monitor it is gone: the kernel has ended it with that one.
         self.pasta.take().map_or(Ok(()), pasta::end)?;
         if !self.options.publish.is_empty() {

@@ -115,6 +115,48 @@ fn checks() -> Vec<Check> {
             home.refuses(&["run", "--rm", "--network", "bridge", "--namespaces", "mount", "true"], "add `net`");
             home.refuses(&["run", "--rm", "--network", "none", "--ip", "10.6.0.9", "true"], "not on");
         }),
+        check("the_network_of_another_container_is_joined", [bridged()], || {
+            let home = Home::new();
+            let web = home.ok(&["run", "-d", "--name", "web", "sleep", "100"]);
+            let its = proc_link(home.init(&web), "ns/net");
+            let join = ["--network", "container:web"];
+            let guest = home.ok(&[&["run", "-d", "--name", "guest"], &join[..], &["sleep", "100"]].concat());
+            assert_eq!(proc_link(home.init(&guest), "ns/net"), its);
+            assert_ne!(proc_link(home.monitor(&guest), "ns/net"), its, "the monitor has gone back");
+            assert_ne!(proc_link(home.init(&guest), "ns/user"), proc_link(home.init(&web), "ns/user"));
+            assert_eq!(home.ok(&["exec", "guest", "readlink", "/proc/self/ns/net"]), its);
+            // On one loopback; and it has no rights over what is another's.
+            let _server = inside(home.init(&web), || place::serve("127.0.0.1:8080", "web"));
+            let ask = "exec 3<>/dev/tcp/127.0.0.1/8080; echo >&3; cat <&3";
+            assert_eq!(home.ok(&["exec", "guest", "bash", "-c", ask]), "web 127.0.0.1");
+            let ran = home.step(&["-q", "exec", "guest", "ip", "link", "set", "eth0", "down"]).ran();
+            assert!(ran.code != 0 && ran.err.contains("not permitted"), "{ran:?}");
+            assert_eq!(interfaces(), ["lo", "step06", "step06-2"], "it has no cable");
+            // It ends, and the other one stays as it is.
+            home.ok(&["rm", "-f", "guest"]);
+            assert_eq!(interfaces(), ["lo", "step06", "step06-2"]);
+            let refuses = |name: &str, word: &str| {
+                home.refuses(&["run", "--rm", "--network", &format!("container:{name}"), "true"], word);
+            };
+            home.ok(&["create", "--name", "idle", "true"]);
+            refuses("idle", "is created: its network is there as long as it runs");
+            home.ok(&["start", "-a", "idle"]);
+            refuses("idle", "is stopped");
+            refuses("nobody", "no container \"nobody\"");
+            home.refuses(&["create", "--name", "self", "--network", "container:self", "true"], "has its own network");
+            home.refuses(&["run", "--rm", "--network", "container:", "true"], "a network is bridge");
+            home.refuses(&["run", "--rm", "--network", "container:web", "--ip", "10.6.0.9", "true"], "not on");
+            home.refuses(&["run", "--rm", "--network", "container:web", "-p", "81:80", "true"], "it listens there");
+            let foreign = step(
+                "step05",
+                ["-q", "create", "--name", "other", "--rootfs", &rootfs().display().to_string(), "true"],
+            )
+            .with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path()));
+            assert_eq!(foreign.ran().code, 0);
+            refuses("other", "is one of step05");
+            let removal = step("step05", ["-q", "rm", "other"]);
+            assert_eq!(removal.with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path())).ran().code, 0);
+        }),
         check("a_name_or_a_network_that_is_taken_is_one_sentence", [bridged()], || {
             let home = Home::new();
             netlink::add_bridge("step06", [2; 6]).expect("bridge");
