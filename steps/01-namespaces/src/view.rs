@@ -68,6 +68,11 @@ impl View {
         Ok(View { namespaces, ..self })
     }
 
+    /// A view with these namespaces alone.
+    pub fn of(namespaces: Vec<Namespace>) -> Self {
+        View { namespaces, hostname: None, with_cgroup: false }
+    }
+
     /// Those that were chosen, in the order of their kinds.
     pub fn namespaces(&self) -> Vec<Namespace> {
         Namespace::value_variants().iter().copied().filter(|namespace| self.has(*namespace)).collect()

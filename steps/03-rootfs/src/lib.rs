@@ -42,7 +42,7 @@ use shared::{call, explain};
 pub use dev::set_umask;
 pub use inside::{Make, Place, place, stand_in};
 pub use options::{Root, Variable, path_inside, variable};
-pub use readback::facts;
+pub use readback::{facts, mounts_fact};
 pub use remedies::known;
 pub use volume::Volume;
 
@@ -65,7 +65,10 @@ pub fn enter(root: &Root, dir: &Path, view: &View) -> Result<()> {
 }
 
 /// Child: makes the directory a mount, and stands on it.
-fn stand_on(dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// EACCES, with the directory that is closed to this user.
+pub fn stand_on(dir: &Path) -> Result<()> {
     // pivot_root(2) takes only a mount point as the new root, else EBUSY. Bound onto itself, the directory is one.
     let path = dir.to_str().context("its path is not UTF-8")?;
     mount(path, path, None, MsFlags::MS_BIND | MsFlags::MS_REC, None).map_err(|error| why::closed(error, dir))?;
@@ -140,7 +143,10 @@ fn mount_volumes(root: &Root, mount_volume: impl Fn(&Volume) -> Result<()>) -> R
 }
 
 /// Child: one of them, from where the host has it.
-fn bind(Volume { source, target, read_only, idmap }: &Volume) -> Result<()> {
+///
+/// # Errors
+/// Those of mount(2); one with `idmap`.
+pub fn bind(Volume { source, target, read_only, idmap }: &Volume) -> Result<()> {
     ensure!(!idmap, "a volume with `idmap` takes a range of ids, which step 05 is the first to have");
     let make = if why::metadata(source)?.is_dir() { Make::Directory } else { Make::File };
     let place = place(target, make)?;

@@ -94,6 +94,16 @@ impl Root {
         self.dir.as_deref().unwrap_or(Path::new(default_root::DEFAULT))
     }
 
+    /// Whether the command line says which directory that is.
+    pub fn has_dir(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    /// The same, with this directory.
+    pub fn with_dir(self, dir: PathBuf) -> Self {
+        Root { dir: Some(dir), ..self }
+    }
+
     /// The directories and files of the host that it sees too.
     pub fn volumes(&self) -> &[Volume] {
         &self.volumes

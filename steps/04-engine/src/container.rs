@@ -427,5 +427,9 @@ pub fn now() -> String {
 fn data() -> PathBuf {
     let home = || directory::of_variable("HOME").map(|home| home.join(".local/share"));
     let usual = || if geteuid().is_root() { Some("/var/lib".into()) } else { home() };
-    directory::of_variable("XDG_DATA_HOME").or_else(usual).unwrap_or_else(|| "/var/tmp".into()).join("step04")
+    match directory::of_variable("XDG_DATA_HOME").or_else(usual) {
+        // Not the store's name, for where both are in one directory.
+        Some(dir) => dir.join("step04-data"),
+        None => format!("/var/tmp/step04-data-{}", geteuid()).into(),
+    }
 }

@@ -18,7 +18,7 @@ use shared::{call, explain};
 
 use crate::lookup::{self, Account, Who};
 use crate::options::{GuestUser, Users};
-use crate::ranges::{self, Choice, Map, Writer};
+use crate::ranges::{self, Choice, Map};
 use crate::sys::MountAttributes;
 use crate::{readback, why};
 
@@ -54,16 +54,18 @@ impl MappedNamespaces {
         })
     }
 
+    /// What its ids are.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
     /// The same, for a process that `exec` brings in.
     pub fn for_guest(self, options: &GuestUser) -> Self {
         MappedNamespaces { user: options.user.clone().or(self.user), ..self }
     }
 
     fn map(&self) -> Option<&Map> {
-        match &self.choice {
-            Choice::Ranges(map) => Some(map),
-            Choice::Host | Choice::NoRange { .. } => None,
-        }
+        self.choice.map()
     }
 
     /// Child: whether it has these ids at all.
@@ -141,13 +143,14 @@ pub struct MappedRoot {
 #[derive(Serialize, Deserialize)]
 struct Trees {
     map: Map,
-    root: Tree,
+    /// None where another part mounts it.
+    root: Option<Tree>,
     volumes: Vec<Tree>,
 }
 
-/// What the host opens, and the child mounts.
+/// What the host opens, and the child mounts: the host could not mount it there, nor the child reach it by its path.
 #[derive(Serialize, Deserialize)]
-struct Tree {
+pub struct Tree {
     /// On the host.
     source: PathBuf,
     /// Inside.
@@ -165,13 +168,12 @@ impl MappedRoot {
     /// Those of [`Rootfs::plan`]; a volume with `idmap`, and no root.
     pub fn plan(namespaces: &MappedNamespaces, root: &Root, view: &View, container: &Identity) -> Result<Self> {
         let rootfs = Rootfs::plan(root, view, container)?;
-        // To anybody but root open_tree(2) is forbidden.
-        let map = namespaces.map().filter(|map| map.writer == Writer::Root);
+        let map = namespaces.choice.given_by_root();
         let is_asked_for = root.volumes().iter().any(|volume| volume.idmap);
         ensure!(map.is_some() || !is_asked_for, "a volume with `idmap` takes root, and a range of ids");
         let trees = map.map(|map| Trees {
             map: map.clone(),
-            root: Tree::new(rootfs.dir(), Path::new("/"), !ranges::is_owner_inside(rootfs.dir(), map), false),
+            root: Some(Tree::new(rootfs.dir(), Path::new("/"), !ranges::is_owner_inside(rootfs.dir(), map), false)),
             volumes: root
                 .volumes()
                 .iter()
@@ -190,20 +192,80 @@ impl MappedRoot {
         MappedRoot { rootfs: self.rootfs.with_volumes(more), trees }
     }
 
+    /// The same, on a root that another part mounts (step 07).
+    pub fn without_root(self) -> Self {
+        MappedRoot { trees: self.trees.map(|trees| Trees { root: None, ..trees }), ..self }
+    }
+
+    /// The directory that becomes `/`.
+    pub fn dir(&self) -> &Path {
+        self.rootfs.dir()
+    }
+
+    /// Child, standing on the mount that becomes its root, however that was made (step 07): the rest.
+    ///
+    /// # Errors
+    /// The call that failed, and the root.
+    pub fn fill_and_pivot(&self) -> Result<()> {
+        self.rootfs.fill_and_pivot(|volume| {
+            let Some(trees) = &self.trees else { return rootfs::bind(volume) };
+            let tree = trees.volumes.iter().find(|tree| tree.target == volume.target);
+            tree.with_context(|| format!("{} was not planned", volume.target.display()))?.attach()
+        })
+    }
+
     fn trees(&self) -> impl Iterator<Item = (&Tree, &Map)> {
         self.trees
             .iter()
-            .flat_map(|trees| std::iter::once(&trees.root).chain(&trees.volumes).map(|tree| (tree, &trees.map)))
+            .flat_map(|trees| trees.root.iter().chain(&trees.volumes).map(|tree| (tree, &trees.map)))
     }
 }
 
 impl Tree {
-    fn new(source: &Path, target: &Path, idmap: bool, read_only: bool) -> Self {
+    /// What the host has at this path, for one inside.
+    pub fn new(source: &Path, target: &Path, idmap: bool, read_only: bool) -> Self {
         let attributes = MountAttributes { idmap, read_only };
         Tree { source: source.to_owned(), target: target.to_owned(), attributes, mount: RefCell::default() }
     }
 
-    fn mount(&self) -> Result<Ref<'_, OwnedFd>> {
+    /// Whether its owners are mapped.
+    pub fn is_mapped(&self) -> bool {
+        self.attributes.idmap
+    }
+
+    /// On the host.
+    pub fn source(&self) -> &Path {
+        &self.source
+    }
+
+    /// Host, and no child yet.
+    ///
+    /// # Errors
+    /// Those of [`open_tree`](crate::open_tree).
+    pub fn open(&self) -> Result<()> {
+        self.mount.replace(Some(crate::open_tree(&self.source)?));
+        Ok(())
+    }
+
+    /// Host, and the child held.
+    ///
+    /// # Errors
+    /// Those of [`map_tree`](crate::map_tree), with the file system.
+    pub fn map(&self, map: &Map, child: Pid) -> Result<()> {
+        let mapped = crate::map_tree(self.mount()?.as_fd(), &self.attributes, child);
+        mapped.map_err(|error| why::no_map(error, &self.source, map))
+    }
+
+    /// Host, and the child ready: it is the child's now.
+    pub fn close(&self) {
+        drop(self.mount.take());
+    }
+
+    /// The mount, once it is open.
+    ///
+    /// # Errors
+    /// Until then.
+    pub fn mount(&self) -> Result<Ref<'_, OwnedFd>> {
         let mount = Ref::filter_map(self.mount.borrow(), Option::as_ref).ok();
         mount.with_context(|| format!("{} has not been opened", self.source.display()))
     }
@@ -226,30 +288,23 @@ impl Part for MappedRoot {
     }
 
     fn prepare(&self, _formula: &mut Formula) -> Result<()> {
-        self.trees().try_for_each(|(tree, _)| {
-            tree.mount.replace(Some(crate::open_tree(&tree.source)?));
-            Ok(())
-        })
+        self.trees().try_for_each(|(tree, _)| tree.open())
     }
 
     fn admit(&self, child: Pid) -> Result<()> {
-        self.trees().try_for_each(|(tree, map)| {
-            let mapped = crate::map_tree(tree.mount()?.as_fd(), &tree.attributes, child);
-            mapped.map_err(|error| why::no_map(error, &tree.source, map))
-        })
+        self.trees().try_for_each(|(tree, map)| tree.map(map, child))
     }
 
     fn enter(&self, letter: &mut Letter) -> Result<()> {
-        let Some(trees) = &self.trees else { return self.rootfs.enter(letter) };
-        crate::stand_on(trees.root.mount()?.as_fd())?;
-        self.rootfs.fill_and_pivot(|volume| {
-            let tree = trees.volumes.iter().find(|tree| tree.target == volume.target);
-            tree.with_context(|| format!("{} was not planned", volume.target.display()))?.attach()
-        })
+        let Some(root) = self.trees.as_ref().and_then(|trees| trees.root.as_ref()) else {
+            return self.rootfs.enter(letter);
+        };
+        crate::stand_on(root.mount()?.as_fd())?;
+        self.fill_and_pivot()
     }
 
     fn entered(&self, _child: Pid, _letter: Letter) -> Result<()> {
-        self.trees().for_each(|(tree, _)| drop(tree.mount.take())); // they are the child's now
+        self.trees().for_each(|(tree, _)| tree.close());
         Ok(())
     }
 

@@ -73,6 +73,21 @@ pub enum Choice {
     },
 }
 
+impl Choice {
+    /// The ranges, if that is what they are.
+    pub fn map(&self) -> Option<&Map> {
+        match self {
+            Choice::Ranges(map) => Some(map),
+            Choice::Host | Choice::NoRange { .. } => None,
+        }
+    }
+
+    /// The ranges that root gives: to anybody else open_tree(2) is forbidden on the host.
+    pub fn given_by_root(&self) -> Option<&Map> {
+        self.map().filter(|map| map.writer == Writer::Root)
+    }
+}
+
 impl Range {
     fn contains_outside(&self, id: u32) -> bool {
         (self.outside..=self.outside + (self.count - 1)).contains(&id)
@@ -87,6 +102,12 @@ impl Ranges {
     /// Which id of the host's this one is.
     pub fn to_outside(&self, inside: u32) -> Option<u32> {
         self.0.iter().find_map(|range| range.to_outside(inside))
+    }
+
+    /// Which id inside one of the host's is.
+    pub fn to_inside(&self, outside: u32) -> Option<u32> {
+        let range = self.0.iter().find(|range| range.contains_outside(outside))?;
+        Some(outside - range.outside + range.inside)
     }
 
     /// Whether an id of the host's is anyone inside.
@@ -306,6 +327,7 @@ mod tests {
     #[test]
     fn ids_are_counted_and_found() {
         let map = Ranges(ranges(&["0:1000:1", "1:100000:65536"]));
+        assert_eq!([999, 1000, 100_009].map(|id| map.to_inside(id)), [None, Some(0), Some(10)]);
         assert_eq!((map.to_outside(0), map.to_outside(1), map.to_outside(65537)), (Some(1000), Some(100_000), None));
         assert!(map.contains_outside(165_535) && !map.contains_outside(165_536));
         assert_eq!((map.count(), map.to_string().as_str()), (65537, "0 1000 1\n1 100000 65536"));
