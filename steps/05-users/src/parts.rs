@@ -215,9 +215,7 @@ impl MappedRoot {
     }
 
     fn trees(&self) -> impl Iterator<Item = (&Tree, &Map)> {
-        self.trees
-            .iter()
-            .flat_map(|trees| trees.root.iter().chain(&trees.volumes).map(|tree| (tree, &trees.map)))
+        self.trees.iter().flat_map(|trees| trees.root.iter().chain(&trees.volumes).map(|tree| (tree, &trees.map)))
     }
 }
 

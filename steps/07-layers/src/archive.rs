@@ -71,14 +71,14 @@ pub fn write(layer: &Layer, file: &File) -> Result<()> {
 }
 
 fn empty(archive: &mut Builder<impl Write>, path: &Path) -> Result<()> {
-    let mut member = Member { header: Header::new_gnu(), more: Vec::new() };
+    let mut member = Member { header: Header::new_ustar(), more: Vec::new() };
     member.name(path.as_os_str().as_bytes());
     member.append(archive, std::io::empty())
 }
 
 impl Member {
     fn new(path: &Path, entry: &Entry, layer: &Layer) -> Result<Self> {
-        let mut member = Member { header: Header::new_gnu(), more: Vec::new() };
+        let mut member = Member { header: Header::new_ustar(), more: Vec::new() };
         let stat = &entry.stat;
         let (uid, gid) = layer.ids.inside(stat.st_uid, stat.st_gid);
         member.header.set_mode(stat.st_mode & 0o7777);
@@ -126,11 +126,13 @@ impl Member {
             file.seek(SeekFrom::Start(0)).during("lseek")?;
             return self.append(archive, file.take(size));
         }
-        let mut list = format!("{}\n", parts.len());
-        parts.iter().for_each(|(begin, end)| list += &format!("{begin}\n{}\n", end - begin));
+        // The last part is empty, and says where the file ends.
+        let mut list = format!("{}\n", parts.len() + 1);
+        parts.iter().chain([&(size, size)]).for_each(|(begin, end)| list += &format!("{begin}\n{}\n", end - begin));
         list += &"\0".repeat(list.len().next_multiple_of(512) - list.len());
         self.more.retain(|(name, _)| name != "path");
-        for (name, value) in [("major", b"1".to_vec()), ("minor", b"0".to_vec()), ("realsize", size.to_string().into())] {
+        for (name, value) in [("major", b"1".to_vec()), ("minor", b"0".to_vec()), ("realsize", size.to_string().into())]
+        {
             self.more.push((format!("GNU.sparse.{name}"), value));
         }
         self.more.push(("GNU.sparse.name".to_owned(), path.as_os_str().as_bytes().to_owned()));

@@ -26,9 +26,7 @@ impl Ids {
         const NOBODY: u32 = 65_534;
         match self {
             Ids::Same => (uid, gid),
-            Ids::Of(map) => {
-                (map.uids.to_inside(uid).unwrap_or(NOBODY), map.gids.to_inside(gid).unwrap_or(NOBODY))
-            }
+            Ids::Of(map) => (map.uids.to_inside(uid).unwrap_or(NOBODY), map.gids.to_inside(gid).unwrap_or(NOBODY)),
         }
     }
 }
@@ -62,7 +60,8 @@ impl Inside {
             Choice::NoRange { .. } => None,
         };
         // Not a pipe, which would be full before this process reads.
-        let mut file = File::from(memfd_create("answer", MFdFlags::MFD_CLOEXEC).during("cannot make a file in memory")?);
+        let mut file =
+            File::from(memfd_create("answer", MFdFlags::MFD_CLOEXEC).during("cannot make a file in memory")?);
         in_a_namespace_of(map, || {
             let answer = serde_json::to_vec(&act()?).context("cannot write the answer")?;
             (&file).write_all(&answer).during("cannot write the answer")

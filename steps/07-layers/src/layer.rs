@@ -148,7 +148,8 @@ impl Entry {
         let mut attributes = Vec::new();
         for name in names.into_iter().filter(|name| !is_note(name) || name == OPAQUE) {
             let path = CString::new(name.as_bytes()).unwrap_or_default();
-            let value = sys::get(self.file.as_fd(), &path).during(format_args!("cannot read the attribute {name:?}"))?;
+            let value =
+                sys::get(self.file.as_fd(), &path).during(format_args!("cannot read the attribute {name:?}"))?;
             attributes.push((name, value));
         }
         Ok(attributes)

@@ -76,11 +76,10 @@ pub fn make_upper(data: &Path, lowers: usize, owner: Option<(u32, u32)>, mode: u
         let dir = data.join(name);
         explain::host(call!("mkdir({dir:?}, 0700)")).run(|| directory::make(&dir))?;
     }
-    for name in ["upper", "work"] {
-        let dir = data.join(name);
-        let Some((uid, gid)) = owner else { continue };
+    for dir in [data, &data.join("upper"), &data.join("work")] {
+        let Some((uid, gid)) = owner else { break };
         explain::host(call!("chown({dir:?}, {uid}, {gid})"))
-            .run(|| chown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
+            .run(|| chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
     }
     // It is the top of the root that the child sees.
     let upper = data.join("upper");
@@ -89,7 +88,7 @@ pub fn make_upper(data: &Path, lowers: usize, owner: Option<(u32, u32)>, mode: u
     why::without_attributes(&upper)
 }
 
-/// Nobody else may enter it, nor the one above: what root inside makes setuid would be so outside, too.
+/// Nobody may enter the one above but this user: what root inside makes setuid would be so outside, too.
 fn make_data(data: &Path) -> Result<()> {
     let top = data.parent().unwrap_or(Path::new("/"));
     for _ in 0..1000 {

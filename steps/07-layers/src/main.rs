@@ -9,9 +9,9 @@ use anyhow::Result;
 use cgroups::Limits;
 use engine::parts::Limited;
 use engine::{Identity, Part, Recipe};
-use namespaces::View;
 use layers::parts::{self, LayeredRoot};
 use layers::{Command, Layering};
+use namespaces::View;
 use network::Networking;
 use network::parts::{Network, print_ports};
 use rootfs::Root;
@@ -100,7 +100,9 @@ impl Recipe for Options {
 
     fn run(command: Command) -> Result<u8> {
         match command {
-            Command::Network(network::Command::Users(users::Command::Unshare { command })) => users::mapped::run(&command),
+            Command::Network(network::Command::Users(users::Command::Unshare { command })) => {
+                users::mapped::run(&command)
+            }
             Command::Network(network::Command::Port { container }) => print_ports::<Options>(&container),
             Command::Diff { container } => parts::print_changes::<Options>(&container, |plan| &plan.rootfs),
             Command::Commit { container, to } => parts::commit::<Options>(&container, &to, |plan| &plan.rootfs),
