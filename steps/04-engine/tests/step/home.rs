@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testing::{narrated, program, step, wait_until};
 
-/// `$XDG_RUNTIME_DIR` of one test. Dropped, everything in it is removed.
+/// `$XDG_RUNTIME_DIR` of one test, and `$XDG_DATA_HOME` in it. Dropped, everything in it is removed.
 pub struct Home(tempfile::TempDir);
 
 /// A command that waits for Enter, as long as this is there.
@@ -20,11 +20,17 @@ pub struct Paused {
 
 impl Home {
     pub fn new() -> Self {
-        Home(tempfile::tempdir().expect("tempdir"))
+        let home = Home(tempfile::tempdir().expect("tempdir"));
+        std::fs::create_dir(home.data()).expect("mkdir");
+        home
     }
 
     pub fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.0.path().join("data")
     }
 
     pub fn store(&self) -> PathBuf {
@@ -51,7 +57,7 @@ impl Home {
         arguments.insert(0, "--color=never".to_owned());
         // Step 05 has these tests' home, too.
         step(&env!("CARGO_PKG_NAME")[..6], arguments).with(|command| {
-            command.env("XDG_RUNTIME_DIR", self.0.path());
+            command.env("XDG_RUNTIME_DIR", self.0.path()).env("XDG_DATA_HOME", self.data());
         })
     }
 
@@ -140,6 +146,7 @@ impl Home {
         }
         self.ok(&["clean"]);
         assert!(!self.store().exists(), "{:?}", list(&self.store()));
+        assert!(list(&self.data()).is_empty(), "{:?}", list(&self.data().join("step04-data")));
         let groups = testing::groups_of_steps();
         let left: Vec<_> = groups.iter().filter(|group| ids.iter().any(|id| group.contains(id))).collect();
         assert!(left.is_empty(), "{left:?}");

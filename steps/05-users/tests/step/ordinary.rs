@@ -20,13 +20,13 @@ const NOBODY: u32 = 65_534;
 const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
 /// An ordinary user, with a root of its own.
-struct Ordinary {
+pub struct Ordinary {
     dir: tempfile::TempDir,
 }
 
 impl Ordinary {
     /// With these lines in both files.
-    fn new(lines: &str) -> Self {
+    pub fn new(lines: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("check-").tempdir_in("/tmp").expect("tempdir");
         let root = copy_of_root();
         let copied = Command::new("cp").arg("-a").arg(root.path().join("rootfs")).arg(dir.path()).status().expect("cp");
@@ -42,11 +42,11 @@ impl Ordinary {
         Ordinary { dir }
     }
 
-    fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.dir.path().join("rootfs")
     }
 
-    fn step(&self, words: &[&str]) -> Run {
+    pub fn step(&self, words: &[&str]) -> Run {
         let root = self.root().display().to_string();
         let mut arguments = vec!["--color=never"];
         for word in words {
@@ -55,7 +55,7 @@ impl Ordinary {
                 arguments.extend(["--rootfs", &root]);
             }
         }
-        step("step05", arguments).with(|command| {
+        step(&env!("CARGO_PKG_NAME")[..6], arguments).with(|command| {
             let home = self.dir.path();
             command
                 .uid(NOBODY)
@@ -66,7 +66,7 @@ impl Ordinary {
         })
     }
 
-    fn ok(&self, words: &[&str]) -> String {
+    pub fn ok(&self, words: &[&str]) -> String {
         let Ran { code, out, err } = self.step(&[&["-q"], words].concat()).ran();
         assert_eq!(code, 0, "{words:?}: {err}");
         out.trim_end_matches('\n').to_owned()
@@ -88,14 +88,15 @@ impl Drop for Ordinary {
     }
 }
 
-const RANGE: &str = "nobody:300000:65536\n";
+/// For both files.
+pub const RANGE: &str = "nobody:300000:65536\n";
 
 /// Root, to make that user; the helpers; and a machine that lets an ordinary user make namespaces.
-fn needed() -> Option<String> {
+pub fn needed() -> Option<String> {
     let has_name =
         nix::unistd::User::from_uid(NOBODY.into()).is_ok_and(|user| user.is_some_and(|it| it.name == "nobody"));
     let is_readable = || {
-        let mut command = Command::new(program("step05"));
+        let mut command = Command::new(program(&env!("CARGO_PKG_NAME")[..6]));
         command.arg("--version").uid(NOBODY).gid(NOBODY).output().is_ok_and(|output| output.status.success())
     };
     // User Mode Linux: its files are another kernel's, which lets root alone make some. See HOSTFS_SUPER_MAGIC in the kernel.

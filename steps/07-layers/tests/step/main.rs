@@ -1,1 +1,400 @@
-fn main() {}
+//! Step 07, run as a learner runs it, and looked at from the host.
+
+mod committed;
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/home.rs"]
+mod home;
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/killed.rs"]
+mod killed;
+#[allow(dead_code)]
+#[path = "../../../05-users/tests/step/ordinary.rs"]
+mod ordinary;
+
+use std::collections::BTreeMap;
+use std::fs::{create_dir, read_to_string, set_permissions, write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
+
+use home::{Home, rootfs};
+use nix::mount::{MsFlags, mount};
+use ordinary::{Ordinary, RANGE};
+use testing::{Check, World, calls, check, needs, proc, step, tempdir};
+
+/// Most of these tests need no network.
+const RUN: &[&str] = &["run", "--network", "none"];
+
+fn main() -> ExitCode {
+    // Made once, before the tests run in processes of their own.
+    let root = rootfs();
+    if range().is_none() && on_an_overlay().is_none() {
+        // A root that belongs to the range already is taken everywhere, also where the file system takes no map of ids.
+        let given = Command::new("chown").args(["-hR", "100000:100000"]).arg(root).status().expect("chown");
+        assert!(given.success());
+    }
+    let code = testing::run("step07", checks());
+    home::remove_rootfs();
+    code
+}
+
+/// Temporary files on a file system that can have an upper layer, and lower ones with mapped ids.
+fn overlay() -> Option<String> {
+    static TRIED: OnceLock<Option<String>> = OnceLock::new();
+    let tried = || {
+        let home = Home::new();
+        let ran = home.step(&[&["-q"], RUN, &["--rm", "true"]].concat()).ran();
+        let whole = ran.err.lines().next().unwrap_or_default();
+        let is_known = ["no upper layer can be", "takes no map of ids", "has no overlay"];
+        (ran.code != 0 && is_known.iter().any(|words| ran.err.contains(words)))
+            .then(|| format!("needs a /tmp that can have an upper layer: {whole}"))
+    };
+    needs::user_namespaces().or_else(|| TRIED.get_or_init(tried).clone())
+}
+
+/// Root, who may mount.
+fn root_and_overlay() -> Option<String> {
+    needs::root().or_else(overlay)
+}
+
+/// For [`ordinary`]: a root who has the ids to give.
+fn range() -> Option<String> {
+    let nested = (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned());
+    needs::root().or_else(needs::user_namespaces).or(nested)
+}
+
+/// For [`ordinary`]: real user, real group, and the supplementary ones.
+fn ids(process: nix::unistd::Pid) -> [String; 3] {
+    let status = proc(process, "status");
+    let words = |name: &str| {
+        let line = process::status::field(&status, name).unwrap_or_default();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    [words("Uid")[0].clone(), words("Gid")[0].clone(), words("Groups").join(" ")]
+}
+
+/// A copy of the root that is the test's own.
+fn copy_of_root() -> tempfile::TempDir {
+    let dir = tempdir();
+    let copied = Command::new("cp").arg("-a").arg(rootfs()).arg(dir.path().join("rootfs")).status().expect("cp");
+    assert!(copied.success());
+    dir
+}
+
+/// Everything about what lies in a directory: names, types, rights, owners, times, links, content.
+fn checksum(dir: &Path) -> BTreeMap<PathBuf, String> {
+    let mut all = BTreeMap::new();
+    let mut directories = vec![dir.to_owned()];
+    while let Some(dir) = directories.pop() {
+        for entry in std::fs::read_dir(&dir).expect("read").flatten() {
+            let (path, it) = (entry.path(), entry.metadata().expect("metadata"));
+            let content = match () {
+                () if it.is_symlink() => path.read_link().expect("link").display().to_string(),
+                () if it.is_file() => {
+                    let sum = Command::new("sha256sum").arg(&path).output().expect("sha256sum");
+                    String::from_utf8_lossy(&sum.stdout).into_owned()
+                }
+                () => String::new(),
+            };
+            let facts = (it.mode(), it.uid(), it.gid(), it.size(), it.mtime(), it.mtime_nsec(), it.ctime_nsec());
+            all.insert(path.clone(), format!("{facts:?} {content}"));
+            if it.is_dir() {
+                directories.push(path);
+            }
+        }
+    }
+    all
+}
+
+fn checks() -> Vec<Check> {
+    let mut checks = vec![
+        check("two_on_one_root_do_not_see_each_others_writes", [overlay()], || {
+            let home = Home::new();
+            let root = copy_of_root();
+            let dir = root.path().join("rootfs");
+            let before = checksum(&dir);
+            let root = dir.display().to_string();
+            // Both begin at once, on a root that has no mount points for their files.
+            let new = || {
+                let words = [&["-q"], RUN, &["-d", "--rootfs", &root, "sleep", "100"]].concat();
+                home.step(&words).spawn()
+            };
+            let [one, other] = [new(), new()].map(|run| {
+                let output = run.wait_with_output().expect("wait");
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                String::from_utf8_lossy(&output.stdout).trim().to_owned()
+            });
+            let change = "echo mine >/etc/passwd; echo new >/new; rm /etc/group; chmod 700 /usr";
+            home.ok(&["exec", &one, "sh", "-c", change]);
+            assert_eq!(home.ok(&["exec", &one, "cat", "/etc/passwd", "/new"]), "mine\nnew");
+            let others =
+                home.ok(&["exec", &other, "sh", "-c", "cat /etc/passwd; ls /new /etc/group 2>&1; stat -c %a /usr"]);
+            assert!(others.contains("root:") && others.contains("'/new': No such file"), "{others}");
+            assert!(others.contains("/etc/group") && others.ends_with("755"), "{others}");
+            // What the kernel says of it, to the host.
+            let mounts = proc(home.init(&one), "mountinfo");
+            let mount = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("a root");
+            assert!(mount.contains(" - overlay ") && mount.contains("upperdir=upper"), "{mount}");
+            assert!(home.data().join("step04-data").join(&one).join("upper/new").exists());
+            home.ok(&["rm", "-f", &one, &other]);
+            assert_eq!(before, checksum(&dir));
+            // One step earlier, it is the root itself.
+            let words = [&["--no-overlay", "--rootfs", &root, "--rm"], &["sh", "-c", "echo new >/new"][..]].concat();
+            home.ok(&[RUN, &words].concat());
+            assert!(dir.join("new").exists() && before != checksum(&dir));
+        })
+        .differs_in(World::SLOW),
+        check("what_it_writes_outlives_a_run_and_goes_with_it", [overlay()], || {
+            let home = Home::new();
+            let script = "chmod 711 /; cat /count 2>/dev/null; echo again >>/count";
+            let words = [RUN, &["--name", "it", "sh", "-c", script]].concat();
+            assert_eq!(home.ok(&words), "");
+            let top = home.data().join("step04-data").join(home.id("it"));
+            assert_eq!(top.parent().expect("top").metadata().expect("top").mode() & 0o7777, 0o700);
+            assert_eq!(home.ok(&["start", "-a", "it"]), "again");
+            assert_eq!(home.ok(&["start", "-a", "it"]), "again\nagain");
+            assert_eq!(top.join("upper").metadata().expect("upper").mode() & 0o7777, 0o711);
+            let disk = home.json("it")["disk"].as_u64().expect("bytes on disk");
+            assert!((4096..1 << 20).contains(&disk), "{disk}");
+            home.ok(&["rm", "it"]);
+            assert!(!top.exists() && !top.parent().expect("top").exists());
+        }),
+        check("a_default_run_fits_on_a_screen", [overlay()], || {
+            let home = Home::new();
+            let ran = home.step(&["run", "--rm", "true"]).ran();
+            let shown = ran.err.replace(&home.data().display().to_string(), "/var/lib");
+            let shown = shown.replace(&home.path().display().to_string(), "/run");
+            let shown = shown.replace(&rootfs().display().to_string(), "/home/you/container/target/rootfs");
+            // What is printed once a machine is not counted.
+            let lines = shown.lines().filter(|line| !line.contains("passes packets on"));
+            let lines: usize = lines.map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
+        }),
+        check("a_dry_run_prints_the_calls_of_a_run", [overlay()], || {
+            let home = Home::new();
+            let [run, dry] = [&[][..], &["--dry-run"]].map(|option| {
+                let words = [option, RUN, &["--rm", "true"]].concat();
+                let ran = home.narrated(&words).ran();
+                assert_eq!(ran.code, 0, "{}", ran.err);
+                let own = ["step04-data", "overlay", "move_mount(", "open_tree(", "umount2("];
+                let calls = calls(&home::without_ids(&ran.err)).into_iter();
+                calls.filter(|call| own.iter().any(|name| call.contains(name))).collect::<Vec<_>>()
+            });
+            assert!(run.iter().any(|call| call.contains("mount(\"overlay\", \"root\", \"overlay\"")), "{run:?}");
+            assert_eq!(run, dry);
+            assert!(std::fs::read_dir(home.data()).expect("data").next().is_none());
+        }),
+        check("read_only_and_volumes_hold", [overlay()], || {
+            let home = Home::new();
+            let dir = tempdir();
+            set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).expect("chmod");
+            let volume = format!("{}:/volume", dir.path().display());
+            let script = "echo a >/a; echo b >/volume/b; mkdir /usr/c; exit 0";
+            let words = [&["-q"], RUN, &["--rm", "--read-only", "-v", &volume, "sh", "-c", script]].concat();
+            let ran = home.step(&words).ran();
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            assert_eq!(ran.err.matches("Read-only file system").count(), 2, "{}", ran.err);
+            assert_eq!(read_to_string(dir.path().join("b")).expect("b"), "b\n");
+        }),
+        check("a_hundred_layers_with_any_names_are_one_root", [overlay()], || {
+            let home = Home::new();
+            let dir = tempdir();
+            let layers: Vec<_> = (0..100)
+                .map(|number| {
+                    // Far beyond 4095 bytes in all, with what means something in the options of an overlay.
+                    let layer = dir.path().join(format!("a:b,c\\d e{number}{}", "x".repeat(60)));
+                    create_dir(&layer).expect("mkdir");
+                    write(layer.join(format!("file{number}")), "").expect("write");
+                    write(layer.join("top"), number.to_string()).expect("write");
+                    layer.display().to_string()
+                })
+                .collect();
+            set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+            let layers = layers.iter().flat_map(|layer| ["--layer", layer]).collect::<Vec<_>>();
+            let words = [RUN, &layers, &["--rm", "sh", "-c", "ls -d /file* | wc -l; cat /top"]].concat();
+            assert_eq!(home.ok(&words), "100\n99");
+            // In the place of the root.
+            let root = rootfs().display().to_string();
+            let words =
+                [&["run", "--network", "none", "--layer", &root], &layers[..2], &["--rm", "ls", "/file0"]].concat();
+            let ran = step("step07", [&["-q"], words.as_slice()].concat());
+            let ran = ran.with(|it| _ = it.env("XDG_RUNTIME_DIR", home.path()).env("XDG_DATA_HOME", home.data())).ran();
+            assert_eq!((ran.code, ran.out.as_str()), (0, "/file0\n"), "{}", ran.err);
+        }),
+        check("layers_that_cannot_be_are_one_sentence", [overlay()], || {
+            let home = Home::new();
+            let refuses = |words: &[&str], word| home.refuses(&[RUN, words, &["--rm", "true"]].concat(), word);
+            refuses(&["--layer", "/nowhere"], "no such layer /nowhere: ENOENT");
+            refuses(&["--layer", "/etc/passwd"], "a layer is a directory");
+            refuses(&["--layer", "/usr", "--no-overlay"], "cannot be used with");
+            let root = rootfs().display().to_string();
+            refuses(&["--layer", &root], "ELOOP");
+            refuses(&["--layer", &home.data().display().to_string()], "ELOOP");
+            let layer = tempdir();
+            let many: Vec<_> = (0..500).flat_map(|_| ["--layer", layer.path().to_str().expect("UTF-8")]).collect();
+            refuses(&many, "the kernel takes 500 at most");
+            assert!(std::fs::read_dir(home.data()).expect("data").next().is_none(), "nothing is left of them");
+        }),
+        check("where_no_upper_layer_can_be_it_says_so", [root_and_overlay()], || {
+            let home = Home::new();
+            let [lower, place] = [tempdir(), tempdir()];
+            ["upper", "work"].iter().for_each(|name| create_dir(place.path().join(name)).expect("mkdir"));
+            let at = |name: &str| place.path().join(name).display().to_string();
+            let options =
+                format!("lowerdir={},upperdir={},workdir={}", lower.path().display(), at("upper"), at("work"));
+            mount(Some("overlay"), &home.data(), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+                .expect("overlay");
+            let words = [&["-q"], RUN, &["--rm", "true"]].concat();
+            let ran = home.step(&words).ran();
+            assert!(ran.code == 125 && ran.err.contains("(overlay) is an overlay itself"), "{}", ran.err);
+            assert!(ran.err.contains("what to do: name a directory on another one"), "{}", ran.err);
+            // The second remedy.
+            home.ok(&[RUN, &["--no-overlay", "--rm", "true"]].concat());
+            nix::mount::umount(&home.data()).expect("umount");
+            let ran = home.step(&words).ran();
+            assert_eq!(ran.code, 0, "{}", ran.err);
+            // A file system without attributes.
+            mount(Some("none"), &home.data(), Some("ramfs"), MsFlags::empty(), None::<&str>).expect("ramfs");
+            home.refuses(&words[1..], "keeps no attributes of a user");
+            nix::mount::umount(&home.data()).expect("umount");
+            mount(Some("none"), &home.data(), Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).expect("tmpfs");
+            home.refuses(&words[1..], "EROFS");
+            nix::mount::umount(&home.data()).expect("umount");
+        }),
+        check(
+            "beside_docker_it_says_where_an_upper_layer_cannot_be",
+            [needs::user_namespaces(), on_an_overlay()],
+            || {
+                let home = Home::new();
+                home.refuses(&[RUN, &["--rm", "true"]].concat(), "is an overlay itself");
+                home.ok(&[RUN, &["--no-overlay", "--rm", "true"]].concat());
+            },
+        )
+        .differs_in([World::DockerRoot, World::DockerUser]),
+        check("a_full_disk_is_the_containers_alone", [root_and_overlay()], || {
+            let home = Home::new();
+            mount(Some("none"), &home.data(), Some("tmpfs"), MsFlags::empty(), Some("size=2M")).expect("tmpfs");
+            let script = "head -c 9000000 /dev/zero >/big; rm /big; echo small >/small; cat /small";
+            let words = [&["-q"], RUN, &["--name", "it", "sh", "-c", script]].concat();
+            let ran = home.step(&words).ran();
+            if ran.err.contains("keeps no attributes") {
+                nix::mount::umount(&home.data()).expect("umount");
+                return; // before Linux 6.6
+            }
+            assert_eq!((ran.code, ran.out.as_str()), (0, "small\n"), "{}", ran.err);
+            assert!(ran.err.contains("No space left on device"), "{}", ran.err);
+            // Nor is half a layer left.
+            let half = tempdir();
+            mount(Some("none"), half.path(), Some("tmpfs"), MsFlags::empty(), Some("size=64K")).expect("tmpfs");
+            home.ok(&[RUN, &["--name", "other", "sh", "-c", "head -c 1200000 /dev/zero >/big"]].concat());
+            let archive = half.path().join("a.tar").display().to_string();
+            home.refuses(&["commit", "other", &archive], "ENOSPC");
+            home.refuses(&["commit", "other", &half.path().join("layer").display().to_string()], "ENOSPC");
+            assert!(std::fs::read_dir(half.path()).expect("half").next().is_none());
+            assert!(!home.data().join("step04-data").join(home.id("other")).join("commit").exists());
+            home.clear();
+            nix::mount::umount(&home.data()).expect("umount");
+            nix::mount::umount(half.path()).expect("umount");
+        }),
+        check("what_is_too_deep_for_any_path_is_removed_all_the_same", [overlay()], || {
+            let home = Home::new();
+            let script =
+                "for i in $(seq 3000); do mkdir d; cd -P d; done; cd /; mkdir closed; touch closed/a; chmod 0 closed";
+            home.ok(&[RUN, &["--name", "it", "bash", "-c", script]].concat());
+            home.refuses(&["diff", "it"], "ENAMETOOLONG");
+            home.ok(&["rm", "it"]);
+            assert!(std::fs::read_dir(home.data()).expect("data").next().is_none());
+        }),
+        check("a_killed_engine_leaves_nothing_of_a_layer", [overlay()], || {
+            let run = [RUN, &["--name", "it", "sleep", "0.3"]].concat();
+            killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
+        }),
+        check("a_killed_monitor_leaves_nothing_of_a_layer", [overlay()], || {
+            let create = ["create", "--network", "none", "--name", "it", "true"];
+            killed::at_every_pause(|_| {}, &create, killed::Who::Monitor);
+        }),
+        check("of_a_hundred_containers_none_is_lost_and_nothing_left", [overlay()], a_hundred).alone(),
+        check("an_ordinary_user_has_an_upper_layer_with_a_range", [ordinary::needed().or_else(overlay)], || {
+            ordinary_user(RANGE, "0/0", "5/6");
+        }),
+        check("an_ordinary_user_has_an_upper_layer_without_one", [ordinary::needed().or_else(overlay)], || {
+            ordinary_user("", "0/0", "0/0");
+        }),
+        check("this_user_has_an_upper_layer", [needs::ordinary_user(), overlay()], || {
+            let home = Home::new();
+            // What fails without `userxattr`.
+            let script = "mkdir q && mv q r && rmdir r && rm -r /etc && mkdir /etc && touch /etc/new && chmod 0 /etc";
+            home.ok(&[RUN, &["--name", "it", "sh", "-c", script]].concat());
+            let diff = home.ok(&["diff", "it"]);
+            assert!(
+                diff.contains("C /etc\n") && diff.contains("A /etc/new\n") && diff.contains("D /etc/passwd"),
+                "{diff}"
+            );
+        })
+        .differs_in([World::SystemdUser]),
+    ];
+    checks.extend(committed::checks());
+    checks
+}
+
+fn on_an_overlay() -> Option<String> {
+    let kind = nix::sys::statfs::statfs(&std::env::temp_dir()).map(|it| it.filesystem_type());
+    (kind != Ok(nix::sys::statfs::OVERLAYFS_SUPER_MAGIC)).then(|| "needs temporary files on an overlay".to_owned())
+}
+
+/// What an ordinary user's container does, and what the archive of it says of the owners of two files.
+fn ordinary_user(lines: &str, of_root: &str, of_five: &str) {
+    let user = Ordinary::new(lines);
+    let before = checksum(&user.root());
+    let owns = if lines.is_empty() { "" } else { "chown 5:6 /f &&" };
+    // What fails without `userxattr`, and what its own user may not look into or remove.
+    let script = format!(
+        "mkdir q && mv q r && rmdir r && rm -r /etc && mkdir /etc && touch /etc/new && mkdir c && touch c/d /f && {owns} chmod 0 c"
+    );
+    user.ok(&["run", "--name", "it", "--network", "none", "sh", "-c", &script]);
+    assert_eq!(before, checksum(&user.root()));
+    let diff = user.ok(&["diff", "it"]);
+    for line in ["C /etc", "A /etc/new", "D /etc/passwd", "A /c", "A /c/d", "A /f"] {
+        assert!(diff.lines().any(|it| it == line), "{line}: {diff}");
+    }
+    user.ok(&["commit", "it", "it.tar"]);
+    user.ok(&["commit", "it", "layer"]);
+    let archive = user.root().with_file_name("it.tar");
+    let listed = Command::new("tar").arg("-tvf").arg(&archive).output().expect("tar");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let owner = |name: &str| {
+        let line = listed.lines().find(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {listed}"));
+        line.split_whitespace().nth(1).expect("an owner").to_owned()
+    };
+    assert_eq!(
+        (owner(" c/d"), owner(" f"), owner(" etc/.wh..wh..opq")),
+        (of_root.into(), of_five.into(), "0/0".into())
+    );
+    assert_eq!(
+        user.ok(&["run", "--rm", "--network", "none", "--layer", "layer", "sh", "-c", "ls /etc /c"]),
+        "/c:\nd\n\n/etc:\nhostname\nhosts\nnew\nresolv.conf"
+    );
+    user.ok(&["rm", "it"]);
+    let data = user.root().with_file_name(".local").join("share");
+    assert!(std::fs::read_dir(data).expect("data").next().is_none());
+}
+
+/// Eight at a time, each of which writes the same file.
+fn a_hundred() {
+    let home = Home::new();
+    let one = |number: usize| {
+        let script = format!("cat /own 2>/dev/null; echo {number} >/own; sleep 0.2; cat /own");
+        home.step(&[&["-q"], RUN, &["--rm", "sh", "-c", &script]].concat()).spawn()
+    };
+    for round in 0..13 {
+        let runs: Vec<_> = (0..8).map(|number| (round * 8 + number, one(round * 8 + number))).collect();
+        for (number, run) in runs {
+            let output = run.wait_with_output().expect("wait");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{number}\n"));
+        }
+    }
+    assert_eq!(home.all(), "");
+    assert!(std::fs::read_dir(home.data()).expect("data").next().is_none());
+}

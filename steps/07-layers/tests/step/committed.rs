@@ -1,0 +1,264 @@
+//! What a container has changed, and that as a layer.
+
+use std::fs::{create_dir, remove_dir_all, write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use testing::{Check, check, needs, tempdir};
+
+use crate::home::Home;
+use crate::killed::{Who, at_every_pause};
+use crate::{RUN, copy_of_root, overlay, root_and_overlay};
+
+/// A root in which something can be changed, and with the mount points of each container.
+fn root() -> tempfile::TempDir {
+    let root = copy_of_root();
+    let dir = root.path().join("rootfs");
+    let made = Command::new("sh").current_dir(&dir).args(["-c", "mkdir -p d/sub e && touch d/old d/sub/x e/f gone etc/hostname etc/resolv.conf etc/hosts && ln -s /nowhere link"]).status();
+    assert!(made.expect("sh").success());
+    root
+}
+
+/// What the container `it` on this root has run.
+fn ran(home: &Home, root: &Path, name: &str, script: &str) {
+    let root = root.display().to_string();
+    home.ok(&[RUN, &["--rootfs", &root, "--name", name, "bash", "-c", script]].concat());
+}
+
+const CHANGE: &str =
+    "rm -r d; mkdir d; touch d/new; rm gone e/f; echo g >e/g; mkdir n; echo a >n/a; ln n/a n/b; chmod 4755 n/a;
+    chown 5:6 n; ln -s /etc n/link; mkfifo n/pipe; rm link; mkdir link; echo x >>etc/passwd; chmod 700 usr;
+    echo begin >n/holes; truncate -s 50M n/holes; echo end >>n/holes; touch -d @1000000000.5 n/a n";
+
+const CHANGES: &str = "C /d\nA /d/new\nD /d/old\nD /d/sub\nC /e\nD /e/f\nA /e/g\nC /etc/passwd\nD /gone\nC /link\nA /n\nA /n/a\n\
+                       A /n/b\nA /n/holes\nA /n/link\nA /n/pipe\nC /usr";
+
+pub fn checks() -> Vec<Check> {
+    vec![
+        check("diff_prints_what_has_changed", [overlay()], || {
+            let (home, root) = (Home::new(), root());
+            let dir = root.path().join("rootfs");
+            ran(&home, &dir, "it", CHANGE);
+            assert_eq!(home.ok(&["diff", "it"]), CHANGES);
+            // Of one that runs, too; and nothing of a container that has changed nothing, or changed it back.
+            let root = dir.display().to_string();
+            home.ok(&[RUN, &["--rootfs", &root, "-d", "--name", "other", "sleep", "100"]].concat());
+            assert_eq!(home.ok(&["diff", "other"]), "");
+            home.ok(&["exec", "other", "sh", "-c", "touch /a; rm /a; mkdir /b; rmdir /b"]);
+            assert_eq!(home.ok(&["diff", "other"]), "");
+            home.ok(&["exec", "other", "sh", "-c", "rm -r /d/sub; mkdir -p /d/sub/y; echo >/d/sub/y/z"]);
+            assert_eq!(home.ok(&["diff", "other"]), "C /d/sub\nD /d/sub/x\nA /d/sub/y\nA /d/sub/y/z");
+            home.ok(&["exec", "other", "sh", "-c", "rm -r /d/sub; printf 'a\\033b' >/e/\"$(printf 'x\\033y\\nz')\""]);
+            let diff = home.ok(&["diff", "other"]);
+            assert!(diff.contains("D /d/sub\n") && diff.lines().count() == 4 && !diff.contains('\x1b'), "{diff}");
+            home.ok(&[RUN, &["--no-overlay", "--rootfs", &root, "--name", "plain", "true"]].concat());
+            home.refuses(&["diff", "plain"], "--no-overlay");
+            home.refuses(&["diff", "nobody"], "no container");
+        }),
+        check("a_committed_layer_is_what_docker_commit_would_make", [overlay()], || {
+            let (home, root, place) = (Home::new(), root(), tempdir());
+            let dir = root.path().join("rootfs");
+            ran(&home, &dir, "it", CHANGE);
+            let layer = place.path().join("a:b,c");
+            home.ok(&["commit", "it", &layer.display().to_string()]);
+            is_whole(&home, &dir, &layer);
+            let it = |name: &str| layer.join(name).symlink_metadata().expect("metadata");
+            assert_eq!(it("n").mtime(), 1_000_000_000);
+            assert_eq!((it("n/a").ino(), it("n/a").nlink()), (it("n/b").ino(), 2));
+            assert!(it("n/holes").len() == (50 << 20) + 4 && it("n/holes").blocks() < 100, "{:?}", it("n/holes"));
+            assert!(it("gone").file_type().is_char_device() && it("gone").rdev() == 0);
+            // What root inside owns, the caller owns outside; the others, too, where they can be.
+            let caller = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            assert_eq!((it("n/a").uid(), it("n/a").gid()), caller);
+            // A container on top changes nothing of it; what it has changed is a layer of its own.
+            let before = crate::checksum(&layer);
+            let (root, first) = (dir.display().to_string(), layer.display().to_string());
+            let on_top = [
+                RUN,
+                &["--rootfs", &root, "--layer", &first],
+                &["--name", "top", "sh", "-c", "rm d/new; mkdir d/sub; touch gone"],
+            ]
+            .concat();
+            home.ok(&on_top);
+            assert_eq!(home.ok(&["diff", "top"]), "C /d\nD /d/new\nA /d/sub\nA /gone");
+            let second = place.path().join("second").display().to_string();
+            home.ok(&["commit", "top", &second]);
+            let both = [RUN, &["--rootfs", &root, "--layer", &first, "--layer", &second], &["--rm", "ls", "d", "gone"]]
+                .concat();
+            assert_eq!(home.ok(&both), "gone\n\nd:\nsub");
+            assert_eq!(before, crate::checksum(&layer));
+            home.refuses(&["commit", "it", &first], "is there already");
+            assert_eq!(before, crate::checksum(&layer));
+        }),
+        check("an_archive_is_a_layer_again_once_it_is_unpacked", [root_and_overlay(), needs::tool("tar")], || {
+            let (home, root, place) = (Home::new(), root(), tempdir());
+            let dir = root.path().join("rootfs");
+            let long = "l".repeat(150);
+            let script =
+                format!("{CHANGE}; mkdir n/{long}; touch n/{long}/{long}; ln n/{long}/{long} n/z; ln -s {long} n/s");
+            ran(&home, &dir, "it", &script);
+            let archive = place.path().join("it.tar");
+            home.ok(&["commit", "it", &archive.display().to_string()]);
+            assert!(archive.metadata().expect("archive").len() < 100_000, "its holes are in it");
+            let list = Command::new("tar").arg("-tf").arg(&archive).output().expect("tar");
+            let list = String::from_utf8_lossy(&list.stdout).into_owned();
+            for name in ["d/.wh..wh..opq", "e/.wh.f", ".wh.gone", "n/holes"] {
+                assert!(list.lines().any(|line| line == name), "{name}: {list}");
+            }
+            let layer = place.path().join("unpacked");
+            create_dir(&layer).expect("mkdir");
+            // As the tutorial has it.
+            let unpacked = Command::new("sh").current_dir(&layer).args(["-c", UNPACK, "sh"]).arg(&archive).status();
+            assert!(unpacked.expect("sh").success());
+            is_whole(&home, &dir, &layer);
+            let owner = layer.join("n").metadata().expect("n");
+            assert_eq!(
+                (owner.uid(), owner.gid(), owner.mtime(), owner.mtime_nsec()),
+                (5, 6, 1_000_000_000, 500_000_000)
+            );
+            assert_eq!(layer.join("n/z").metadata().expect("z").nlink(), 2);
+            home.refuses(&["commit", "it", &archive.display().to_string()], "is there already");
+            // A name that an archive cannot have.
+            ran(&home, &dir, "bad", "touch /e/.wh.f");
+            let bad = place.path().join("bad.tar");
+            home.refuses(&["commit", "bad", &bad.display().to_string()], "/e/.wh.f: in an archive");
+            assert!(!bad.exists());
+        }),
+        check(
+            "attributes_and_capabilities_are_in_a_layer",
+            [root_and_overlay(), needs::tool("setfattr"), needs::tool("setcap")],
+            || {
+                let (home, place) = (Home::new(), tempdir());
+                let root = root();
+                let dir = root.path().join("rootfs");
+                let root = dir.display().to_string();
+                home.ok(&[RUN, &["--rootfs", &root, "-d", "--name", "it", "sleep", "100"]].concat());
+                home.ok(&["exec", "it", "sh", "-c", "touch /a /b; chmod 755 /a"]);
+                // Root inside would do it by setcap(8), which this root does not have.
+                let top = home.data().join("step04-data").join(home.id("it")).join("upper");
+                let done = |program: &str, words: &[&str], file: &str| {
+                    assert!(Command::new(program).args(words).arg(top.join(file)).status().expect(program).success());
+                };
+                done("setfattr", &["-n", "user.colour", "-v", "red"], "a");
+                done("setcap", &["-n", "100000", "cap_net_raw+ep"], "b");
+                home.refuses(
+                    &["commit", "it", &place.path().join("l").display().to_string()],
+                    "runs, and a layer is of one moment",
+                );
+                home.ok(&["pause", "it"]);
+                let layer = place.path().join("layer");
+                home.ok(&["commit", "it", &layer.display().to_string()]);
+                home.ok(&["commit", "it", &place.path().join("it.tar").display().to_string()]);
+                let said = |program: &str, words: &[&str], file: &str| {
+                    let output = Command::new(program).args(words).arg(layer.join(file)).output().expect(program);
+                    String::from_utf8_lossy(&output.stdout).into_owned()
+                };
+                assert_eq!(said("getfattr", &["--absolute-names", "--only-values", "-n", "user.colour"], "a"), "red");
+                let capabilities = said("getcap", &["-n"], "b");
+                assert!(capabilities.contains("cap_net_raw") && !capabilities.contains("rootid"), "{capabilities}");
+                let archive = std::fs::read(place.path().join("it.tar")).expect("archive");
+                let text = String::from_utf8_lossy(&archive);
+                assert!(
+                    text.contains("SCHILY.xattr.user.colour=red") && text.contains("SCHILY.xattr.security.capability=")
+                );
+                assert!(!text.contains("user.overlay."), "the kernel's notes mean nothing elsewhere");
+            },
+        ),
+        check("no_link_of_the_containers_is_followed_on_the_host", [overlay()], || {
+            let (home, root, secret) = (Home::new(), root(), tempdir());
+            write(secret.path().join("secret"), "secret").expect("write");
+            let dir = root.path().join("rootfs");
+            let script = format!(
+                "rm -r e; ln -s {0} e; ln -s {0}/secret s; mkdir x; ln -s ../../../../../../../.. x/up",
+                secret.path().display()
+            );
+            ran(&home, &dir, "it", &script);
+            assert_eq!(home.ok(&["diff", "it"]), "C /e\nA /s\nA /x\nA /x/up");
+            let place = tempdir();
+            for name in ["layer", "it.tar"] {
+                home.ok(&["commit", "it", &place.path().join(name).display().to_string()]);
+            }
+            assert!(place.path().join("layer/e").symlink_metadata().expect("e").is_symlink());
+            let archive = std::fs::read(place.path().join("it.tar")).expect("archive");
+            assert!(!String::from_utf8_lossy(&archive).contains("secretsecret") && archive.len() < 20_000);
+        }),
+        check("a_killed_commit_leaves_no_half_layer", [overlay()], || {
+            for (name, word) in [("layer", "rm -r"), ("it.tar", "rm")] {
+                let place = tempdir();
+                let to = place.path().join(name).display().to_string();
+                let before = |home: &Home| {
+                    let _ = Command::new("sh").args(["-c", &format!("{word} {to} 2>/dev/null")]).status();
+                    home.ok(&[RUN, &["--name", "it", "sh", "-c", "mkdir a; echo b >a/b"]].concat());
+                };
+                at_every_pause(before, &["commit", "it", &to], Who::Engine);
+            }
+            // While it copies, too: at any moment.
+            let (home, place) = (Home::new(), tempdir());
+            home.ok(&[RUN, &["--name", "it", "bash", "-c", "for i in {1..2000}; do echo $i >/file$i; done"]].concat());
+            let mut halves = 0;
+            for number in 0..20_u64 {
+                for name in ["layer", "it.tar"] {
+                    let to = place.path().join(name);
+                    let mut run = home.step(&["-q", "commit", "it", &to.display().to_string()]).spawn();
+                    std::thread::sleep(Duration::from_millis(number * 10));
+                    let _ = nix::sys::signal::kill(Pid::from_raw(run.id() as i32), Signal::SIGKILL);
+                    testing::end_of(&mut run, testing::PATIENCE);
+                    match name {
+                        "layer" if to.exists() => {
+                            assert_eq!(
+                                std::fs::read_dir(&to)
+                                    .expect("layer")
+                                    .flatten()
+                                    .filter(|it| it.file_name().to_string_lossy().starts_with("file"))
+                                    .count(),
+                                2000
+                            );
+                            remove_dir_all(&to).expect("remove");
+                        }
+                        "it.tar" if to.exists() => {
+                            let list = Command::new("tar").arg("-tf").arg(&to).output().expect("tar");
+                            assert_eq!(
+                                String::from_utf8_lossy(&list.stdout)
+                                    .lines()
+                                    .filter(|it| it.starts_with("file"))
+                                    .count(),
+                                2000
+                            );
+                            std::fs::remove_file(&to).expect("remove");
+                        }
+                        _ => halves += 1,
+                    }
+                    assert!(std::fs::read_dir(place.path()).expect("place").next().is_none());
+                }
+            }
+            assert!(halves > 0, "none was killed");
+            // What is left of them is no hindrance, and goes with the container.
+            home.ok(&["commit", "it", &place.path().join("layer").display().to_string()]);
+        }),
+    ]
+}
+
+/// For an archive in the directory in which it is unpacked: `sh -c UNPACK sh FILE.tar`.
+const UNPACK: &str = r#"tar --xattrs --xattrs-include='*' -xpf "$1"
+find . -name '.wh..wh..opq' | while read -r file; do
+    rm "$file" && setfattr -n user.overlay.opaque -v y "${file%/*}"
+done
+find . -name '.wh.*' | while read -r file; do
+    rm "$file" && mknod "${file%/*}/${file##*/.wh.}" c 0 0
+done
+tar -xpf "$1" --no-recursion --exclude='.wh.*' $(tar -tf "$1" | grep '/$')"#;
+
+/// That a container on this root and layer sees what [`CHANGE`] has left.
+fn is_whole(home: &Home, root: &Path, layer: &Path) {
+    let (root, layer) = (root.display().to_string(), layer.display().to_string());
+    let script =
+        "ls d e; ls gone e/f 2>&1 | wc -l; stat -c '%A %h %u:%g' n/a; stat -c '%F' n/link n/pipe link; cat n/a;
+        stat -c %a usr; tail -c 4 n/holes; head -c 6 n/holes; stat -c %s n/holes; stat -c %Y n/a";
+    let words = [RUN, &["--rootfs", &root, "--layer", &layer], &["--rm", "sh", "-c", script]].concat();
+    let expected = "d:\nnew\n\ne:\ng\n2\n-rwsr-xr-x 2 0:0\nsymbolic link\nfifo\ndirectory\na\n700\nend\nbegin\n52428804\n1000000000";
+    assert_eq!(home.ok(&words), expected);
+}
