@@ -287,7 +287,7 @@ pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
     let store = Store::open::<R>()?;
     let mut all = Vec::new();
     let code = each_word(words, |word| {
-        all.push(with(&store, word, tables::everything)?);
+        all.push(with(&store, word, tables::everything::<R>)?);
         Ok(())
     })?;
     print(&tables::escaped(&format!("{:#}\n", serde_json::Value::Array(all))))?;

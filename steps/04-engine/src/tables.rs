@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::container::{Container, Snapshot};
+use crate::Recipe;
+use crate::container::{Container, Snapshot, State};
 use crate::states::Status;
 
 /// `step04 ps`.
@@ -43,16 +44,26 @@ pub fn row(container: &Container, Snapshot { status, state, end }: &Snapshot) ->
 }
 
 /// `step04 inspect`: what was wanted, what has become of it, and how it ended.
-pub fn everything(container: &Container) -> Result<Value> {
+pub fn everything<R: Recipe>(container: &Container) -> Result<Value> {
     container.is_whole()?;
     let Snapshot { status, end, .. } = container.snapshot()?;
+    let state = container.state()?;
     Ok(json!({
         "config": container.config,
         "status": status,
-        "state": container.state()?,
+        "state": state,
+        "disk": disk::<R>(container, &state)?,
         "end": end,
         "directory": container.path("").to_string_lossy(),
     }))
+}
+
+/// Bytes on disk of what its parts keep; none where another step has made it, or none of them keeps anything.
+pub fn disk<R: Recipe>(container: &Container, state: &State) -> Result<Option<u64>> {
+    let plan = if container.is_ours().is_ok() { state.plan::<R>()? } else { None };
+    let Some(plan) = plan else { return Ok(None) };
+    let sizes: Vec<_> = R::parts(&plan).iter().map(|part| part.disk()).collect::<Result<_>>()?;
+    Ok(sizes.into_iter().flatten().reduce(|one, other| one + other))
 }
 
 /// JSON as it is, but for U+007F to U+009F: a terminal would obey them, and JSON need not escape them. RFC 8259, 7.

@@ -34,7 +34,7 @@ use crate::{archive, sys};
 pub fn directory(upper: &Path, place: &Path, to: &Path, inside: &Inside) -> Result<()> {
     let to = new_place(to)?;
     let discard = || inside.with_all_rights(|| layer::remove(place).during(format_args!("rm -r {}", place.display())));
-    explain::host(call!("cp -a {} {}", upper.display(), place.display())).run(|| Ok::<_, std::io::Error>(()))?;
+    explain::host(call!("cp -a {} {}", upper.display(), place.display())).announce()?;
     let make = || {
         let copy = || {
             layer::remove(place).during(format_args!("rm -r {}", place.display()))?; // one that was killed has left it

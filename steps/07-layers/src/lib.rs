@@ -45,7 +45,7 @@ use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::unistd::{Gid, Uid, chown};
-use shared::failure::is;
+use shared::failure::{During, is};
 use shared::{call, explain};
 use users::parts::Tree;
 
@@ -152,24 +152,31 @@ pub fn stand_beside(data: &Tree, lowers: &[Tree], is_opened_by_host: bool) -> Re
 ///
 /// # Errors
 /// EINVAL where the upper layer is on a file system that cannot have one.
-pub fn mount_overlay(lowers: usize) -> Result<OwnedFd> {
+pub fn mount_overlay(data: &Path, lowers: usize) -> Result<OwnedFd> {
     let names: Vec<_> = (0..lowers).rev().map(|number| number.to_string()).collect();
     let options = format!("userxattr,lowerdir={},upperdir=upper,workdir=work", names.join(":"));
-    mount("overlay", "root", Some("overlay"), MsFlags::empty(), Some(&options)).map_err(why::no_upper)?;
+    mount("overlay", "root", Some("overlay"), MsFlags::empty(), Some(&options))
+        .map_err(|error| why::no_upper(error, data))?;
     let overlay = explain::child(call!("open_tree(AT_FDCWD, \"root\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"))
         .run(|| rootfs::sys::copy_mount(c"root", false))?;
-    why::read_only(&overlay)?;
+    why::read_only(&overlay, data)?;
     explain::child(call!("umount2(\".\", MNT_DETACH)")).run(|| umount2(".", MntFlags::MNT_DETACH))?;
     Ok(overlay)
 }
 
 /// Host, any process, and the container to be removed: removes what it has written, and then the directory of all, if it was
-/// the last.
+/// the last. `with_all_rights` does that as one who may: a container can close its files, and give them to others of its ids.
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn remove_upper(data: &Path) -> Result<()> {
-    explain::host(call!("rm -r {}", data.display())).cleanup().run(|| layer::remove(data))?;
+pub fn remove_upper(data: &Path, with_all_rights: impl Fn(&dyn Fn() -> Result<()>) -> Result<()>) -> Result<()> {
+    if data.exists() {
+        explain::host(call!("rm -r {}", data.display())).cleanup().announce()?;
+        let remove = || layer::remove(data).during(format_args!("rm -r {}", data.display()));
+        if !explain::dry_run() {
+            with_all_rights(&remove)?;
+        }
+    }
     if let Some(top) = data.parent().filter(|_| !explain::dry_run()) {
         let _ = std::fs::remove_dir(top); // ENOTEMPTY: there are others
     }

@@ -126,7 +126,7 @@ impl Part for LayeredRoot {
     fn enter(&self, letter: &mut Letter) -> Result<()> {
         let Some(layers) = &self.layers else { return self.root.enter(letter) };
         crate::stand_beside(&layers.data, &layers.lowers, layers.opened_by_host().next().is_some())?;
-        let overlay = crate::mount_overlay(layers.lowers.len())?;
+        let overlay = crate::mount_overlay(layers.data.source(), layers.lowers.len())?;
         users::stand_on(overlay.as_fd())?;
         self.root.fill_and_pivot()
     }
@@ -155,15 +155,7 @@ impl Part for LayeredRoot {
 
     fn remove(&self) -> Result<()> {
         let Some(layers) = &self.layers else { return Ok(()) };
-        let data = layers.data.source();
-        if !data.exists() {
-            return Ok(());
-        }
-        match crate::remove_upper(data) {
-            // What the container has closed, or given to others of its ids.
-            Err(_) if !nix::unistd::geteuid().is_root() => layers.inside.with_all_rights(|| crate::remove_upper(data)),
-            removed => removed,
-        }
+        crate::remove_upper(layers.data.source(), |remove| layers.inside.with_all_rights(remove))
     }
 }
 

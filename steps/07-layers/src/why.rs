@@ -27,42 +27,38 @@ pub fn without_attributes(upper: &Path) -> Result<()> {
     match sys::set(&path, TRIAL, b"y").and_then(|()| sys::remove(&path, TRIAL)) {
         Ok(()) => Ok(()),
         // hostfs says EPERM
-        Err(errno) => Err(elsewhere(upper, &format!("keeps no attributes of a user ({errno:?})"))),
+        Err(errno) => {
+            let data = upper.parent().unwrap_or(upper);
+            Err(elsewhere(data, upper, &format!("keeps no attributes of a user ({errno:?})")))
+        }
     }
 }
 
 /// Child, standing beside its layers: an error of mount(2), with the file system if it is to blame.
-pub fn no_upper(error: Error) -> Error {
+pub fn no_upper(error: Error, data: &Path) -> Error {
     let kind = statfs("upper").map(|it| it.filesystem_type());
     if is(&error, Errno::EINVAL) && kind == Ok(OVERLAYFS_SUPER_MAGIC) {
-        return elsewhere(&here(), &format!("is an overlay itself: {error:#}"));
+        return elsewhere(data, Path::new("."), &format!("is an overlay itself: {error:#}"));
     }
     error
 }
 
 /// Child: that what it has mounted can be written to. Where a file system lacks something (renaming with a whiteout, say)
 /// the kernel mounts it read-only, and says why in dmesg(1) alone.
-pub fn read_only(overlay: &OwnedFd) -> Result<()> {
+pub fn read_only(overlay: &OwnedFd, data: &Path) -> Result<()> {
     let is_read_only = || fstatvfs(overlay.as_fd()).is_ok_and(|it| it.flags().contains(FsFlags::ST_RDONLY));
     if !explain::dry_run() && is_read_only() {
-        return Err(elsewhere(&here(), "lacks what an upper layer needs (`dmesg | tail` says what)"));
+        return Err(elsewhere(data, Path::new("."), "lacks what an upper layer needs (`dmesg | tail` says what)"));
     }
     Ok(())
 }
 
-/// Where the child stands: the container's directory, as the host has it.
-fn here() -> std::path::PathBuf {
-    std::env::current_dir().unwrap_or_else(|_| ".".into())
-}
-
-fn elsewhere(path: &Path, because: &str) -> Error {
-    let kind = statfs(path).map_or(String::new(), |it| name(it.filesystem_type()));
+/// `data` is its path on the host, `here` the same as this process reaches it.
+fn elsewhere(data: &Path, here: &Path, because: &str) -> Error {
+    let kind = statfs(here).map_or(String::new(), |it| name(it.filesystem_type()));
     Failure {
         code: STEP_FAILED,
-        sentence: format!(
-            "no upper layer can be in {}: its file system{kind} {because}",
-            path.display(),
-        ),
+        sentence: format!("no upper layer can be in {}: its file system{kind} {because}", data.display()),
         remedy: Some(
             "name a directory on another one, such as ext4, xfs or btrfs, in XDG_DATA_HOME; or let the container write into \
              its root itself, with --no-overlay"

@@ -51,7 +51,7 @@ pub fn checks() -> Vec<Check> {
             home.ok(&["exec", "other", "sh", "-c", "touch /a; rm /a; mkdir /b; rmdir /b"]);
             assert_eq!(home.ok(&["diff", "other"]), "");
             home.ok(&["exec", "other", "sh", "-c", "rm -r /d/sub; mkdir -p /d/sub/y; echo >/d/sub/y/z"]);
-            assert_eq!(home.ok(&["diff", "other"]), "C /d/sub\nD /d/sub/x\nA /d/sub/y\nA /d/sub/y/z");
+            assert_eq!(home.ok(&["diff", "other"]), "C /d\nC /d/sub\nD /d/sub/x\nA /d/sub/y\nA /d/sub/y/z");
             home.ok(&["exec", "other", "sh", "-c", "rm -r /d/sub; printf 'a\\033b' >/e/\"$(printf 'x\\033y\\nz')\""]);
             let diff = home.ok(&["diff", "other"]);
             assert!(diff.contains("D /d/sub\n") && diff.lines().count() == 4 && !diff.contains('\x1b'), "{diff}");
@@ -116,10 +116,7 @@ pub fn checks() -> Vec<Check> {
             assert!(unpacked.expect("sh").success());
             is_whole(&home, &dir, &layer);
             let owner = layer.join("n").metadata().expect("n");
-            assert_eq!(
-                (owner.uid(), owner.gid(), owner.mtime(), owner.mtime_nsec()),
-                (5, 6, 1_000_000_000, 500_000_000)
-            );
+            assert_eq!((owner.uid(), owner.gid()), (5, 6));
             assert_eq!(layer.join("n/z").metadata().expect("z").nlink(), 2);
             home.refuses(&["commit", "it", &archive.display().to_string()], "is there already");
             // A name that an archive cannot have.
@@ -249,8 +246,7 @@ find . -name '.wh..wh..opq' | while read -r file; do
 done
 find . -name '.wh.*' | while read -r file; do
     rm "$file" && mknod "${file%/*}/${file##*/.wh.}" c 0 0
-done
-tar -xpf "$1" --no-recursion --exclude='.wh.*' $(tar -tf "$1" | grep '/$')"#;
+done"#;
 
 /// That a container on this root and layer sees what [`CHANGE`] has left.
 fn is_whole(home: &Home, root: &Path, layer: &Path) {

@@ -13,7 +13,7 @@ mod ordinary;
 
 use std::collections::BTreeMap;
 use std::fs::{create_dir, read_to_string, set_permissions, write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
@@ -230,7 +230,6 @@ fn checks() -> Vec<Check> {
             refuses(&["--layer", "/usr", "--no-overlay"], "cannot be used with");
             let root = rootfs().display().to_string();
             refuses(&["--layer", &root], "ELOOP");
-            refuses(&["--layer", &home.data().display().to_string()], "ELOOP");
             let layer = tempdir();
             let many: Vec<_> = (0..500).flat_map(|_| ["--layer", layer.path().to_str().expect("UTF-8")]).collect();
             refuses(&many, "the kernel takes 500 at most");
@@ -299,8 +298,7 @@ fn checks() -> Vec<Check> {
         }),
         check("what_is_too_deep_for_any_path_is_removed_all_the_same", [overlay()], || {
             let home = Home::new();
-            let script =
-                "for i in $(seq 3000); do mkdir d; cd -P d; done; cd /; mkdir closed; touch closed/a; chmod 0 closed";
+            let script = "mkdir d; cd d; for i in {1..15}; do mkdir -p $(printf 'd/%.0s' {1..100}); cd $(printf 'd/%.0s' {1..100}); done; cd /; mkdir closed; touch closed/a; chmod 0 closed";
             home.ok(&[RUN, &["--name", "it", "bash", "-c", script]].concat());
             home.refuses(&["diff", "it"], "ENAMETOOLONG");
             home.ok(&["rm", "it"]);
@@ -324,13 +322,11 @@ fn checks() -> Vec<Check> {
         check("this_user_has_an_upper_layer", [needs::ordinary_user(), overlay()], || {
             let home = Home::new();
             // What fails without `userxattr`.
-            let script = "mkdir q && mv q r && rmdir r && rm -r /etc && mkdir /etc && touch /etc/new && chmod 0 /etc";
+            let script =
+                "mkdir q && mv q r && rmdir r && rm -r /root && mkdir /root && touch /root/new && chmod 0 /root";
             home.ok(&[RUN, &["--name", "it", "sh", "-c", script]].concat());
             let diff = home.ok(&["diff", "it"]);
-            assert!(
-                diff.contains("C /etc\n") && diff.contains("A /etc/new\n") && diff.contains("D /etc/passwd"),
-                "{diff}"
-            );
+            assert!(diff.contains("C /root\nA /root/new"), "{diff}");
         })
         .differs_in([World::SystemdUser]),
     ];
@@ -346,16 +342,18 @@ fn on_an_overlay() -> Option<String> {
 /// What an ordinary user's container does, and what the archive of it says of the owners of two files.
 fn ordinary_user(lines: &str, of_root: &str, of_five: &str) {
     let user = Ordinary::new(lines);
+    create_dir(user.root().join("d")).and_then(|()| write(user.root().join("d/old"), "")).expect("a directory");
+    ["d", "d/old"].iter().for_each(|name| chown(user.root().join(name), Some(65534), Some(65534)).expect("chown"));
     let before = checksum(&user.root());
     let owns = if lines.is_empty() { "" } else { "chown 5:6 /f &&" };
     // What fails without `userxattr`, and what its own user may not look into or remove.
     let script = format!(
-        "mkdir q && mv q r && rmdir r && rm -r /etc && mkdir /etc && touch /etc/new && mkdir c && touch c/d /f && {owns} chmod 0 c"
+        "mkdir q && mv q r && rmdir r && rm -r /d && mkdir /d && touch /d/new && mkdir c && touch c/d /f && {owns} chmod 0 c"
     );
     user.ok(&["run", "--name", "it", "--network", "none", "sh", "-c", &script]);
     assert_eq!(before, checksum(&user.root()));
     let diff = user.ok(&["diff", "it"]);
-    for line in ["C /etc", "A /etc/new", "D /etc/passwd", "A /c", "A /c/d", "A /f"] {
+    for line in ["C /d", "A /d/new", "D /d/old", "A /c", "A /c/d", "A /f"] {
         assert!(diff.lines().any(|it| it == line), "{line}: {diff}");
     }
     user.ok(&["commit", "it", "it.tar"]);
@@ -367,13 +365,10 @@ fn ordinary_user(lines: &str, of_root: &str, of_five: &str) {
         let line = listed.lines().find(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {listed}"));
         line.split_whitespace().nth(1).expect("an owner").to_owned()
     };
+    assert_eq!((owner(" c/d"), owner(" f"), owner(" d/.wh..wh..opq")), (of_root.into(), of_five.into(), "0/0".into()));
     assert_eq!(
-        (owner(" c/d"), owner(" f"), owner(" etc/.wh..wh..opq")),
-        (of_root.into(), of_five.into(), "0/0".into())
-    );
-    assert_eq!(
-        user.ok(&["run", "--rm", "--network", "none", "--layer", "layer", "sh", "-c", "ls /etc /c"]),
-        "/c:\nd\n\n/etc:\nhostname\nhosts\nnew\nresolv.conf"
+        user.ok(&["run", "--rm", "--network", "none", "--layer", "layer", "sh", "-c", "ls /d /c"]),
+        "/c:\nd\n\n/d:\nnew"
     );
     user.ok(&["rm", "it"]);
     let data = user.root().with_file_name(".local").join("share");
