@@ -36,7 +36,7 @@ struct Member {
 pub fn write(layer: &Layer, file: &File) -> Result<()> {
     let mut archive = Builder::new(BufWriter::new(file));
     let mut names: HashMap<(u64, u64), PathBuf> = HashMap::new();
-    visit(layer, Path::new(""), &mut |path, entry| {
+    visit(layer, |path, entry| {
         let Some(name) = path.file_name() else { return Ok(()) }; // the top has no name in an archive
         let means_another = name.as_bytes().starts_with(WHITEOUT.as_bytes());
         ensure!(!means_another, "in an archive, a name that begins with {WHITEOUT} would say that a file is deleted");

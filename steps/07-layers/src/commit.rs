@@ -95,7 +95,7 @@ fn keep_name(path: &Path) -> Result<()> {
 pub fn size(layer: &Layer) -> Result<u64> {
     let mut seen = HashMap::new();
     let mut blocks = 0;
-    visit(layer, Path::new(""), &mut |_, entry| {
+    visit(layer, |_, entry| {
         if seen.insert(identity(entry), ()).is_none() {
             blocks += entry.stat.st_blocks as u64;
         }
@@ -104,13 +104,17 @@ pub fn size(layer: &Layer) -> Result<u64> {
     Ok(blocks * 512)
 }
 
-/// Everything in a layer, a directory before what is in it.
-pub(crate) fn visit(layer: &Layer, path: &Path, act: &mut dyn FnMut(&Path, &Entry) -> Result<()>) -> Result<()> {
-    let Some(entry) = layer.look(path)? else { return Ok(()) }; // gone meanwhile
-    act(path, &entry).with_context(|| format!("/{}", path.display()))?;
-    let names = if entry.is_directory() { entry.names()? } else { Vec::new() };
-    drop(entry); // or there would be a descriptor for each directory on the way
-    names.iter().try_for_each(|name| visit(layer, &path.join(name), act))
+/// Everything in a layer, in the order of its names, a directory before what is in it.
+pub(crate) fn visit(layer: &Layer, mut act: impl FnMut(&Path, &Entry) -> Result<()>) -> Result<()> {
+    let mut left = vec![PathBuf::new()];
+    while let Some(path) = left.pop() {
+        let Some(entry) = layer.look(&path)? else { continue }; // gone meanwhile
+        act(&path, &entry).with_context(|| format!("/{}", path.display()))?;
+        if entry.is_directory() {
+            left.extend(entry.names()?.into_iter().rev().map(|name| path.join(name)));
+        }
+    }
+    Ok(())
 }
 
 /// By which a file with several names is known.
@@ -122,7 +126,7 @@ pub(crate) fn identity(entry: &Entry) -> (u64, u64) {
 fn copy(from: &Layer, to: &Path) -> Result<()> {
     let mut names: HashMap<_, PathBuf> = HashMap::new();
     let mut directories = Vec::new();
-    visit(from, Path::new(""), &mut |path, entry| {
+    visit(from, |path, entry| {
         // Joined with nothing, it would end with a slash, and what that leads to would be meant.
         let to = if path.as_os_str().is_empty() { to.to_owned() } else { to.join(path) };
         let first = names.get(&identity(entry)).filter(|_| !entry.is_directory() && !entry.is_whiteout());

@@ -1,5 +1,7 @@
 //! What a container has changed: its upper layer, beside what the lower ones show there. As Docker prints it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -40,74 +42,75 @@ impl fmt::Display for Change {
     }
 }
 
+/// A directory of the upper layer that is still to be looked into.
+struct Directory<'l> {
+    path: PathBuf,
+    /// The layers that have one below it.
+    lowers: Vec<&'l Layer>,
+    /// Whether nothing of these is seen through it.
+    hides: bool,
+}
+
 /// Host: what is in the upper layer, by the side of what these show, the topmost first. Sorted by path.
 ///
 /// # Errors
 /// Where a layer cannot be read.
 pub fn changes(upper: &Layer, lowers: &[&Layer]) -> Result<Vec<Change>> {
-    let mut changes = Vec::new();
-    if let Some(top) = upper.look(Path::new(""))? {
-        let lowers = if top.is_opaque() { &[] } else { lowers };
-        in_directory(upper, Path::new(""), &top, lowers, lowers, &mut changes)?;
+    let mut changes = BTreeMap::new();
+    // A list, as a function that calls itself would run out of stack where a container has made a deep tree.
+    let mut left = vec![Directory { path: PathBuf::new(), lowers: lowers.to_vec(), hides: false }];
+    while let Some(directory) = left.pop() {
+        if let Some(entry) = upper.look(&directory.path)?.filter(Entry::is_directory) {
+            let hides = directory.hides || entry.is_opaque();
+            look_into(&Directory { hides, ..directory }, entry.names()?, upper, &mut changes, &mut left)?;
+        }
     }
-    changes.sort();
-    Ok(changes)
+    Ok(changes.into_iter().map(|(path, kind)| Change { path, kind }).collect())
 }
 
-/// What has changed in a directory of the upper layer. Below it are `lowers`; `merged` of them are seen through it. Whether
-/// a name has come or gone.
-fn in_directory(
+fn look_into<'l>(
+    directory: &Directory<'l>,
+    names: Vec<OsString>,
     upper: &Layer,
-    path: &Path,
-    dir: &Entry,
-    lowers: &[&Layer],
-    merged: &[&Layer],
-    changes: &mut Vec<Change>,
-) -> Result<bool> {
-    let before = changes.len();
-    let mut moved = false;
-    let names = dir.names()?;
-    // What an opaque directory hides, and no other name stands for.
-    if merged.is_empty() {
-        for name in all_names(lowers, path)? {
-            let hidden = path.join(&name);
-            let is_there = names.contains(&name) && upper.look(&hidden)?.is_some_and(|entry| !entry.is_whiteout());
-            if !is_there && !matches!(below(lowers, &hidden)?, Below::Nothing) {
-                changes.push(Change { path: hidden, kind: Kind::Deleted });
-                moved = true;
-            }
+    changes: &mut BTreeMap<PathBuf, Kind>,
+    left: &mut Vec<Directory<'l>>,
+) -> Result<()> {
+    let Directory { path, lowers, hides } = directory;
+    let mut add = |path: &Path, kind| {
+        changes.insert(path.to_owned(), kind);
+        // With a name that comes or goes, the directory has changed, too.
+        if let Some(above) = path.parent().filter(|above| kind != Kind::Changed && !above.as_os_str().is_empty()) {
+            changes.entry(above.to_owned()).or_insert(Kind::Changed);
+        }
+    };
+    for name in if *hides { all_names(lowers, path)? } else { Vec::new() } {
+        let hidden = path.join(name);
+        let is_there = upper.look(&hidden)?.is_some_and(|entry| !entry.is_whiteout());
+        if !is_there && !matches!(below(lowers, &hidden)?, Below::Nothing) {
+            add(&hidden, Kind::Deleted);
         }
     }
     for name in names {
         let path = path.join(name);
         let Some(entry) = upper.look(&path)? else { continue }; // gone meanwhile
         let there = below(lowers, &path)?;
-        let kind = match &there {
+        match &there {
             Below::Nothing if entry.is_whiteout() => continue,
-            Below::Nothing => Some(Kind::Added),
-            _ if entry.is_whiteout() && merged.is_empty() => continue, // said above
-            _ if entry.is_whiteout() => Some(Kind::Deleted),
-            Below::Directory(old, layers) if entry.is_directory() && is_same(&entry, upper, old, layers[0]) => None,
-            Below::File | Below::Directory(..) => Some(Kind::Changed),
-        };
-        moved |= matches!(kind, Some(Kind::Added | Kind::Deleted));
-        let has_moved = if entry.is_directory() {
-            let lowers = if let Below::Directory(_, layers) = &there { &layers[..] } else { &[] };
-            let merged = if entry.is_opaque() || merged.is_empty() { &[] } else { lowers };
-            in_directory(upper, &path, &entry, lowers, merged, changes)?
-        } else {
-            false
-        };
-        if let Some(kind) = kind.or(has_moved.then_some(Kind::Changed)) {
-            changes.push(Change { path, kind });
+            Below::Nothing => add(&path, Kind::Added),
+            _ if entry.is_whiteout() => add(&path, Kind::Deleted),
+            Below::Directory(old, layers) if entry.is_directory() && is_same(&entry, upper, old, layers[0]) => {}
+            Below::File | Below::Directory(..) => add(&path, Kind::Changed),
+        }
+        if entry.is_directory() {
+            let lowers = if let Below::Directory(_, layers) = there { layers } else { Vec::new() };
+            left.push(Directory { path, lowers, hides: *hides });
         }
     }
-    debug_assert!(changes.len() >= before);
-    Ok(moved)
+    Ok(())
 }
 
 /// The names that layers have in a directory.
-fn all_names(layers: &[&Layer], path: &Path) -> Result<Vec<std::ffi::OsString>> {
+fn all_names(layers: &[&Layer], path: &Path) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
     for layer in layers {
         if let Some(dir) = layer.look(path)?.filter(Entry::is_directory) {

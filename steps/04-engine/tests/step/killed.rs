@@ -85,7 +85,9 @@ enum How {
 }
 
 fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usize) -> Ending {
-    let step = home.narrated(&[&["--pause"], arguments].concat()).with(|command| {
+    // Before each call, or before those that the arguments name.
+    let all = if arguments.iter().any(|it| it.starts_with("--pause=")) { &[][..] } else { &["--pause"] };
+    let step = home.narrated(&[all, arguments].concat()).with(|command| {
         command.stdin(Stdio::piped());
     });
     let mut step = step.spawn();
