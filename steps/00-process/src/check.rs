@@ -40,6 +40,7 @@ const TOOLS: [(&str, &str); 13] = [
     ("nsenter", "to step into a container from a second terminal"),
     ("pasta", "a network without root (step 06)"),
     ("podman", "to compare with, without root"),
+    ("setfattr", "to unpack the archive of a layer (step 07)"),
     ("strace", "to see the calls themselves"),
     ("systemd-run", "a cgroup of one's own without root (step 02)"),
 ];

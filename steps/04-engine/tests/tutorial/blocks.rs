@@ -71,7 +71,8 @@ fn anchor(heading: &str) -> String {
     words.chars().filter(|c| c.is_alphanumeric() || *c == '-').collect()
 }
 
-const WORLDS: [&str; 6] = ["anyone", "root", "root on v1", "root on v2", "root with idmap", "root with a network"];
+const WORLDS: [&str; 7] =
+    ["anyone", "root", "root on v1", "root on v2", "root with idmap", "root with a network", "root with layers"];
 
 fn world(block: &Block) -> Option<&str> {
     block.before.strip_prefix("<!-- run: ").and_then(|rest| rest.strip_suffix(" -->"))
@@ -111,7 +112,7 @@ fn run_and_compare(block: &Block, whose: &str) {
     let mut shell = Command::new("bash");
     shell.args(["-c", &format!("exec 2>&1\n{script}").replace("-of-mine", whose)]);
     with_the_programs(&mut shell);
-    shell.env("XDG_RUNTIME_DIR", home.path());
+    shell.env("XDG_RUNTIME_DIR", home.path()).env("XDG_DATA_HOME", home.path());
     let out = testing::without_own_groups(&testing::Run::new(shell).ran().out).replace(whose, "-of-mine");
     let answers: Vec<Vec<_>> = out.split(&format!("{MARK}\n")).skip(1).map(|answer| answer.lines().collect()).collect();
     assert_eq!(answers.len(), commands.len(), "{out}");

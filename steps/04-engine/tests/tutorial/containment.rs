@@ -18,8 +18,11 @@ use crate::only;
 
 /// What step 06 says of a kernel like User Mode Linux, where it works without a cable.
 pub const NO_BRIDGE: &str = "this kernel has no such interfaces";
+/// What step 07 says where it works on the root itself.
+pub const NO_UPPER: &str = "no upper layer can be in";
 /// The steps, by the first word of their command.
-pub const STEPS: [&str; 7] = ["step00", "step01", "step02", "step03", "step04", "step05", "step06"];
+pub const STEPS: [&str; 8] =
+    ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07"];
 
 /// A row: what is tried, whether it works in a step, and what stops it.
 pub struct Row {
@@ -34,9 +37,11 @@ pub struct Playground {
     dir: tempfile::TempDir,
     /// Options of step 06.
     network: &'static [&'static str],
+    /// Of step 07.
+    layers: &'static [&'static str],
 }
 
-pub const ROWS: [Row; 20] = [
+pub const ROWS: [Row; 21] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -85,6 +90,11 @@ pub const ROWS: [Row; 20] = [
         stopped_by: "user namespace with a range: outside, its owner is an id that nobody has",
     },
     Row {
+        what: "change the root of another container",
+        works: change_root,
+        stopped_by: "overlay: what it writes is a layer of its own",
+    },
+    Row {
         what: "open a setting of the host for writing (called by root)",
         works: open_setting,
         stopped_by: "user namespace with a range",
@@ -98,7 +108,7 @@ impl Playground {
         let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
         assert!(made.status.success(), "{made:?}");
-        let mut place = Playground { dir, network: &[] };
+        let mut place = Playground { dir, network: &[], layers: &[] };
         // The other way to a root that belongs to a range, where the file system takes no map: its files do.
         let ran = place.step("step05", &[], &["true"]).ran();
         if ran.err.contains("takes no map of ids") {
@@ -109,11 +119,14 @@ impl Playground {
         if place.step("step06", &[], &["true"]).ran().err.contains(NO_BRIDGE) {
             place.network = &["--network", "none"];
         }
+        if place.step("step07", &[], &["true"]).ran().err.contains(NO_UPPER) {
+            place.layers = &["--no-overlay"];
+        }
         place
     }
 
     /// Whether this misbehaviour works in each step.
-    pub fn tried(&self, row: &Row) -> [bool; 7] {
+    pub fn tried(&self, row: &Row) -> [bool; 8] {
         STEPS.map(|step| (row.works)(self, step))
     }
 
@@ -133,8 +146,11 @@ impl Playground {
         if step >= "step06" {
             arguments.extend(self.network);
         }
+        if step >= "step07" {
+            arguments.extend(self.layers);
+        }
         testing::step(step, arguments.iter().chain(command)).with(|command| {
-            command.env("XDG_RUNTIME_DIR", self.dir.path());
+            command.env("XDG_RUNTIME_DIR", self.dir.path()).env("XDG_DATA_HOME", self.dir.path());
         })
     }
 
@@ -154,7 +170,10 @@ impl Playground {
         let root = self.dir.path().join("rootfs").display().to_string();
         let options = match step {
             "step04" | "step05" => format!("run --rm --rootfs {root}"),
-            "step06" => format!("run --rm --rootfs {root} {}", self.network.join(" ")),
+            "step06" | "step07" => {
+                let layers = if step == "step07" { self.layers } else { &[] };
+                format!("run --rm --rootfs {root} {}", [self.network, layers].concat().join(" "))
+            }
             "step03" => format!("--rootfs {root}"),
             _ => String::new(),
         };
@@ -169,7 +188,7 @@ impl Playground {
                 "{before}\n{step} -q {options} sh -c '{script}' >/dev/null 2>&1\n[ $? -lt 125 ] || exit 125\n{after}"
             ),
         ]);
-        command.env("XDG_RUNTIME_DIR", self.dir.path());
+        command.env("XDG_RUNTIME_DIR", self.dir.path()).env("XDG_DATA_HOME", self.dir.path());
         tried(Run::new(command))
     }
 }
@@ -364,6 +383,14 @@ fn break_out(place: &Playground, step: &str) -> bool {
     place.example(step, &[], "chroot_breakout", &file.display().to_string()).out.contains(&word)
 }
 
+fn change_root(place: &Playground, step: &str) -> bool {
+    let (root, name) = (place.dir.path().join("rootfs"), random_word());
+    // Up to step 02 it has no root of its own, and the other's is a directory of its host's.
+    let here = if step >= "step03" { Path::new("/") } else { &root };
+    place.sh(step, &format!("echo >{}", here.join(&name).display()));
+    root.join(&name).exists()
+}
+
 /// Opened to be added to, and nothing is.
 fn open_setting(place: &Playground, step: &str) -> bool {
     place.sh(step, ": >>/proc/sys/vm/swappiness").code == 0
@@ -378,7 +405,7 @@ fn has_nsdelegate() -> bool {
 /// The table as the text has it.
 pub fn table(place: &Playground) -> String {
     let mut table = format!(
-        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         STEPS.map(|step| &step["step".len()..]).join(" | ")
     );
     for row in &ROWS {
@@ -386,8 +413,12 @@ pub fn table(place: &Playground) -> String {
         let mut cells = tried.map(|works| if works { "works" } else { "**stopped**" });
         // Where the tree is mounted so, the text's last column says it.
         let is_lifted = row.what.starts_with("the same, with the cgroup tree");
-        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false, false] {
+        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false, false, false] {
             cells[..5].fill("works");
+        }
+        // And where no upper layer can be, what the text says of the others.
+        if row.what == "change the root of another container" && !place.layers.is_empty() {
+            cells[7] = "**stopped**";
         }
         // The one difference between the two versions.
         if row.what.starts_with("open a device") && tried[2] == only(Version::V1).is_some() {

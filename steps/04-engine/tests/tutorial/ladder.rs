@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::read_to_string;
 
-use crate::containment::NO_BRIDGE;
+use crate::containment::{NO_BRIDGE, NO_UPPER};
 use crate::project;
 
 pub fn is_what_the_steps_light() {
@@ -14,19 +14,23 @@ pub fn is_what_the_steps_light() {
         .filter_map(|line| line.strip_prefix("| [")?.split_once('-'))
         .map(|(number, rest)| (number, rest.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default()))
         .collect();
-    assert_eq!(rows.len(), 7, "the ladder has seven steps");
+    assert_eq!(rows.len(), 8, "the ladder has eight steps");
     let mut terms = BTreeSet::new();
     for (number, term) in rows {
         terms.extend((term != "–").then(|| term.to_owned()));
         let step = format!("step{number}");
         let run = |words: &[&str]| {
             let run = testing::step(&step, words.iter().copied());
-            run.with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path())).ran()
+            run.with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path()).env("XDG_DATA_HOME", home.path())).ran()
         };
         let mut words = if step.as_str() < "step04" { vec!["true"] } else { vec!["run", "--rm", "true"] };
         let mut ran = run(&words);
         if ran.err.contains(NO_BRIDGE) {
             words.splice(2..2, ["--network", "none"]);
+            ran = run(&words);
+        }
+        if ran.err.contains(NO_UPPER) {
+            words.splice(2..2, ["--no-overlay"]);
             ran = run(&words);
         }
         if ran.err.contains("takes no map of ids") {

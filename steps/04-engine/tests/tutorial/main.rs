@@ -52,6 +52,12 @@ fn checks() -> Vec<Check> {
             || blocks::console_blocks("root with a network", ..),
         )
         .differs_in([World::SystemdRoot]),
+        check(
+            "what_layers_show_is_what_the_text_shows",
+            [needs::root(), groups(), project_is_ours(), idmap(), upper(), needs::tool("setfattr")],
+            || blocks::console_blocks("root with layers", ..),
+        )
+        .differs_in([World::SystemdRoot]),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
         check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
         check("no_hint_folds_away_more_than_itself", [], blocks::folds_are_closed),
@@ -125,6 +131,17 @@ fn rules() -> Option<String> {
     let chain = "table ip try { chain out { type nat hook postrouting priority 0; masquerade; }; }";
     let tried = Command::new("unshare").args(["--net", "nft", chain]).output().expect("unshare");
     (!tried.status.success()).then(|| "needs a kernel with nft's NAT".to_owned())
+}
+
+/// A place for temporary files where an upper layer can be.
+fn upper() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return None; // then something else is missing
+    }
+    let home = tempfile::tempdir().expect("tempdir");
+    let run = testing::step("step07", ["-q", "run", "--rm", "--network", "none", "true"]);
+    let run = run.with(|it| _ = it.env("XDG_RUNTIME_DIR", home.path()).env("XDG_DATA_HOME", home.path()));
+    run.ran().err.contains(containment::NO_UPPER).then(|| "needs a /tmp that can have an upper layer".to_owned())
 }
 
 /// The text's commands make the default root in the project's own directory, where it is not there.
