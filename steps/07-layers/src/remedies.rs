@@ -60,18 +60,6 @@ const REMEDIES: &[Remedy] = &[
         applies: |call| call.contains("O_TMPFILE"),
         say: "this file system has no files without a name, as which an archive begins: name a place on another one",
     },
-    Remedy {
-        call: "renameat2(",
-        errno: &[EEXIST],
-        applies: |_| true,
-        say: "a layer never replaces what is there: remove that, or name another place",
-    },
-    Remedy {
-        call: "linkat(",
-        errno: &[EEXIST],
-        applies: |_| true,
-        say: "a layer never replaces what is there: remove that, or name another place",
-    },
 ];
 
 fn hint(paused: &PausedCall) -> Option<String> {

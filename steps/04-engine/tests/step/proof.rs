@@ -43,7 +43,7 @@ fn clear(home: &Home) {
         ok(home, &[&["rm", "-f"], ids.as_slice()].concat());
     }
     ok(home, &["clean"]);
-    assert!(!home.path().join("data/step04").exists());
+    assert!(!home.path().join("data/step04-data").exists());
 }
 
 /// An option is stored, and every command reads it back; `exec` and the command line have room for more.
@@ -126,7 +126,7 @@ fn deepest(pid: Pid) -> Pid {
 /// What outlives a run is there in the next one, and goes with the container.
 pub fn outlives() {
     let home = Home::new();
-    let runs = |id: &str| home.path().join("data/step04").join(id).join("runs");
+    let runs = |id: &str| home.path().join("data/step04-data").join(id).join("runs");
     let id = ok(&home, &["create", "--count", "true"]);
     ok(&home, &["start", "-a", &id]);
     ok(&home, &["start", "-a", &id]);
@@ -255,7 +255,7 @@ fn killed_at_each_call(verb: &[&str]) {
         clean_from_elsewhere(&home, if pauses > pause { &["clean"] } else { &["clean", "-a"] });
         let left: Vec<_> = std::fs::read_dir(&notes).expect("notes").flatten().map(|it| it.path()).collect();
         assert!(left.is_empty(), "killed at {last}: {left:?}");
-        assert!(!home.path().join("data/step04").exists(), "killed at {last}");
+        assert!(!home.path().join("data/step04-data").exists(), "killed at {last}");
         assert!(!home.store().exists(), "killed at {last}: {}", home.all());
         assert_eq!(testing::groups_of_steps(), Vec::<String>::new(), "killed at {last}");
         if pauses <= pause {

@@ -21,8 +21,7 @@ pub const NO_BRIDGE: &str = "this kernel has no such interfaces";
 /// What step 07 says where it works on the root itself.
 pub const NO_UPPER: &str = "no upper layer can be in";
 /// The steps, by the first word of their command.
-pub const STEPS: [&str; 8] =
-    ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07"];
+pub const STEPS: [&str; 8] = ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07"];
 
 /// A row: what is tried, whether it works in a step, and what stops it.
 pub struct Row {
