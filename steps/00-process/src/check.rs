@@ -28,7 +28,7 @@ use groups::Groups;
 use trial::Tried;
 
 /// Programs that the text uses, and what for.
-const TOOLS: [(&str, &str); 13] = [
+const TOOLS: [(&str, &str); 14] = [
     ("bash", "the command that runs inside by default"),
     ("busybox", "a small root to stand in (step 03)"),
     ("docker", "to compare with"),
