@@ -4,18 +4,22 @@
 //! Called by the bench: `bare ROOT PLAN… -- PROGRAM…`. A word of the plan is a directory to make (`mkdir:DIR`) or to
 //! remove (`rmdir:DIR`), a file to write (`write:FILE:VALUE`), or one that takes the child's pid (`admit:FILE`).
 //! `bare range ROOT …` is that of `step05 run`: with a range of ids, and an idmapped root.
+//! `bare network ROOT …` is that of `step06 run`, the first container on its bridge: with the range, a cable and rules.
 //! With `BARE_TIMES=1` it prints on standard error how long each call took, in nanoseconds.
 //!
 //! `bare clone FLAGS` does nothing but `clone` and `waitpid`, 200 times, and prints the median in nanoseconds.
 
 use std::ffi::{CStr, CString};
 use std::io::Write;
+use std::process::{Command, Stdio};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use libc::*;
+use network::netlink::{self, Peer};
+use network::{BRIDGE, GATEWAY, INSIDE, Lease, PREFIX, rules};
 
 const FLAGS: c_int = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | SIGCHLD;
 const STEADY: c_ulong = MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -35,6 +39,8 @@ struct Job {
     program: Vec<CString>,
     gate: [c_int; 2],
     has_range: bool,
+    /// What it has on the bridge, if it is on one.
+    lease: Option<Lease>,
     /// The root, attached nowhere yet; -1 without a range.
     tree: c_int,
 }
@@ -54,13 +60,20 @@ fn main() {
         println!("{}", clone_alone(flags));
         return;
     }
-    let has_range = root == "range";
+    let lease = (root == "network").then(|| Lease {
+        address: [10, 6, 0, 2].into(),
+        publish: Vec::new(),
+        names: Vec::new(),
+        hostname: String::new(),
+        added: Vec::new(),
+    });
+    let has_range = root == "range" || lease.is_some();
     if has_range {
         root = words.next().expect("a root");
     }
     let plan = words.by_ref().take_while(|word| word != "--").map(|word| parse(&word).expect("a plan")).collect();
     let program = words.map(|word| c(&word)).collect();
-    let mut job = Job { root: c(&root), plan, program, gate: [0; 2], has_range, tree: -1 };
+    let mut job = Job { root: c(&root), plan, program, gate: [0; 2], has_range, lease, tree: -1 };
     if std::env::var_os("BARE_TIMES").is_some() {
         Times::begin();
     }
@@ -91,6 +104,13 @@ unsafe fn host(job: &mut Job) -> c_int {
     // SAFETY: one thread; every pointer is to a string of `job` or a local, which outlive the calls.
     unsafe {
         job.plan[..first].iter().for_each(|word| follow(word, 0));
+        if let Some(lease) = &job.lease {
+            let made = || netlink::add_bridge(BRIDGE, network::ethernet(GATEWAY));
+            call("bridge", || code(made()));
+            call("bridge", || code(netlink::set_alias(BRIDGE, "bare")));
+            call("bridge", || code(netlink::add_address(BRIDGE, GATEWAY, PREFIX)));
+            call("nft", || nft(&rules::text(std::slice::from_ref(lease))));
+        }
 
         if job.has_range {
             let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE as c_uint;
@@ -114,6 +134,14 @@ unsafe fn host(job: &mut Job) -> c_int {
             call("id map", || echo(&of_child("gid_map"), &format!("0 {} 1", getgid())));
         }
         job.plan[first..last].iter().for_each(|word| follow(word, pid));
+        if let Some(lease) = &job.lease {
+            let (ethernet, netns) = (network::ethernet(lease.address), nix::unistd::Pid::from_raw(pid));
+            let peer = Peer { name: INSIDE, ethernet, netns };
+            call("cable", || {
+                let bridge = netlink::link(BRIDGE).ok().flatten().map_or(0, |bridge| bridge.index);
+                code(netlink::add_veth(&lease.port(), bridge, 1500, peer))
+            });
+        }
 
         // Released; ready; started; and the end of the file, which exec has closed.
         pass(job.gate[0]);
@@ -123,8 +151,24 @@ unsafe fn host(job: &mut Job) -> c_int {
         let mut status = 0;
         call("the program, until it is waited for", || waitpid(pid, &mut status, 0));
         job.plan[last..].iter().for_each(|word| follow(word, 0));
+        if let Some(lease) = &job.lease {
+            call("cable, removed", || code(netlink::delete_link(&lease.port())));
+            call("bridge, removed", || code(netlink::delete_link(BRIDGE)));
+            call("nft, removal", || nft(&rules::text(&[])));
+        }
         if WIFEXITED(status) { WEXITSTATUS(status) } else { 125 }
     }
+}
+
+fn code(result: nix::Result<()>) -> c_int {
+    // nix has left errno as it was.
+    if result.is_ok() { 0 } else { -1 }
+}
+
+fn nft(rules: &str) -> c_int {
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+    nft.stdin.take().expect("piped").write_all(rules.as_bytes()).expect("write");
+    if nft.wait().expect("wait").success() { 0 } else { -1 }
 }
 
 unsafe fn follow(word: &Word, pid: c_int) {
@@ -159,6 +203,11 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         call("mount: private", || plain(c"none", c"/", MS_REC | MS_PRIVATE));
         call("host name", || sethostname(c"bare".as_ptr(), 4));
         call("loopback up", || loopback_up());
+        if let Some(lease) = &job.lease {
+            call("address, up, route", || code(netlink::add_address(INSIDE, lease.address, PREFIX)));
+            call("address, up, route", || code(netlink::set_up(INSIDE)));
+            call("address, up, route", || code(netlink::add_default_route(GATEWAY)));
+        }
         call("unshare: cgroup", || unshare(CLONE_NEWCGROUP));
         let root = if job.has_range {
             let (tree, flags) = (job.tree, MOVE_MOUNT_F_EMPTY_PATH);

@@ -24,6 +24,8 @@ impl Workplace {
     /// On this machine's own cgroups.
     pub fn new() -> Result<Self> {
         leave_hybrid_tree()?;
+        // A bridge is nobody else's here.
+        unshare(CloneFlags::CLONE_NEWNET).context("unshare(CLONE_NEWNET)")?;
         Workplace::with(&LIMITS)
     }
 

@@ -48,6 +48,21 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
             "and a range of ids, for `bare, with a range`",
             format!("{} -q run --rm {limits} --rootfs {root} /bin/true", built("step05")),
         ),
+        program(
+            "step06 -q run --rm, no network",
+            "and `--network none`, for `bare, with a range`",
+            format!("{} -q run --rm --network none {limits} --rootfs {root} /bin/true", built("step06")),
+        ),
+        program(
+            "bare, with a network",
+            "and the calls of step 06: a bridge, a cable, `nft` twice",
+            format!("{} network {root} {} -- /bin/true", built("bare"), plan.join(" ")),
+        ),
+        program(
+            "step06 -q run --rm",
+            "and a network, for `bare, with a network`",
+            format!("{} -q run --rm {limits} --rootfs {root} /bin/true", built("step06")),
+        ),
         program("step04 --version", "its start alone", format!("{} --version", built("step04"))),
     ];
     all.extend(static_step04().map(|step04| {
@@ -118,6 +133,9 @@ fn bundle(place: &Workplace) -> String {
 
 /// Ours are; others are said to be left out where they are not.
 fn is_there(name: &str) -> bool {
+    if name.ends_with("a network") || name == "step06 -q run --rm" {
+        return is_there("nft");
+    }
     let is_there = name.starts_with("bare") || name.starts_with("step") || installed(name).is_some();
     if !is_there {
         eprintln!("left out, as it is not installed: {name}");

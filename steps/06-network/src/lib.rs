@@ -12,7 +12,7 @@
 //!
 //! Left open:
 //! - Root inside can give its interface another address: it has every right over its own network namespace until step 09. As
-//!   its neighbour it is not heard (`rules`), unless the kernel has no such rules.
+//!   its neighbour it is not heard (`rules`), except by IPv6, or where the kernel has no such rules.
 //! - What listens on all addresses of the host listens on the bridge's, too, and a container reaches it there.
 //! - There is no IPv6 but the one that every interface has by itself.
 

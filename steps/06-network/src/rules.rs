@@ -25,17 +25,19 @@ pub fn replace(leases: &[Lease]) -> Result<Option<String>> {
     let Some(program) = find_in_path("nft") else {
         return Ok(Some(format!("{nobody_else}: nft is not installed (it is in the package nftables)")));
     };
-    let (what, all, without_ports) = if leases.is_empty() {
-        ("REMOVAL", removal("ip") + &removal("bridge"), removal("ip"))
-    } else {
-        ("RULES", table(leases) + &ports(leases), table(leases))
-    };
+    let without_ports = if leases.is_empty() { removal("ip") } else { table(leases) };
+    let (what, all) = (if leases.is_empty() { "REMOVAL" } else { "RULES" }, text(leases));
     let Some(why) = nft(&program, what, &all)? else { return Ok(None) };
     // A kernel may have no rules for what passes through a bridge.
     match nft(&program, what, &without_ports)? {
         None => Ok(Some(format!("a neighbour can take its address: {why}"))),
         Some(why) => Ok(Some(format!("{nobody_else}: {why}"))),
     }
+}
+
+/// What nft is given.
+pub fn text(leases: &[Lease]) -> String {
+    if leases.is_empty() { removal("ip") + &removal("bridge") } else { table(leases) + &ports(leases) }
 }
 
 /// The first line makes it, so that there is one to be removed.
