@@ -3,6 +3,7 @@
 //! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 06: the root is a lower layer, and what the
 //! child writes is its own.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -107,6 +108,10 @@ impl Recipe for Options {
             Command::Diff { container } => parts::print_changes::<Options>(&container, |plan| &plan.rootfs),
             Command::Commit { container, to } => parts::commit::<Options>(&container, &to, |plan| &plan.rootfs),
         }
+    }
+
+    fn clean(store: &Path) -> Result<()> {
+        network::parts::clean(store)
     }
 
     fn known() -> Vec<&'static Known> {
