@@ -148,7 +148,11 @@ fn mount_volumes(root: &Root, mount_volume: impl Fn(&Volume) -> Result<()>) -> R
 /// Those of mount(2); one with `idmap`.
 pub fn bind(Volume { source, target, read_only, idmap }: &Volume) -> Result<()> {
     ensure!(!idmap, "a volume with `idmap` takes a range of ids, which step 05 is the first to have");
-    let make = if why::metadata(source)?.is_dir() { Make::Directory } else { Make::File };
+    let make = match why::metadata(source) {
+        Ok(there) if there.is_dir() => Make::Directory,
+        Err(error) if !explain::dry_run() => return Err(error), // there it may be one that would have been made by now
+        _ => Make::File,
+    };
     let place = place(target, make)?;
     let path = source.to_str().context("a volume's path is not UTF-8")?;
     let mounted = if *read_only {

@@ -173,7 +173,7 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Create { new } => protect::begin_again::<R>("create", new.recipe.limits())?,
         Command::Exec { .. } => protect::begin_again::<R>("exec", &Limits::default())?,
         // These only print: there is nothing to clean up, and where nobody reads, a signal would be waited for in vain.
-        Command::Ps { .. } | Command::Logs { .. } | Command::Inspect(_) | Command::Wait(_) => {
+        Command::Ps { .. } | Command::Logs { .. } | Command::Wait(_) => {
             process::reset_signals().during("cannot reset the signals")?;
         }
         _ => {}

@@ -290,6 +290,8 @@ pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
         all.push(with(&store, word, tables::everything::<R>)?);
         Ok(())
     })?;
+    // From here on it only prints. Before, a part may have asked a child of this process.
+    process::reset_signals().during("cannot reset the signals")?;
     print(&tables::escaped(&format!("{:#}\n", serde_json::Value::Array(all))))?;
     Ok(code)
 }

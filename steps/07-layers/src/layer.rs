@@ -2,10 +2,11 @@
 //! anywhere, and change while it is read.
 
 use std::ffi::{CString, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -179,15 +180,31 @@ impl Entry {
 /// Removes a directory and all that is in it, however deep: what lies too deep is first moved to the top. With a
 /// descriptor for each directory on the way, as std has it, a container could make one that is never removed.
 pub fn remove(dir: &Path) -> std::io::Result<()> {
-    let mut number = 0;
+    let (mut number, mut is_open) = (0, false);
     loop {
         match std::fs::remove_dir_all(dir) {
+            // The kernel's own `work/work` has no rights at all.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && !is_open => {
+                open_all(dir);
+                is_open = true;
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 flatten(dir, &mut number)?;
             }
             removed => return removed,
         }
+    }
+}
+
+/// Gives this user all rights over the directories that are its own.
+fn open_all(dir: &Path) {
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        // What fails is another's: then it is not to be removed either, and that is said.
+        let _ = std::fs::set_permissions(&dir, Permissions::from_mode(0o700));
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        left.extend(entries.filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir())).map(|entry| entry.path()));
     }
 }
 

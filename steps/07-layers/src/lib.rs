@@ -165,7 +165,8 @@ pub fn mount_overlay(data: &Path, lowers: usize) -> Result<OwnedFd> {
 }
 
 /// Host, any process, and the container to be removed: removes what it has written, and then the directory of all, if it was
-/// the last. `with_all_rights` does that as one who may: a container can close its files, and give them to others of its ids.
+/// the last. `with_all_rights` does that
+/// as one who may, where it has files of ids that this user has none of the rights over.
 ///
 /// # Errors
 /// Where the kernel refuses.
@@ -174,7 +175,7 @@ pub fn remove_upper(data: &Path, with_all_rights: impl Fn(&dyn Fn() -> Result<()
         explain::host(call!("rm -r {}", data.display())).cleanup().announce()?;
         let remove = || layer::remove(data).during(format_args!("rm -r {}", data.display()));
         if !explain::dry_run() {
-            with_all_rights(&remove)?;
+            remove().or_else(|_| with_all_rights(&remove))?;
         }
     }
     if let Some(top) = data.parent().filter(|_| !explain::dry_run()) {

@@ -4,9 +4,11 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use engine::container::Container;
+use engine::container::{Container, Life};
+use engine::monitor::PATIENCE;
 use engine::states::Status;
 use engine::store::Store;
 use engine::{Identity, Letter, Part, Program, Recipe};
@@ -16,6 +18,7 @@ use rootfs::{Root, Volume};
 use serde::{Deserialize, Serialize};
 use shared::failure::During;
 use shared::formula::{Formula, Term};
+use shared::signals;
 use users::parts::{MappedNamespaces, MappedRoot, Tree};
 use users::ranges::is_owner_inside;
 
@@ -184,11 +187,7 @@ pub fn commit<R: Recipe>(word: &str, to: &Path, root: impl Fn(&R::Plan) -> &Laye
             bail!("container {word} runs, and a layer is of one moment: `pause` or `stop` it before")
         }
         Status::Created => None,
-        Status::Stopped | Status::Dead => {
-            let life = container.take()?;
-            ensure!(life.is_some(), "another engine is at work on container {word}");
-            life
-        }
+        Status::Stopped | Status::Dead => Some(take(&container)?),
     };
     let upper = layers.upper();
     let is_archive = to.extension().is_some_and(|extension| extension == "tar");
@@ -199,6 +198,18 @@ pub fn commit<R: Recipe>(word: &str, to: &Path, root: impl Fn(&R::Plan) -> &Laye
     };
     drop(life);
     committed.map(|()| 0)
+}
+
+/// Takes a container into this process's care, as soon as no other is at work on it.
+fn take(container: &Container) -> Result<Life> {
+    let since = Instant::now();
+    loop {
+        if let Some(life) = container.take()? {
+            return Ok(life);
+        }
+        ensure!(since.elapsed() < PATIENCE, "another engine is at work on container {}", container.name());
+        signals::pause(signals::MOMENT)?;
+    }
 }
 
 fn planned<R: Recipe>(word: &str) -> Result<(Container, R::Plan)> {
