@@ -80,7 +80,7 @@ pub fn wait(child: Pid) -> Result<u8> {
     wait_beside(child, &[], || {})
 }
 
-/// The same; and whenever something can be read from one of `others`, does `work`.
+/// The same; and whenever something can be read from one of `others`, or a signal has arrived, does `work`.
 pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) -> Result<u8> {
     if explain::dry_run() {
         return Ok(0);
@@ -94,10 +94,8 @@ pub fn wait_beside(child: Pid, others: &[BorrowedFd], mut work: impl FnMut()) ->
         if let Some(signal) = received.take() {
             pass_on(child, signal)?;
         }
-        match signals::wait(others)? {
-            None => work(),
-            some => received = some.filter(|signal| !signal.is(Signal::SIGCHLD)),
-        }
+        received = signals::wait(others)?.filter(|signal| !signal.is(Signal::SIGCHLD));
+        work();
     };
     terminal::take_back();
     Ok(code)

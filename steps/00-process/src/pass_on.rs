@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getsid};
 use shared::kernel_file;
 use shared::signals::{self, Received};
 
@@ -23,8 +23,10 @@ pub fn pass_on(child: Pid, received: Received) -> Result<()> {
     if received.ending().is_some() && !listens {
         return signals::interrupt(received);
     }
+    // A key's signal goes to those of the terminal's session.
+    let had_it = received.by_terminal && getsid(Some(child)) == getsid(None);
     // To go on needs no listener.
-    if (listens || received.is(Signal::SIGCONT)) && !received.by_terminal {
+    if (listens || received.is(Signal::SIGCONT)) && !had_it {
         // One that has ended meanwhile needs none any more.
         let _ = sys::kill(child, received.number);
     }

@@ -94,7 +94,7 @@ impl Running<'_> {
         process::wait(self.0.pid)
     }
 
-    /// The same wait; and whenever something can be read from one of `others`, does `work`.
+    /// The same wait; and whenever something can be read from one of `others`, or a signal has arrived, does `work`.
     pub fn wait_beside(self, others: &[BorrowedFd], work: impl FnMut()) -> Result<u8> {
         process::wait_beside(self.0.pid, others, work)
     }

@@ -47,6 +47,9 @@ enum Command<R: Recipe> {
         /// Show what it writes until it ends, and end with its exit code
         #[arg(short, long)]
         attach: bool,
+        /// And send it what is typed, where it has a terminal of its own (step 08)
+        #[arg(short, long, requires = "attach")]
+        interactive: bool,
         #[command(flatten)]
         containers: Containers,
     },
@@ -182,7 +185,9 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Run { detach: false, new } => commands::run(new),
         Command::Run { detach: true, new } => commands::run_detached(new),
         Command::Create { new } => commands::create(new),
-        Command::Start { attach, containers } => commands::start::<R>(&containers.words, attach),
+        Command::Start { attach, interactive, containers } => {
+            commands::start::<R>(&containers.words, attach, interactive)
+        }
         Command::Ps { all, format } => commands::ps::<R>(all, format),
         Command::Logs { show, container } => commands::logs::<R>(&container, show),
         Command::Exec { container, options, guest } => commands::exec::<R>(&container, &guest, &options),

@@ -12,6 +12,7 @@ use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED};
 use shared::signals::{self, Received};
 
+use crate::attach::attach;
 use crate::cli::{Format, New};
 use crate::container::{Container, Life, State, read_end};
 use crate::identity::Process;
@@ -20,11 +21,30 @@ use crate::join::{self, Guest};
 use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
-use crate::{Keeper, Recipe, door, members, monitor, orphan, protect, recovery, sys, tables};
+use crate::{Keeper, Recipe, Streams, door, members, monitor, orphan, protect, recovery, sys, tables};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
+    if new.recipe.streams() == Streams::Own {
+        return run_attached(new);
+    }
     let (container, life) = add(&mut Store::open::<R>()?, new)?;
     monitor::run::<R>(&container, life)
+}
+
+/// A container that its monitor serves, and a command that speaks with it: either may go without the other.
+fn run_attached<R: Recipe>(new: New<R>) -> Result<u8> {
+    let talk = new.recipe.talk(true)?;
+    let container = make(&mut Store::open::<R>()?, new)?;
+    let mut has_begun = false;
+    let ended = attach(&container, talk, &mut || {
+        start_it(&container)?;
+        has_begun = true;
+        Ok(())
+    });
+    if !has_begun && !explain::dry_run() {
+        let _ = remove::<R>(&container, Verb::RmForce); // as below
+    }
+    ended
 }
 
 pub fn run_detached<R: Recipe>(new: New<R>) -> Result<u8> {
@@ -59,7 +79,7 @@ fn add<R: Recipe>(store: &mut Store, New { name, rm, recipe, command }: New<R>) 
     store.add(name, rm, command, &recipe.settled()?)
 }
 
-pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
+pub fn start<R: Recipe>(words: &[String], attach: bool, sends: bool) -> Result<u8> {
     let store = Store::open::<R>()?;
     // Before any of them is started, as it begins this command once more.
     let is_stopped = |word: &String| store.find(word).and_then(|it| it.status()).is_ok_and(|it| it == Status::Stopped);
@@ -74,10 +94,16 @@ pub fn start<R: Recipe>(words: &[String], attach: bool) -> Result<u8> {
         });
     }
     let [word] = words else { bail!("--attach takes one container") };
-    with(&store, word, start_attached::<R>)
+    with(&store, word, |container| start_attached::<R>(container, sends))
 }
 
-fn start_attached<R: Recipe>(container: &Container) -> Result<u8> {
+fn start_attached<R: Recipe>(container: &Container, sends: bool) -> Result<u8> {
+    let recipe: R = container.config.recipe()?;
+    if sends || recipe.streams() == Streams::Own {
+        let talk = recipe.talk(sends)?;
+        let status = make_again::<R>(container)?;
+        return attach(container, talk, &mut || if status == Status::Running { Ok(()) } else { start_it(container) });
+    }
     // What it writes from now on, and not what it has written when it ran before.
     let mut reader = Reader::from_end(container)?;
     let status = make_again::<R>(container)?;
@@ -425,7 +451,7 @@ fn fail(error: anyhow::Error) -> Result<u8> {
     Ok(explain::report(&error))
 }
 
-fn lost(container: &Container) -> Failure {
+pub(crate) fn lost(container: &Container) -> Failure {
     let why = match container.state() {
         Ok(state) if state.is_orphan() => "has no monitor: its exit code is for the process that has waited for it",
         _ => "is dead: its monitor was killed, and its exit code is lost",

@@ -85,6 +85,8 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let ready = held.release()?;
     each(parts, |part| part.entered(ready.pid(), post.receive()?))?;
     let _running = ready.start()?;
+    each(parts, |part| part.begun())?;
     let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
-    process::wait_beside(helper.pid, &ends, || parts.iter().for_each(|part| part.serve()))
+    let ended = process::wait_beside(helper.pid, &ends, || parts.iter().for_each(|part| part.serve()));
+    each(parts, |part| part.ended()).and(ended)
 }

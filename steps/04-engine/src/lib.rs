@@ -4,7 +4,7 @@
 //! Around it lies what a life cycle needs: a directory where each container is written down (`store`, `container`), a
 //! parent that stays with it (`monitor`) or none (`orphan`), the table of what may be done when (`states`), its output
 //! (`log`, `show`), all its processes at once (`members`), one more process for it (`join`), and what a killed engine has
-//! left (`recovery`).
+//! left (`recovery`). Where a container has a terminal of its own (step 08), a command speaks with it (`attach`).
 //!
 //! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them; a small
 //! one in a crate of its own is `tests/proof/recipe.rs`.
@@ -14,6 +14,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod attach;
 pub mod cli;
 mod commands;
 pub mod container;
@@ -48,7 +49,8 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use attach::Talk;
 use cgroups::Limits;
 use letter::Post;
 use namespaces::{Ready, View};
@@ -85,6 +87,18 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
     /// What stays with the container.
     fn keeper(&self) -> Keeper {
         Keeper::Monitor
+    }
+    /// Where the program's standard streams lead.
+    fn streams(&self) -> Streams {
+        Streams::Callers
+    }
+    /// Host, the caller's process: what speaks with a container whose streams are its [own](Streams::Own). `sends`: what is
+    /// typed, too.
+    ///
+    /// # Errors
+    /// Where the caller has no terminal to speak from.
+    fn talk(&self, _sends: bool) -> Result<Box<dyn Talk>> {
+        bail!("it has no terminal of its own")
     }
     /// Host, at the beginning of each run: decides what will be made, where and under which names; makes nothing.
     ///
@@ -124,6 +138,15 @@ pub enum Keeper {
     /// The caller, as OCI has it, or whichever subreaper is the nearest above: see prctl(2). What the child opens is closed
     /// before its program is started, and no group may be called `stepNN-…`: without a living maker `clean` removes it.
     Subreaper,
+}
+
+/// Where the standard streams of a container's program lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// In the foreground where the caller's do; in the background to a log.
+    Callers,
+    /// To what a part of the recipe makes. A monitor serves that, in the foreground too, where the command speaks with it.
+    Own,
 }
 
 /// What a part may know of its container when it plans.
@@ -186,12 +209,21 @@ pub trait Part {
     fn confirm(&self, _child: Pid, _formula: &mut Formula) -> Result<()> {
         Ok(())
     }
+    /// Host, and the program has begun: all that there was to print is printed.
+    fn begun(&self) -> Result<()> {
+        Ok(())
+    }
     /// Host, while the program runs: descriptors to poll. [`serve`](Part::serve) is called when one of them is readable.
     fn watch(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
-    /// Host, while the program runs: reads what can be read now, and never waits.
+    /// Host, right before the program begins, and while it runs, after each signal too: reads what can be read now, and
+    /// never waits.
     fn serve(&self) {}
+    /// Host, and the program gone: receives what it has left to be read.
+    fn ended(&self) -> Result<()> {
+        Ok(())
+    }
     /// Host, and a process that `exec` brings in held: ties it to what the container has. `init` is its first process.
     fn admit_guest(&self, _guest: Pid, _init: Pid) -> Result<()> {
         Ok(())

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -39,25 +39,35 @@ pub(crate) struct Line {
     pub time: String,
 }
 
+/// Which of a program's outputs.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Stream {
+pub enum Stream {
+    /// Standard output; of a terminal, all.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
-/// A part of a detached container: its standard output and error lead to the log, and its input is empty.
-pub struct Output {
+/// The log of a container, to be written.
+pub struct Log {
     /// `log.0` and `log.1`.
     files: [PathBuf; 2],
-    null: File,
-    pipes: [Pipe; 2],
     /// Where lines are written now.
     file: RefCell<File>,
+    /// The beginning of a line that has no end yet: of standard output, of standard error.
+    rests: [RefCell<Vec<u8>>; 2],
     /// Lines that could not be written, as the disk was full.
     lost: Cell<usize>,
     /// Whether the last one may stand there in part.
     is_cut: Cell<bool>,
+}
+
+/// A part of a detached container: its standard output and error lead to the log, and its input is empty.
+pub struct Output {
+    log: Log,
+    null: File,
+    pipes: [Pipe; 2],
 }
 
 struct Pipe {
@@ -65,82 +75,53 @@ struct Pipe {
     read: OwnedFd,
     /// Kept open here too, so that the reading end never ends: a program may close its output and open it again.
     write: OwnedFd,
-    /// The beginning of a line that has no end yet.
-    rest: RefCell<Vec<u8>>,
 }
 
-impl Output {
-    /// Host: the pipes, and the file that they will lead to.
-    pub fn open(container: &Container) -> Result<Self> {
-        let pipe = |stream| {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC).during("cannot make a pipe for the log")?;
-            // A program that opens /dev/stdout opens the pipe anew, and may be another user than its maker.
-            fchmod(&write, Mode::from_bits_truncate(0o622)).during("cannot make a pipe for the log")?;
-            // This end alone: the program writes as it does to any pipe.
-            fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).during("cannot make a pipe for the log")?;
-            Ok::<_, anyhow::Error>(Pipe { stream, read, write, rest: RefCell::default() })
-        };
-        let files = [0, 1].map(|number| container.at(&format!("log.{number}")));
+impl Log {
+    /// Host: in the directory of a container.
+    ///
+    /// # Errors
+    /// Where the file cannot be made.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let files = [0, 1].map(|number| directory.join(format!("log.{number}")));
         // There from the beginning, so that one that follows it can open it before the first line comes.
         let file = match &files[0] {
             _ if explain::dry_run() => File::open("/dev/null"),
             file if file.exists() => File::options().append(true).open(file),
             file => directory::create_file(file),
         };
-        Ok(Output {
-            file: RefCell::new(file.during(format_args!("cannot open {}", container.path("log.0").display()))?),
-            files,
-            null: File::open("/dev/null").during("cannot open /dev/null")?,
-            pipes: [pipe(Stream::Stdout)?, pipe(Stream::Stderr)?],
-            lost: Cell::new(0),
-            is_cut: Cell::new(false),
-        })
+        let file = RefCell::new(file.during(format_args!("cannot open {}", files[0].display()))?);
+        Ok(Log { files, file, rests: Default::default(), lost: Cell::new(0), is_cut: Cell::new(false) })
     }
 
-    /// Host: writes down what can be read now, and returns how many bytes that were. Never fails: a container does not end
-    /// because a disk is full.
-    fn keep(&self) -> usize {
-        let mut bytes = 0;
-        // One read of each: the monitor has other things to look at, too, however fast a program writes.
-        for pipe in &self.pipes {
-            let mut buffer = vec![0; 4 * LONGEST_LINE]; // not on the stack, which a caller can have made small
-            let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) else { continue };
-            bytes += count;
-            let mut rest = pipe.rest.borrow_mut();
-            rest.extend_from_slice(&buffer[..count]);
-            let mut lines = Vec::new();
-            let mut begin = 0;
-            while let Some(length) = end_of_line(&rest[begin..]) {
-                lines.push(&rest[begin..begin + length]);
-                begin += length;
-            }
-            self.write(pipe.stream, &lines);
-            rest.drain(..begin);
+    /// Host: writes down the lines that are whole by now. Never fails: a container does not end because a disk is full.
+    pub fn add(&self, stream: Stream, bytes: &[u8]) {
+        let mut rest = self.rests[stream as usize].borrow_mut();
+        rest.extend_from_slice(bytes);
+        let mut lines = Vec::new();
+        let mut begin = 0;
+        while let Some(length) = end_of_line(&rest[begin..]) {
+            lines.push(&rest[begin..begin + length]);
+            begin += length;
         }
-        bytes
+        self.write(stream, &lines);
+        rest.drain(..begin);
     }
 
-    /// Host, at the end: the rest, also where no newline follows. Not without end: all processes of the container are
-    /// gone, and one that still writes is none of them.
-    pub fn keep_the_rest(&self) {
-        let mut bytes = 0;
-        while bytes < LAST_BYTES {
-            match self.keep() {
-                0 => break,
-                more => bytes += more,
-            }
-        }
-        for pipe in &self.pipes {
-            let rest = pipe.rest.take();
+    /// Host, at the end: the rest, also where no newline follows.
+    pub fn end(&self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = self.rests[stream as usize].take();
             if !rest.is_empty() {
-                self.write(pipe.stream, &[&rest]);
+                self.write(stream, &[&rest]);
             }
         }
     }
 
-    /// How many lines are lost, because a disk was full.
-    pub fn lost(&self) -> usize {
-        self.lost.get()
+    /// What has become of lines that could not be written, because a disk was full.
+    pub fn complaint(&self) -> Option<String> {
+        let lost = self.lost.get();
+        (lost > 0).then(|| format!("{lost} lines of the log are lost, as they could not be written"))
     }
 
     fn write(&self, stream: Stream, lines: &[&[u8]]) {
@@ -165,6 +146,57 @@ impl Output {
             self.lost.set(self.lost.get() + lines.len());
             self.is_cut.set(true);
         }
+    }
+}
+
+impl Output {
+    /// Host: the pipes, and the file that they will lead to.
+    pub fn open(container: &Container) -> Result<Self> {
+        let pipe = |stream| {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC).during("cannot make a pipe for the log")?;
+            // A program that opens /dev/stdout opens the pipe anew, and may be another user than its maker.
+            fchmod(&write, Mode::from_bits_truncate(0o622)).during("cannot make a pipe for the log")?;
+            // This end alone: the program writes as it does to any pipe.
+            fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).during("cannot make a pipe for the log")?;
+            Ok::<_, anyhow::Error>(Pipe { stream, read, write })
+        };
+        Ok(Output {
+            log: Log::open(&container.at(""))?,
+            null: File::open("/dev/null").during("cannot open /dev/null")?,
+            pipes: [pipe(Stream::Stdout)?, pipe(Stream::Stderr)?],
+        })
+    }
+
+    /// Host: writes down what can be read now, and returns how many bytes that were. Never fails: a container does not end
+    /// because a disk is full.
+    fn keep(&self) -> usize {
+        let mut bytes = 0;
+        // One read of each: the monitor has other things to look at, too, however fast a program writes.
+        for pipe in &self.pipes {
+            let mut buffer = vec![0; 4 * LONGEST_LINE]; // not on the stack, which a caller can have made small
+            let Ok(count @ 1..) = nix::unistd::read(&pipe.read, &mut buffer) else { continue };
+            bytes += count;
+            self.log.add(pipe.stream, &buffer[..count]);
+        }
+        bytes
+    }
+
+    /// Host, at the end: the rest, also where no newline follows. Not without end: all processes of the container are
+    /// gone, and one that still writes is none of them.
+    pub fn keep_the_rest(&self) {
+        let mut bytes = 0;
+        while bytes < LAST_BYTES {
+            match self.keep() {
+                0 => break,
+                more => bytes += more,
+            }
+        }
+        self.log.end();
+    }
+
+    /// What has become of lines that are lost.
+    pub fn complaint(&self) -> Option<String> {
+        self.log.complaint()
     }
 }
 

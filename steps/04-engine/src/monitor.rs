@@ -38,7 +38,7 @@ use crate::identity::Process;
 use crate::ignored::forget_ignored;
 use crate::log::Output;
 use crate::members::RecordedGroup;
-use crate::{Part, Program, Recipe, recovery};
+use crate::{Part, Program, Recipe, Streams, each, recovery};
 
 /// How long a monitor may take to clean up after its container's last process.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -142,7 +142,8 @@ fn detached<R: Recipe>(container: &Container, life: &Life, fresh: bool, engine: 
 /// Monitor: one run of a container, from its plan to its cleanup.
 fn live<R: Recipe>(container: &Container, life: &Life, door: Option<&mut Door>) -> Result<Outcome> {
     let recipe: R = container.config.recipe()?;
-    let output = door.is_some().then(|| Output::open(container)).transpose()?;
+    let has_log = door.is_some() && recipe.streams() == Streams::Callers;
+    let output = has_log.then(|| Output::open(container)).transpose()?;
     let listener = door.is_some().then(|| door::listen(container)).transpose()?;
     let plan = recipe.plan(&container.identity())?;
     let made = R::parts(&plan);
@@ -152,7 +153,8 @@ fn live<R: Recipe>(container: &Container, life: &Life, door: Option<&mut Door>) 
 
     let code = bear_and_wait(container, &recipe, &plan, &parts, door.zip(listener));
 
-    let mut cleaned = crate::cleanup(&made);
+    let ended = each(&made, |part| part.ended());
+    let mut cleaned = crate::cleanup(&made).and(ended);
     // Nobody will find what outlives a run, either.
     if !container.exists() && !explain::dry_run() {
         cleaned = cleaned.and(crate::remove(&made));
@@ -163,8 +165,7 @@ fn live<R: Recipe>(container: &Container, life: &Life, door: Option<&mut Door>) 
         explain::report(error);
     }
     // Its end is the program's, whatever remains to be cleaned up.
-    let lost = output.map_or(0, |output| output.lost());
-    let lost = (lost > 0).then(|| format!("{lost} lines of the log are lost, as they could not be written"));
+    let lost = output.and_then(|output| output.complaint());
     let complaints: Vec<_> = lost.into_iter().chain(cleaned.err().map(|error| format!("{error:#}"))).collect();
     Ok(Outcome { code: code?, complaint: (!complaints.is_empty()).then(|| complaints.join("; ")) })
 }
@@ -210,13 +211,13 @@ fn bear_and_wait<R: Recipe>(
     let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
     let clock = clock.during("cannot make a timer")?;
     let running = match door {
-        None => start(container, ready, &state)?,
+        None => start(container, ready, &state, parts)?,
         Some((door, listener)) => {
             let_go()?;
             door.say_created();
             let Some(asker) = door::wait_for_start(&listener, container, ready.pid())? else { return ready.wait() };
             clock.set(Expiration::Interval(LOOK.into()), TimerSetTimeFlags::empty()).during("cannot set a timer")?;
-            let started = start(container, ready, &state);
+            let started = start(container, ready, &state, parts);
             asker.answer(&started);
             started?
         }
@@ -232,8 +233,11 @@ fn bear_and_wait<R: Recipe>(
 }
 
 /// Monitor: opens the last gate, and writes down that the program has begun.
-fn start<'a>(container: &Container, ready: Ready<'a>, state: &State) -> Result<Running<'a>> {
+fn start<'a>(container: &Container, ready: Ready<'a>, state: &State, parts: &[&dyn Part]) -> Result<Running<'a>> {
+    // What the command that has it started has already sent: the size of its window, which the program asks for at once.
+    parts.iter().for_each(|part| part.serve());
     let running = ready.start()?;
+    each(parts, |part| part.begun())?;
     container.save(&State { started: Some(now()), ..state.clone() })?;
     Ok(running)
 }

@@ -45,6 +45,8 @@ pub enum Right {
     NewPrivileges,
     /// seccomp(2): last, or the calls above would have to be allowed.
     Calls,
+    /// Its place as the first process: fork(2). Behind all others, as what stays in that place has given up as much.
+    Place,
 }
 
 impl Program {
