@@ -18,7 +18,7 @@ tools='sh bash
     [ awk basename cat chgrp chmod chown chroot clear cp cut date dd df dirname du echo env expr
     false find free grep head hostname id ip kill less ln ls lsns mkdir mkfifo mknod more mount
     mountpoint mv nice nproc nsenter od ping pivot_root printf ps pwd readlink rm rmdir sed seq
-    setpriv sleep sort stat sync tail tee test timeout top touch tr true truncate tty umount uname
+    setpriv sleep sort stat stty sync tail tee test timeout top touch tr true truncate tty umount uname
     uniq unshare vi wc whoami xargs yes'
 terms="${TERM-} xterm xterm-256color screen screen-256color tmux tmux-256color linux vt100"
 

@@ -116,7 +116,7 @@ mod tests {
     fn keys_are_written_as_docker_has_them() {
         assert_eq!(keys("ctrl-p,ctrl-q"), Keys::default());
         assert_eq!(keys("ctrl-\\,a,ctrl-@").0, [28, b'a', 0]);
-        assert_eq!(keys("").0, []);
+        assert_eq!(keys(""), Keys::none());
         for text in ["ctrl-p,ctrl-q", "ctrl-\\,a,ctrl-@", ""] {
             assert_eq!(keys(text).to_string(), text);
         }

@@ -29,7 +29,7 @@ pub enum Message {
 impl Message {
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
-            Message::Keys(keys) => [&[b'k'], &keys[..]].concat(),
+            Message::Keys(keys) => [b"k", &keys[..]].concat(),
             Message::Size(Window { rows, columns, width, height }) => [rows, columns, width, height]
                 .iter()
                 .fold(vec![b's'], |bytes, it| [bytes, it.to_ne_bytes().into()].concat()),

@@ -7,7 +7,7 @@ use engine::store::name;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Keys;
-use crate::talk::Talker;
+use crate::talk::talker;
 
 /// How one talks to the child.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +72,6 @@ impl Talking {
     /// Where it has none; where something is to be sent, and the caller has none to type on.
     pub fn talk(&self, sends: bool) -> Result<Box<dyn Talk>> {
         ensure!(self.tty, "it has no terminal to type on: it was created without -t");
-        Talker::new(sends && self.interactive, &self.detach_keys)
+        talker(sends && self.interactive, &self.detach_keys)
     }
 }

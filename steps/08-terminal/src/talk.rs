@@ -24,17 +24,15 @@ pub struct Talker {
     keys: Keys,
 }
 
-impl Talker {
-    /// Host, the caller's process, before anything is made.
-    ///
-    /// # Errors
-    /// Where something is to be sent, and there is no terminal to type on.
-    pub fn new(sends: bool, keys: &Keys) -> Result<Box<dyn Talk>> {
-        if sends && !explain::dry_run() {
-            check_input()?;
-        }
-        Ok(Box::new(Talker { sends, keys: keys.clone() }))
+/// Host, the caller's process, before anything is made.
+///
+/// # Errors
+/// Where something is to be sent, and there is no terminal to type on.
+pub fn talker(sends: bool, keys: &Keys) -> Result<Box<dyn Talk>> {
+    if sends && !explain::dry_run() {
+        check_input()?;
     }
+    Ok(Box::new(Talker { sends, keys: keys.clone() }))
 }
 
 impl Talk for Talker {

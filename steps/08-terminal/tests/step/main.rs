@@ -1,1 +1,456 @@
-fn main() {}
+//! Step 08, run as a learner runs it: in a terminal, which is a pty of the test's own.
+
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/home.rs"]
+mod home;
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/killed.rs"]
+mod killed;
+mod screen;
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use home::{Home, alive, rootfs};
+use nix::sys::signal::{Signal, kill};
+use screen::Screen;
+use testing::{Check, check, needs, proc, wait_until};
+
+fn main() -> ExitCode {
+    rootfs(); // made once, before the tests run in processes of their own
+    let code = testing::run("step08", checks());
+    home::remove_rootfs();
+    code
+}
+
+/// `run` or `create` with a terminal: the network is another step's.
+fn made<'a>(verb: &'a str, options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
+    [&["-q", verb, "--network", "none"], options, command].concat()
+}
+
+fn on_screen(home: &Home, arguments: &[&str]) -> Screen {
+    Screen::of(home.step(arguments))
+}
+
+fn shell(home: &Home, options: &[&str], shell: &str) -> Screen {
+    let mut screen = on_screen(home, &made("run", options, &[shell]));
+    screen.expect(if shell == "bash" { "# " } else { "# " });
+    screen
+}
+
+const NEEDED: fn() -> [Option<String>; 2] = || [needs::user_namespaces(), needs::tool("bash")];
+
+fn checks() -> Vec<Check> {
+    vec![
+        check("a_program_has_a_terminal_of_its_own", NEEDED(), || {
+            let home = Home::new();
+            let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
+            assert!(screen.is_raw());
+            assert_eq!(screen.says("tty"), "/dev/pts/0");
+            assert_eq!(screen.says("stty size"), "33 101");
+            assert_eq!(screen.says("echo here > /dev/tty"), "here");
+            assert_eq!(screen.says("echo there > /dev/console"), "there");
+            // As the host sees it: the leader of a session, with a controlling terminal.
+            let init = home.init("it");
+            let stat = proc(init, "stat");
+            let fields: Vec<_> = stat.rsplit_once(')').expect("stat").1.split_whitespace().collect();
+            assert_eq!(fields[3], init.to_string(), "session");
+            assert_ne!(fields[4], "0", "controlling terminal");
+            screen.types("exit 5\r");
+            assert_eq!(screen.ended().0, 5);
+            assert_eq!(home.json("it")["end"]["code"], 5);
+        }),
+        check("the_window_has_its_size_from_the_first_moment_on", NEEDED(), || {
+            let home = Home::new();
+            for _ in 0..5 {
+                let screen = on_screen(&home, &made("run", &["--rm", "-it"], &["stty", "size"]));
+                assert_eq!(screen.ended(), (0, "33 101\r\n".to_owned()));
+            }
+            let mut screen = shell(&home, &["--rm", "-it"], "bash");
+            screen.types("trap 'echo changed' WINCH\r");
+            screen.resize([40, 90]);
+            screen.types("\r");
+            screen.expect("\nchanged");
+            assert_eq!(screen.says("stty size"), "40 90");
+            screen.types("exit\r");
+            assert_eq!(screen.ended().0, 0);
+        }),
+        check("bash_has_job_control", NEEDED(), || job_control("bash")),
+        check("another_shell_has_it_too", NEEDED(), || job_control("sh")),
+        check("the_last_output_is_never_lost", NEEDED(), || {
+            let home = Home::new();
+            let script =
+                "i=0; while [ $i -lt 3000 ]; do echo 0123456789012345678901234567890; i=$((i+1)); done; echo last";
+            for turn in 0..20 {
+                let (code, shown) = on_screen(&home, &made("run", &["--rm", "-t"], &["sh", "-c", script])).ended();
+                assert_eq!((code, shown.lines().count()), (0, 3001), "turn {turn}");
+                assert!(shown.ends_with("last\r\n"), "turn {turn}: {:?}", &shown[shown.len() - 40..]);
+            }
+            let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
+            for turn in 0..20 {
+                let (code, shown) = on_screen(&home, &["-q", "exec", "-t", &id, "sh", "-c", script]).ended();
+                assert_eq!((code, shown.lines().count()), (0, 3001), "exec, turn {turn}");
+            }
+            home.ok(&["rm", "-f", &id]);
+            // Nor where the caller has no terminal, as in a CI job, and reads slowly.
+            let ran = home.step(&made("run", &["--rm", "-t"], &["sh", "-c", script])).ran();
+            assert_eq!((ran.code, ran.out.lines().count()), (0, 3001), "{}", ran.err);
+        }),
+        check("one_detaches_and_comes_back", NEEDED(), || {
+            let home = Home::new();
+            let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
+            assert_eq!(screen.says("x=kept; echo $x"), "kept");
+            screen.types("\u{10}\u{11}");
+            let (code, shown) = screen.ended();
+            assert_eq!(code, 0, "{shown}");
+            assert_eq!(home.status("it"), "running");
+            let mut screen = on_screen(&home, &["attach", "it"]);
+            screen.expect("# "); // it is drawn once more
+            assert_eq!(screen.says("echo $x"), "kept");
+            screen.types("\u{10}");
+            screen.types("\u{11}");
+            let (code, shown) = screen.ended();
+            assert!(code == 0 && shown.contains("detached: container it goes on"), "{code} {shown}");
+            // Another one's keys.
+            let screen = on_screen(&home, &["-q", "attach", "--detach-keys", "ctrl-x,y", "it"]);
+            wait_until("it is raw", || screen.is_raw());
+            screen.types("\u{18}y");
+            assert_eq!(screen.ended().0, 0);
+            let mut screen = on_screen(&home, &["-q", "attach", "it"]);
+            screen.types("exit 3\r");
+            screen.expect("exit");
+            assert_eq!(screen.ended().0, 3);
+            home.refuses(&["attach", "it"], "is not running any more");
+        }),
+        check("a_single_key_is_passed_on_soon", NEEDED(), || {
+            let home = Home::new();
+            let script = "stty raw -echo; echo ready; dd bs=1 count=2 2>/dev/null | od -An -tx1";
+            let mut screen = on_screen(&home, &made("run", &["--rm", "-it"], &["sh", "-c", script]));
+            screen.expect("ready");
+            screen.types("\u{10}");
+            std::thread::sleep(Duration::from_millis(700)); // longer than it is held back
+            screen.types("\u{11}");
+            screen.expect("10 11");
+            assert_eq!(screen.ended().0, 0);
+            let mut screen = on_screen(&home, &made("run", &["--rm", "-it"], &["sh", "-c", script]));
+            screen.expect("ready");
+            screen.types("\u{10}x");
+            screen.expect("10 78");
+            assert_eq!(screen.ended().0, 0);
+        }),
+        check("two_see_and_type_the_same", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-dit", "--name", "it"], &["bash"])[1..]);
+            let mut one = on_screen(&home, &["-q", "attach", "it"]);
+            let mut two = on_screen(&home, &["-q", "attach", "it"]);
+            wait_until("both are raw", || one.is_raw() && two.is_raw());
+            one.types("echo a''b\r");
+            one.expect("\nab");
+            two.expect("\nab");
+            two.types("echo c''d\r");
+            one.expect("\ncd");
+            two.expect("\ncd");
+            // One leaves, the other one stays, and the end is for all.
+            one.types("\u{10}\u{11}");
+            assert_eq!(one.ended().0, 0);
+            two.types("exit 4\r");
+            assert_eq!(two.ended().0, 4);
+        }),
+        check("a_slow_reader_does_not_stall_the_others_for_ever", NEEDED(), || {
+            let home = Home::new();
+            let script = "read go; i=0; while [ $i -lt 40000 ]; do echo 0123456789012345678901234567890; i=$((i+1)); done; echo last; read end";
+            home.ok(&made("run", &["-dit", "--name", "it"], &["sh", "-c", script])[1..]);
+            let mut slow = on_screen(&home, &["-q", "attach", "it"]);
+            let mut fast = on_screen(&home, &["-q", "attach", "it"]);
+            wait_until("both are raw", || slow.is_raw() && fast.is_raw());
+            slow.signal(Signal::SIGSTOP);
+            fast.types("\r");
+            let since = Instant::now();
+            fast.expect("last");
+            assert!(since.elapsed() > Duration::from_secs(8), "it was waited for");
+            slow.signal(Signal::SIGCONT);
+            let code = testing::end_of(&mut slow.child, testing::PATIENCE);
+            assert_eq!((code, slow.is_as_before()), (125, true));
+            let shown = slow.rest();
+            assert!(shown.contains("was too slow"), "{}", &shown[shown.len().saturating_sub(300)..]);
+            fast.types("\r");
+            assert_eq!(fast.ended().0, 0);
+        }),
+        check("the_log_has_what_a_terminal_shows", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-dit", "--name", "it"], &["sh", "-c", "tty; printf end"])[1..]);
+            home.ok(&["wait", "it"]);
+            assert_eq!(home.ok(&["logs", "it"]), "/dev/pts/0\r\nend");
+        }),
+        check("exec_has_a_terminal_of_its_own", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-dit", "--name", "it"], &["bash"])[1..]);
+            let mut screen = on_screen(&home, &["-q", "exec", "-it", "it", "bash"]);
+            screen.expect("# ");
+            assert!(screen.is_raw());
+            assert_eq!(screen.says("tty"), "/dev/pts/1");
+            assert_eq!(screen.says("stty size"), "33 101");
+            screen.types("sleep 100\r");
+            screen.types("\u{3}");
+            screen.expect("^C");
+            screen.resize([20, 70]);
+            wait_until("it has the new size", || screen.says("stty size") == "20 70");
+            // A process that stays has the terminal, and is not waited for.
+            screen.types("sleep 100 & exit 7\r");
+            assert_eq!(screen.ended().0, 7);
+            home.ok(&["rm", "-f", "it"]);
+        }),
+        check("a_created_one_is_started_and_attached", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("create", &["-it", "--name", "it"], &["bash"])[1..]);
+            for turn in 0..2 {
+                let mut screen = on_screen(&home, &["-q", "start", "-ai", "it"]);
+                screen.expect("# ");
+                assert_eq!(screen.says("stty size"), "33 101", "turn {turn}");
+                screen.types("exit 6\r");
+                assert_eq!(screen.ended().0, 6);
+            }
+        }),
+        check("without_a_terminal_there_is_one_sentence", NEEDED(), || {
+            let home = Home::new();
+            home.refuses(&made("run", &["-it"], &["bash"])[1..], "the input device is not a TTY");
+            assert_eq!(home.all(), "", "nothing was made");
+            home.ok(&made("run", &["-d", "--name", "it"], &["sleep", "100"])[1..]);
+            home.refuses(&["exec", "-it", "it", "bash"], "the input device is not a TTY");
+            home.refuses(&["attach", "it"], "has no terminal");
+            home.refuses(&["start", "-ai", "it"], "no terminal");
+            home.refuses(&made("run", &["-it", "--detach-keys", "ctrl-?"], &["bash"])[1..], "no terminal has a key");
+            home.ok(&["rm", "-f", "it"]);
+        }),
+        check("without_i_the_input_is_empty_and_with_it_is_the_callers", NEEDED(), || {
+            let home = Home::new();
+            let read =
+                "if read line; then echo \"got $line\"; else echo nothing; fi; cat /proc/self/stat | cut -d' ' -f7";
+            let ran = |options: &[&str]| {
+                let step = home.step(&made("run", &[options, &["--rm"]].concat(), &["sh", "-c", read]));
+                let given = std::process::Stdio::from(std::fs::File::open("/proc/version").expect("a file"));
+                step.with(|command| _ = command.stdin(given)).ran().out
+            };
+            assert_eq!(ran(&[]), "nothing\n0\n");
+            assert!(ran(&["-i"]).starts_with("got Linux version"), "{}", ran(&["-i"]));
+            let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
+            assert_eq!(home.ok(&["exec", &id, "sh", "-c", read]), "nothing\n0");
+            home.ok(&["rm", "-f", &id]);
+        }),
+        check("the_callers_terminal_is_as_it_was_on_every_way_out", NEEDED(), || {
+            let ways: [(&str, fn(&Home, &Screen), i32); 6] = [
+                ("the container is killed", |home, _| drop(home.ok(&["kill", "it"])), 137),
+                ("and removed", |home, _| drop(home.ok(&["rm", "-f", "it"])), 137),
+                ("its monitor is killed", |home, _| kill(home.monitor("it"), Signal::SIGKILL).expect("kill"), 125),
+                ("SIGTERM", |_, screen| screen.signal(Signal::SIGTERM), 143),
+                ("SIGHUP", |_, screen| screen.signal(Signal::SIGHUP), 129),
+                ("SIGINT", |_, screen| screen.signal(Signal::SIGINT), 130),
+            ];
+            for (how, act, expected) in ways {
+                let home = Home::new();
+                let mut screen = on_screen(
+                    &home,
+                    &made("run", &["-it", "--name", "it"], &["sh", "-c", "echo ready; exec sleep 100"]),
+                );
+                screen.expect("ready");
+                wait_until("it is raw", || screen.is_raw());
+                act(&home, &screen);
+                assert_eq!(screen.ended().0, expected, "{how}");
+                if how.starts_with("SIG") {
+                    assert_eq!(home.status("it"), "running", "{how}: it goes on");
+                }
+            }
+        }),
+        check(
+            "a_killed_command_leaves_it_raw_and_reset_helps",
+            [needs::user_namespaces(), needs::tool("stty")],
+            || {
+                let home = Home::new();
+                let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
+                screen.signal(Signal::SIGKILL);
+                testing::end_of(&mut screen.child, testing::PATIENCE);
+                assert!(screen.is_raw());
+                screen.run(Command::new("stty").arg("sane"));
+                assert!(!screen.is_raw());
+                // The container has not noticed.
+                let mut screen = on_screen(&home, &["-q", "attach", "it"]);
+                screen.expect("# ");
+                screen.types("exit\r");
+                assert_eq!(screen.ended().0, 0);
+            },
+        ),
+        check("a_stopped_command_gives_the_terminal_back_meanwhile", NEEDED(), || {
+            let home = Home::new();
+            let mut screen = shell(&home, &["--rm", "-it"], "bash");
+            screen.signal(Signal::SIGTSTP);
+            wait_until("it has stopped", || proc(screen.pid(), "stat").contains(") T "));
+            assert!(screen.is_as_before());
+            screen.signal(Signal::SIGCONT);
+            wait_until("it is raw again", || screen.is_raw());
+            assert_eq!(screen.says("echo here"), "here");
+            screen.types("exit\r");
+            assert_eq!(screen.ended().0, 0);
+        }),
+        check("nothing_is_typed_into_the_callers_terminal", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let root = home::own_root(&["typist"]);
+            let root = root.path().join("rootfs").display().to_string();
+            let typist = ["/usr/local/bin/typist", "id"];
+            let tries = |options: &[&str]| {
+                let screen = on_screen(&home, &made("run", &[options, &["--rm", "--rootfs", &root]].concat(), &typist));
+                let mut screen = screen;
+                let code = testing::end_of(&mut screen.child, testing::PATIENCE);
+                (code, screen.unread(), screen.rest())
+            };
+            for options in [&[][..], &["-i"]] {
+                let (code, unread, shown) = tries(options);
+                assert_eq!((code, unread), (1, 0), "{options:?}: {shown}");
+                assert!(shown.contains("/dev/stdout: "), "{shown}");
+            }
+            // With a terminal of its own it reaches that one.
+            let (_, unread, shown) = tries(&["-t"]);
+            assert_eq!(unread, 0, "{shown}");
+        }),
+        check("a_detached_one_has_nothing_of_the_callers_terminal", NEEDED(), || {
+            let home = Home::new();
+            let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
+            screen.says("sleep 100 & echo $!");
+            let terminal = std::fs::metadata(format!("/proc/{}/fd/0", screen.pid())).expect("a terminal");
+            screen.types("\u{10}\u{11}");
+            assert_eq!(screen.ended().0, 0);
+            let id = |it: &std::fs::Metadata| {
+                use std::os::unix::fs::MetadataExt;
+                (it.dev(), it.ino())
+            };
+            for process in [home.init("it"), home.monitor("it")] {
+                for fd in std::fs::read_dir(format!("/proc/{process}/fd")).expect("fd").flatten() {
+                    let it = std::fs::metadata(fd.path()).map(|it| id(&it));
+                    assert_ne!(it.ok(), Some(id(&terminal)), "{process}: {:?}", fd.path());
+                }
+            }
+            home.ok(&["rm", "-f", "it"]);
+        }),
+        check("an_init_reaps_and_passes_signals_on", NEEDED(), init),
+        check("a_default_run_fits_on_a_screen", NEEDED(), || {
+            let home = Home::new();
+            let shown = on_screen(&home, &["run", "--rm", "-it", "--network", "none", "true"]).ended().1;
+            let shown = shown.replace(&home.path().display().to_string(), "/run");
+            let shown = shown.replace(&rootfs().display().to_string(), "/home/you/container/target/rootfs");
+            let lines: usize = shown.lines().map(|line| line.trim_end().chars().count().div_ceil(110).max(1)).sum();
+            assert!(lines <= 24, "{lines} lines:\n{shown}");
+        }),
+        check("a_dry_run_prints_the_calls_of_a_run", NEEDED(), || {
+            let home = Home::new();
+            let [run, dry] = [&[][..], &["--dry-run"]].map(|option| {
+                let run = ["run", "--rm", "-t", "--network", "none", "true"];
+                let ran = home.narrated(&[option, &run].concat()).ran();
+                assert_eq!(ran.code, 0, "{}", ran.err);
+                let calls = testing::calls(&home::without_ids(&ran.err)).into_iter();
+                let is_ours = |call: &String| {
+                    ["ioctl(N, T", "setsid", "dup", "attach", "ptmx"].iter().any(|it| call.contains(it))
+                };
+                calls.filter(is_ours).collect::<Vec<_>>()
+            });
+            assert!(run.iter().any(|call| call.contains("TIOCSCTTY")), "{run:?}");
+            assert_eq!(run, dry);
+        }),
+        check("a_killed_engine_leaves_nothing", NEEDED(), || {
+            let run = ["run", "--network", "none", "--name", "it", "-t", "--init", "sleep", "0.2"];
+            killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
+        }),
+        check("a_killed_monitor_leaves_nothing", NEEDED(), || {
+            let create = ["create", "--network", "none", "--name", "it", "-it", "--init", "true"];
+            killed::at_every_pause(|_| {}, &create, killed::Who::Monitor);
+        }),
+        check("a_killed_exec_leaves_nothing", NEEDED(), || {
+            let before = |home: &Home| drop(home.ok(&made("run", &["-d", "--name", "it"], &["sleep", "100"])[1..]));
+            killed::at_every_pause(before, &["exec", "-t", "it", "true"], killed::Who::Engine);
+        }),
+        check("a_hundred_at_eight_at_a_time", NEEDED(), || {
+            let home = Home::new();
+            let mut running: Vec<(usize, Screen)> = Vec::new();
+            for number in 0..108 {
+                if running.len() == 8 || number >= 100 {
+                    let Some((number, screen)) = (!running.is_empty()).then(|| running.remove(0)) else { break };
+                    let (code, shown) = screen.ended();
+                    assert!(code == 0 && shown == format!("n{number}\r\n"), "{number}: {code} {shown:?}");
+                }
+                if number < 100 {
+                    let word = format!("echo n{number}");
+                    running.push((number, on_screen(&home, &made("run", &["--rm", "-it"], &["sh", "-c", &word]))));
+                }
+            }
+            assert_eq!(home.all(), "");
+        }),
+    ]
+}
+
+fn job_control(name: &str) {
+    let home = Home::new();
+    let mut screen = shell(&home, &["-it"], name);
+    screen.types("sleep 100\r");
+    std::thread::sleep(Duration::from_millis(100));
+    screen.types("\u{3}");
+    screen.expect("^C");
+    assert_eq!(screen.says("echo $?"), "130", "{name}: Ctrl-C");
+    screen.types("sleep 101\r");
+    std::thread::sleep(Duration::from_millis(100));
+    screen.types("\u{1a}");
+    screen.expect("topped");
+    assert!(screen.says("jobs").contains("topped"), "{name}: Ctrl-Z");
+    screen.types("fg\r");
+    screen.expect("sleep 101");
+    std::thread::sleep(Duration::from_millis(100));
+    screen.types("\u{1c}");
+    screen.expect("^\\");
+    assert_eq!(screen.says("echo $?"), "131", "{name}: fg, Ctrl-\\");
+    screen.types("\u{4}");
+    let (code, shown) = screen.ended();
+    assert!(!shown.contains("job control"), "{shown}");
+    assert_eq!(code, 0, "{name}: Ctrl-D");
+}
+
+fn init() {
+    let home = Home::new();
+    let count = |of: &str| {
+        let guest = home.ok(&["exec", of, "sh", "-c", "cat /proc/[0-9]*/stat | grep -c ') Z ' || true"]);
+        guest.trim().parse::<usize>().expect("a number")
+    };
+    // Orphans: their parent has ended, and they have.
+    let script = "for i in 1 2 3; do (sleep 0.1 &) ; done; exec sleep 100";
+    let plain = home.ok(&made("run", &["-d"], &["sh", "-c", script])[1..]);
+    wait_until("there are zombies", || count(&plain) == 3);
+    let with = home.ok(&made("run", &["-d", "--init"], &["sh", "-c", script])[1..]);
+    std::thread::sleep(Duration::from_millis(300));
+    wait_until("there is none", || count(&with) == 0);
+    // SIGTERM: the one does not hear it.
+    home.ok(&["kill", "-s", "TERM", &plain, &with]);
+    wait_until("it has ended", || home.status(&with) == "stopped");
+    assert_eq!(home.json(&with)["end"]["code"], 143);
+    assert!(alive(home.init(&plain)));
+    home.ok(&["rm", "-f", &plain]);
+    // Its exit code, and that of no program.
+    for (command, code) in [(&["sh", "-c", "exit 9"][..], 9), (&["no-such-program"], 127), (&["/etc"], 126)] {
+        assert_eq!(home.step(&made("run", &["--rm", "--init"], command)).ran().code, code, "{command:?}");
+    }
+    // In its own group, a key's signal reaches it once.
+    let script = "trap 'n=$((n+1))' INT; n=0; echo ready; while :; do read line; echo \"n=$n\"; done";
+    let mut screen = on_screen(&home, &made("run", &["--rm", "-it", "--init"], &["bash", "-c", script]));
+    screen.expect("ready");
+    wait_until("it is raw", || screen.is_raw());
+    screen.types("\u{3}");
+    std::thread::sleep(Duration::from_millis(200));
+    screen.types("\r");
+    screen.expect("n=1");
+    screen.signal(Signal::SIGTERM);
+    assert_eq!(screen.ended().0, 143);
+    // And a shell has job control.
+    let mut screen = shell(&home, &["--rm", "-it", "--init"], "bash");
+    assert_eq!(screen.says("echo $$"), "2");
+    screen.types("sleep 100\r");
+    std::thread::sleep(Duration::from_millis(100));
+    screen.types("\u{1a}");
+    screen.expect("Stopped");
+    screen.types("kill %1; exit 2\r");
+    assert_eq!(screen.ended().0, 2);
+}
