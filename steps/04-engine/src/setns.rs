@@ -10,7 +10,7 @@
 //! that came in by setns(2). So were the host its parent, a host that Ctrl-Z has stopped, or that waits for Enter, would
 //! keep the container from ending; and where it is killed, a PID 1 that waits for nobody would do so for ever.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -103,12 +103,17 @@ fn help(
     gate.leave();
     explain::flush();
     let _ = line.write_all(&[&[0], &child.as_raw().to_ne_bytes()[..]].concat());
-    // The host writes nothing: it has died.
     let end = || {
         let _ = kill(child, Signal::SIGKILL);
         std::thread::sleep(Duration::from_millis(10)); // a frozen one dies later
     };
-    let code = process::wait_beside(child, &[line.as_fd()], end).inspect_err(|_| {
+    line.set_nonblocking(true).during("cannot wait for the host")?;
+    // The host writes nothing: where something can be read, it has died.
+    let look = || match (&line).read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        _ => end(),
+    };
+    let code = process::wait_beside(child, &[line.as_fd()], look).inspect_err(|_| {
         end();
         let _ = waitpid(child, None);
     })?;

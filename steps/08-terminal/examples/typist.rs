@@ -3,21 +3,22 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::IntoRawFd;
 
 fn main() {
     let text = std::env::args().nth(1).unwrap_or_default() + "\n";
-    let terminals = ["/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/tty"];
-    for (name, terminal) in terminals.iter().filter_map(|name| Some((name, File::open(name).ok()?))) {
+    // What it was given, and what /dev/tty is.
+    let tty = File::open("/dev/tty").map(|file| file.into_raw_fd());
+    for terminal in [0, 1, 2].into_iter().chain(tty) {
         let push = |byte: &u8| {
             // SAFETY: the kernel reads one byte, which outlives the call.
-            unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSTI, byte) }
+            unsafe { libc::ioctl(terminal, libc::TIOCSTI, byte) }
         };
         if text.as_bytes().iter().map(push).all(|result| result == 0) {
-            println!("typed into {name}");
+            println!("typed into {terminal}");
             return;
         }
-        println!("{name}: {}", std::io::Error::last_os_error());
+        println!("{terminal}: {}", std::io::Error::last_os_error());
     }
     std::process::exit(1);
 }

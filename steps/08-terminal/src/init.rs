@@ -6,8 +6,9 @@
 use anyhow::Result;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, isatty, setpgid, tcsetpgrp};
-use shared::failure::During;
+use shared::failure::{During, STEP_FAILED};
 use shared::{call, explain};
 
 use crate::sys;
@@ -56,6 +57,8 @@ fn stand_in_front() -> Result<()> {
 fn serve(program: Pid, all: &SigSet) -> u8 {
     // The gate is among them: the host takes it for the program's until it is closed by exec.
     let _ = sys::close_all_from(3);
+    // Not sigwaitinfo(2): while that waits they are not blocked, and the host would find that nobody listens to them.
+    let Ok(signals) = SignalFd::with_flags(all, SfdFlags::SFD_CLOEXEC) else { return STEP_FAILED };
     loop {
         while let Some((pid, code)) = sys::reap() {
             // What else runs ends with this process.
@@ -63,11 +66,10 @@ fn serve(program: Pid, all: &SigSet) -> u8 {
                 return code;
             }
         }
-        match sys::next_signal(all) {
-            Ok(signal) if signal != Signal::SIGCHLD as i32 => {
-                let _ = process::sys::kill(program, signal); // gone, it is reaped in a moment
+        if let Ok(Some(received)) = signals.read_signal() {
+            if received.ssi_signo != Signal::SIGCHLD as u32 {
+                let _ = process::sys::kill(program, received.ssi_signo as i32); // gone, it is reaped in a moment
             }
-            _ => {}
         }
     }
 }

@@ -40,7 +40,7 @@ struct Options {
 
 /// The options of `exec`.
 #[derive(clap::Args)]
-struct Guest {
+struct GuestOptions {
     #[command(flatten)]
     user: GuestUser,
     #[command(flatten)]
@@ -61,7 +61,7 @@ impl Recipe for Options {
     const STEP: &'static str = "step08";
     type Plan = Plan;
     type Command = Command;
-    type Guest = Guest;
+    type Guest = GuestOptions;
 
     fn settled(self) -> Result<Self> {
         self.view.validate()?;
@@ -115,7 +115,7 @@ impl Recipe for Options {
         ]
     }
 
-    fn for_guest(plan: Plan, options: &Guest) -> Plan {
+    fn for_guest(plan: Plan, options: &GuestOptions) -> Plan {
         let terminal = Terminal::for_guest(&options.talking);
         Plan { namespaces: plan.namespaces.for_guest(&options.user), terminal, ..plan }
     }

@@ -7,7 +7,6 @@ use std::process::ExitStatus;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::SigSet;
 use nix::sys::socket::{SockFlag, accept4};
 use nix::unistd::{ForkResult, Pid};
 
@@ -78,12 +77,6 @@ pub fn reap() -> Option<(Pid, u8)> {
     let status = ExitStatus::from_raw(status);
     let code = status.code().or(status.signal().map(|signal| 128 + signal))?;
     (pid > 0).then(|| (Pid::from_raw(pid), code as u8))
-}
-
-/// The number of the next signal of these, which are blocked. sigwaitinfo(2).
-pub fn next_signal(of: &SigSet) -> nix::Result<i32> {
-    // SAFETY: without a place for it, the kernel writes no siginfo.
-    Errno::result(unsafe { libc::sigwaitinfo(of.as_ref(), std::ptr::null_mut()) })
 }
 
 /// close_range(2), and that is all: an init keeps no file of the host's open, nor the end of a pipe that somebody waits for.

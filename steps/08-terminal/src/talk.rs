@@ -1,6 +1,7 @@
 //! The commands that speak with a container's terminal: `run`, `start -a`, `attach`.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use engine::attach::{Left, Talk, attach};
@@ -17,6 +18,9 @@ use crate::Window;
 use crate::caller::{Caller, Far, check_input, own_window};
 use crate::keys::Keys;
 use crate::line::{self, Message};
+
+/// How long a program may take to see that its window has another size.
+const TO_DRAW: Duration = Duration::from_millis(50);
 
 /// A command that will speak with a container's terminal.
 pub struct Talker {
@@ -42,13 +46,15 @@ impl Talk for Talker {
             return start().map(|()| Left::Container);
         }
         let Snapshot { status, state, .. } = container.snapshot()?;
-        // Before it starts, as its program asks at once.
         if let Some(window) = own_window() {
-            let larger = Window { rows: window.rows + 1, ..window };
-            // A program that runs already has drawn its screen elsewhere. A change of size has it draw it here, too.
-            for window in [larger, window].into_iter().skip(usize::from(status != Status::Running)) {
-                let _ = line::say(line.as_fd(), &Message::Size(window).to_bytes());
+            // A program that runs already has drawn its screen elsewhere: a change of size has it draw it here, too.
+            if status == Status::Running {
+                let larger = Message::Size(Window { rows: window.rows + 1, ..window });
+                let _ = line::say(line.as_fd(), &larger.to_bytes());
+                signals::pause(TO_DRAW)?;
             }
+            // Before it starts, as its program asks at once.
+            let _ = line::say(line.as_fd(), &Message::Size(window).to_bytes());
         }
         start()?;
         // What this command prints of itself is over: from here on its terminal is the container's.

@@ -29,12 +29,13 @@ fn made<'a>(verb: &'a str, options: &[&'a str], command: &[&'a str]) -> Vec<&'a 
 }
 
 fn on_screen(home: &Home, arguments: &[&str]) -> Screen {
-    Screen::of(home.step(arguments))
+    // Else bash tells the terminal more than what is looked for here.
+    Screen::of(home.step(arguments).with(|command| _ = command.env("TERM", "dumb")))
 }
 
 fn shell(home: &Home, options: &[&str], shell: &str) -> Screen {
     let mut screen = on_screen(home, &made("run", options, &[shell]));
-    screen.expect(if shell == "bash" { "# " } else { "# " });
+    screen.expect("# ");
     screen
 }
 
@@ -67,11 +68,9 @@ fn checks() -> Vec<Check> {
                 assert_eq!(screen.ended(), (0, "33 101\r\n".to_owned()));
             }
             let mut screen = shell(&home, &["--rm", "-it"], "bash");
-            screen.types("trap 'echo changed' WINCH\r");
+            screen.says("n=none; trap 'n=changed' WINCH");
             screen.resize([40, 90]);
-            screen.types("\r");
-            screen.expect("\nchanged");
-            assert_eq!(screen.says("stty size"), "40 90");
+            wait_until("it has heard of it", || screen.says("echo $n; stty size") == "changed\n40 90");
             screen.types("exit\r");
             assert_eq!(screen.ended().0, 0);
         }),
@@ -84,7 +83,7 @@ fn checks() -> Vec<Check> {
             for turn in 0..20 {
                 let (code, shown) = on_screen(&home, &made("run", &["--rm", "-t"], &["sh", "-c", script])).ended();
                 assert_eq!((code, shown.lines().count()), (0, 3001), "turn {turn}");
-                assert!(shown.ends_with("last\r\n"), "turn {turn}: {:?}", &shown[shown.len() - 40..]);
+                assert!(shown.trim_end().ends_with("last"), "turn {turn}");
             }
             let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
             for turn in 0..20 {
@@ -105,7 +104,6 @@ fn checks() -> Vec<Check> {
             assert_eq!(code, 0, "{shown}");
             assert_eq!(home.status("it"), "running");
             let mut screen = on_screen(&home, &["attach", "it"]);
-            screen.expect("# "); // it is drawn once more
             assert_eq!(screen.says("echo $x"), "kept");
             screen.types("\u{10}");
             screen.types("\u{11}");
@@ -140,7 +138,7 @@ fn checks() -> Vec<Check> {
         }),
         check("two_see_and_type_the_same", NEEDED(), || {
             let home = Home::new();
-            home.ok(&made("run", &["-dit", "--name", "it"], &["bash"])[1..]);
+            home.ok(&made("run", &["-dit", "-e", "TERM=dumb", "--name", "it"], &["bash"])[1..]);
             let mut one = on_screen(&home, &["-q", "attach", "it"]);
             let mut two = on_screen(&home, &["-q", "attach", "it"]);
             wait_until("both are raw", || one.is_raw() && two.is_raw());
@@ -184,15 +182,17 @@ fn checks() -> Vec<Check> {
         }),
         check("exec_has_a_terminal_of_its_own", NEEDED(), || {
             let home = Home::new();
-            home.ok(&made("run", &["-dit", "--name", "it"], &["bash"])[1..]);
+            home.ok(&made("run", &["-dit", "-e", "TERM=dumb", "--name", "it"], &["bash"])[1..]);
             let mut screen = on_screen(&home, &["-q", "exec", "-it", "it", "bash"]);
             screen.expect("# ");
             assert!(screen.is_raw());
             assert_eq!(screen.says("tty"), "/dev/pts/1");
             assert_eq!(screen.says("stty size"), "33 101");
             screen.types("sleep 100\r");
+            std::thread::sleep(Duration::from_millis(100)); // Ctrl-C drops what nobody has read yet
             screen.types("\u{3}");
             screen.expect("^C");
+            screen.expect("# ");
             screen.resize([20, 70]);
             wait_until("it has the new size", || screen.says("stty size") == "20 70");
             // A process that stays has the terminal, and is not waited for.
@@ -305,7 +305,7 @@ fn checks() -> Vec<Check> {
             for options in [&[][..], &["-i"]] {
                 let (code, unread, shown) = tries(options);
                 assert_eq!((code, unread), (1, 0), "{options:?}: {shown}");
-                assert!(shown.contains("/dev/stdout: "), "{shown}");
+                assert!(shown.contains("1: Operation not permitted"), "{shown}");
             }
             // With a terminal of its own it reaches that one.
             let (_, unread, shown) = tries(&["-t"]);
@@ -347,7 +347,7 @@ fn checks() -> Vec<Check> {
                 assert_eq!(ran.code, 0, "{}", ran.err);
                 let calls = testing::calls(&home::without_ids(&ran.err)).into_iter();
                 let is_ours = |call: &String| {
-                    ["ioctl(N, T", "setsid", "dup", "attach", "ptmx"].iter().any(|it| call.contains(it))
+                    ["child open(", "child ioctl(N, T", "setsid", "dup"].iter().any(|it| call.contains(it))
                 };
                 calls.filter(is_ours).collect::<Vec<_>>()
             });
@@ -392,17 +392,20 @@ fn job_control(name: &str) {
     std::thread::sleep(Duration::from_millis(100));
     screen.types("\u{3}");
     screen.expect("^C");
+    screen.expect("# ");
     assert_eq!(screen.says("echo $?"), "130", "{name}: Ctrl-C");
     screen.types("sleep 101\r");
     std::thread::sleep(Duration::from_millis(100));
     screen.types("\u{1a}");
     screen.expect("topped");
+    screen.expect("# ");
     assert!(screen.says("jobs").contains("topped"), "{name}: Ctrl-Z");
     screen.types("fg\r");
     screen.expect("sleep 101");
     std::thread::sleep(Duration::from_millis(100));
     screen.types("\u{1c}");
     screen.expect("^\\");
+    screen.expect("# ");
     assert_eq!(screen.says("echo $?"), "131", "{name}: fg, Ctrl-\\");
     screen.types("\u{4}");
     let (code, shown) = screen.ended();
@@ -451,6 +454,6 @@ fn init() {
     std::thread::sleep(Duration::from_millis(100));
     screen.types("\u{1a}");
     screen.expect("Stopped");
-    screen.types("kill %1; exit 2\r");
+    screen.types("kill -9 %1; wait; exit 2\r");
     assert_eq!(screen.ended().0, 2);
 }
