@@ -24,7 +24,7 @@ use surroundings::{children, reap};
 pub use surroundings::{groups_of_steps, interfaces, tempdir, without_own_groups};
 
 /// Longer than anything takes, on a machine in software emulation, too: a test that waits so long waits for ever.
-pub const PATIENCE: Duration = Duration::from_secs(25);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The options with which a step prints every call: those of [`narrated`].
 pub const VERBOSE: &[&str] = &["--verbose"];

@@ -94,7 +94,7 @@ impl Hub {
         self.hear();
         self.type_in();
         self.read();
-        self.show();
+        self.show(false);
         self.say_what_for();
     }
 
@@ -110,7 +110,7 @@ impl Hub {
             self.hear(); // also, who is gone
             let count = self.read();
             bytes += count;
-            self.show();
+            self.show(true);
             let all_have_it = self.clients.borrow().values().all(|client| client.shown.is_empty());
             if (count == 0 && all_have_it) || bytes > LAST_BYTES {
                 break;
@@ -180,7 +180,7 @@ impl Hub {
         count
     }
 
-    fn show(&self) {
+    fn show(&self, is_end: bool) {
         self.clients.borrow_mut().retain(|_, client| {
             while !client.shown.is_empty() {
                 let load = &client.shown[..client.shown.len().min(line::MOST)];
@@ -189,7 +189,8 @@ impl Hub {
                         client.shown.drain(..count);
                         client.took = Instant::now();
                     }
-                    Err(Errno::EAGAIN) => return !client.is_behind() || client.took.elapsed() < PATIENCE,
+                    // One that keeps nobody waiting may take its time: it is stopped, by Ctrl-Z say. At the end it does.
+                    Err(Errno::EAGAIN) => return !(is_end || client.is_behind()) || client.took.elapsed() < PATIENCE,
                     Err(_) => return false,
                 }
             }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
@@ -34,6 +35,10 @@ impl Screen {
         let [ws_row, ws_col] = SIZE;
         let size = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a terminal");
+        for end in [&pty.master, &pty.slave] {
+            // Held by the next command, too, this terminal would never end.
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("close-on-exec");
+        }
         let before = tcgetattr(&pty.slave).expect("termios");
         let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
         let command = step.with(|command| {
