@@ -1,37 +1,32 @@
-//! What anyone would write first: a cable, its end inside made ready on the host, where one knows how, and then moved in.
-//! `step06_first_try COMMAND [ARG…]`, as root.
+//! What anyone would write first: a terminal of the host's, handed down as standard streams to a program in namespaces of its own.
+//! `step08_first_try COMMAND [ARG…]`.
 //!
-//! The interface is there, and nobody answers: an interface that is moved into another network namespace loses its
-//! addresses and routes, and is set down. Compare `src/lib.rs`, where it is born inside.
+//! It works for `echo`. But a terminal has a name in the `/dev/pts` where it was made, and the program sees another one: so
+//! tty(1) says "not a tty". And it is the terminal of no session: a shell has no job control, and Ctrl-C ends nothing. Compare
+//! `src/lib.rs`, where it is made inside, and taken.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{Read, Write, stdout};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use nix::pty::openpty;
 
 fn main() -> Result<()> {
     let words: Vec<_> = std::env::args().skip(1).collect();
-    ensure!(!words.is_empty(), "usage: step06_first_try COMMAND [ARG…]");
-    // A network namespace, for as long as something runs in it.
+    ensure!(!words.is_empty(), "usage: step08_first_try COMMAND [ARG…]");
+    let pty = openpty(None, None)?;
     let mut inside = Command::new("unshare");
-    inside.args(["--net", "sh", "-c", "echo ready; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut inside = inside.spawn()?;
-    BufReader::new(inside.stdout.take().context("piped")?).read_line(&mut String::new())?;
-    let pid = inside.id().to_string();
-    ip("link add first-out type veth peer name first-in")?;
-    ip("address add 10.66.0.1/24 dev first-out")?;
-    ip("link set first-out up")?;
-    ip("address add 10.66.0.2/24 dev first-in")?;
-    ip("link set first-in up")?;
-    ip(&format!("link set first-in netns {pid}"))?;
-    let status = Command::new("nsenter").args(["--net", "--target", &pid]).args(&words).status()?;
-    ip("link delete first-out")?;
-    inside.kill()?;
-    inside.wait()?;
-    std::process::exit(status.code().unwrap_or(1));
-}
-
-fn ip(words: &str) -> Result<()> {
-    ensure!(Command::new("ip").args(words.split(' ')).status()?.success(), "ip {words} has failed");
-    Ok(())
+    inside.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-c"]);
+    inside.arg("mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts && exec \"$@\"").arg("sh").args(&words);
+    let end = || Ok::<_, std::io::Error>(Stdio::from(pty.slave.try_clone()?));
+    let mut child = inside.stdin(end()?).stdout(end()?).stderr(end()?).spawn()?;
+    // Open here, the terminal would not end with the program.
+    drop((inside, pty.slave));
+    let (mut master, mut bytes) = (File::from(pty.master), [0; 4096]);
+    // At the end EIO.
+    while let Ok(count @ 1..) = master.read(&mut bytes) {
+        stdout().write_all(&bytes[..count])?;
+    }
+    std::process::exit(child.wait()?.code().unwrap_or(1));
 }

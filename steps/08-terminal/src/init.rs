@@ -4,7 +4,7 @@
 //! listen to signals, as it delivers none to PID 1 that has no handler. A program that does not know that it is one does neither.
 
 use anyhow::Result;
-use nix::sys::prctl::set_child_subreaper;
+use nix::sys::prctl::{set_child_subreaper, set_dumpable};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, isatty, setpgid, tcsetpgrp};
@@ -24,6 +24,9 @@ pub fn stay() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).during("cannot block signals")?;
     // Without a pid namespace orphans go to the host's first process, unless there is one of these on their way.
     explain::child(call!("prctl(PR_SET_CHILD_SUBREAPER, 1)")).run(|| set_child_subreaper(true))?;
+    // What stays has executed no program of the container's: its memory, and the environment in it, are its caller's, and
+    // /proc/1/environ would show that.
+    explain::child(call!("prctl(PR_SET_DUMPABLE, 0)")).run(|| set_dumpable(false))?;
     explain::child(call!("fork()")).announce()?;
     if explain::dry_run() {
         return Ok(());

@@ -426,6 +426,9 @@ fn init() {
     let with = home.ok(&made("run", &["-d", "--init"], &["sh", "-c", script])[1..]);
     std::thread::sleep(Duration::from_millis(300));
     wait_until("there is none", || count(&with) == 0);
+    // What it has of its caller's is not for those inside.
+    let peek = home.step(&["-q", "exec", &with, "cat", "/proc/1/environ"]).ran();
+    assert!(peek.code == 1 && peek.out.is_empty(), "{peek:?}");
     // SIGTERM: the one does not hear it.
     home.ok(&["kill", "-s", "TERM", &plain, &with]);
     wait_until("it has ended", || home.status(&with) == "stopped");
