@@ -3,6 +3,7 @@
 //! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 06: its program has a terminal of its
 //! own, which commands come to and leave.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -130,6 +131,10 @@ impl Recipe for Options {
                 users::mapped::run(&command)
             }
         }
+    }
+
+    fn clean(store: &Path) -> Result<()> {
+        parts::clean(store)
     }
 
     fn known() -> Vec<&'static Known> {
