@@ -1,6 +1,6 @@
 //! Step 08: how do we talk to the child?
 //!
-//! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 06: its program has a terminal of its
+//! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 07: its program has a terminal of its
 //! own, which commands come to and leave.
 
 use std::path::Path;
@@ -11,15 +11,17 @@ use cgroups::Limits;
 use engine::attach::Talk;
 use engine::parts::Limited;
 use engine::{Identity, Part, Recipe, Streams};
+use layers::Layering;
+use layers::parts::{self, LayeredRoot};
 use namespaces::View;
 use network::Networking;
-use network::parts::{self, Network};
+use network::parts::{Network, print_ports};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::remedy::Known;
 use terminal::parts::Terminal;
 use terminal::{Command, GuestTalking, Talking};
-use users::parts::{MappedNamespaces, MappedRoot};
+use users::parts::MappedNamespaces;
 use users::{GuestUser, Users};
 
 /// The options of the steps before, and how one talks to the child.
@@ -35,6 +37,8 @@ struct Options {
     users: Users,
     #[command(flatten)]
     networking: Networking,
+    #[command(flatten)]
+    layering: Layering,
     #[command(flatten)]
     talking: Talking,
 }
@@ -54,7 +58,7 @@ struct Plan {
     namespaces: MappedNamespaces,
     cgroup: Limited,
     network: Network,
-    rootfs: MappedRoot,
+    rootfs: LayeredRoot,
     terminal: Terminal,
 }
 
@@ -69,7 +73,8 @@ impl Recipe for Options {
         rootfs::validate(&self.view)?;
         self.users.validate(&self.view)?;
         let view = self.networking.settle(self.view.with_cgroup())?;
-        Ok(Options { view: view.settled(), root: self.root.settled()?, ..self })
+        let (layering, root) = self.layering.settle(self.root)?;
+        Ok(Options { view: view.settled(), root: root.settled()?, layering, ..self })
     }
 
     fn limits(&self) -> &Limits {
@@ -93,7 +98,7 @@ impl Recipe for Options {
         let network = Network::plan(&self.networking, &self.view, container)?;
         Ok(Plan {
             cgroup: Limited::plan(&self.limits, &self.view, container)?,
-            rootfs: MappedRoot::plan(&namespaces, &self.root, &self.view, container)?
+            rootfs: LayeredRoot::plan(&self.layering, &namespaces, &self.root, &self.view, container)?
                 .with_volumes(network.volumes(&self.root)),
             network,
             namespaces,
@@ -126,15 +131,23 @@ impl Recipe for Options {
             Command::Attach { detach_keys, container } => {
                 terminal::attach::<Options>(&container, |options| options.talking.with_keys(detach_keys).talk(true))
             }
-            Command::Earlier(network::Command::Port { container }) => parts::print_ports::<Options>(&container),
-            Command::Earlier(network::Command::Users(users::Command::Unshare { command })) => {
-                users::mapped::run(&command)
+            Command::Earlier(layers::Command::Network(network::Command::Users(users::Command::Unshare {
+                command,
+            }))) => users::mapped::run(&command),
+            Command::Earlier(layers::Command::Network(network::Command::Port { container })) => {
+                print_ports::<Options>(&container)
+            }
+            Command::Earlier(layers::Command::Diff { container }) => {
+                parts::print_changes::<Options>(&container, |plan| &plan.rootfs)
+            }
+            Command::Earlier(layers::Command::Commit { container, to }) => {
+                parts::commit::<Options>(&container, &to, |plan| &plan.rootfs)
             }
         }
     }
 
     fn clean(store: &Path) -> Result<()> {
-        parts::clean(store)
+        network::parts::clean(store)
     }
 
     fn known() -> Vec<&'static Known> {

@@ -52,7 +52,7 @@ pub enum Command {
     },
     /// Those of the steps before.
     #[command(flatten)]
-    Earlier(network::Command),
+    Earlier(layers::Command),
 }
 
 impl Talking {
