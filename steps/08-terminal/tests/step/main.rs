@@ -167,7 +167,7 @@ fn checks() -> Vec<Check> {
             fast.expect("last");
             assert!(since.elapsed() > Duration::from_secs(8), "it was waited for");
             slow.signal(Signal::SIGCONT);
-            let code = testing::end_of(&mut slow.child, testing::PATIENCE);
+            let code = slow.code();
             assert_eq!((code, slow.is_as_before()), (125, true));
             let shown = slow.rest();
             assert!(shown.contains("was too slow"), "{}", &shown[shown.len().saturating_sub(300)..]);
@@ -268,7 +268,7 @@ fn checks() -> Vec<Check> {
                 let home = Home::new();
                 let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
                 screen.signal(Signal::SIGKILL);
-                testing::end_of(&mut screen.child, testing::PATIENCE);
+                screen.code();
                 assert!(screen.is_raw());
                 screen.run(Command::new("stty").arg("sane"));
                 assert!(!screen.is_raw());
@@ -299,7 +299,7 @@ fn checks() -> Vec<Check> {
             let tries = |options: &[&str]| {
                 let screen = on_screen(&home, &made("run", &[options, &["--rm", "--rootfs", &root]].concat(), &typist));
                 let mut screen = screen;
-                let code = testing::end_of(&mut screen.child, testing::PATIENCE);
+                let code = screen.code();
                 (code, screen.unread(), screen.rest())
             };
             for options in [&[][..], &["-i"]] {
@@ -457,6 +457,13 @@ fn init() {
     std::thread::sleep(Duration::from_millis(100));
     screen.types("\u{1a}");
     screen.expect("Stopped");
-    screen.types("kill -9 %1; wait; exit 2\r");
+    screen.expect("# ");
+    screen.types("fg\r");
+    screen.expect("\nsleep 100");
+    std::thread::sleep(Duration::from_millis(100));
+    screen.types("\u{3}");
+    screen.expect("^C");
+    screen.expect("# ");
+    screen.types("exit 2\r");
     assert_eq!(screen.ended().0, 2);
 }

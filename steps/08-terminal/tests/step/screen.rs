@@ -132,9 +132,21 @@ impl Screen {
         count as usize
     }
 
+    /// Waits for the command's end: its exit code.
+    pub fn code(&mut self) -> i32 {
+        let since = Instant::now();
+        while self.child.try_wait().expect("wait").is_none() {
+            assert!(since.elapsed() < testing::PATIENCE, "it does not end, and shows {:?}", self.shown);
+            if let Ok(bytes) = self.bytes.recv_timeout(Duration::from_millis(10)) {
+                self.shown += &String::from_utf8_lossy(&bytes);
+            }
+        }
+        testing::end_of(&mut self.child, testing::PATIENCE)
+    }
+
     /// Waits for the command's end: its exit code, and what was shown until then. The terminal must be as it was.
     pub fn ended(mut self) -> (i32, String) {
-        let code = testing::end_of(&mut self.child, testing::PATIENCE);
+        let code = self.code();
         assert!(self.is_as_before(), "the terminal is not as it was: {:?}", self.shown);
         (code, self.rest())
     }
