@@ -71,8 +71,17 @@ fn anchor(heading: &str) -> String {
     words.chars().filter(|c| c.is_alphanumeric() || *c == '-').collect()
 }
 
-const WORLDS: [&str; 7] =
-    ["anyone", "root", "root on v1", "root on v2", "root with idmap", "root with a network", "root with layers"];
+const WORLDS: [&str; 9] = [
+    "anyone",
+    "anyone with layers",
+    "anyone with legacy tiocsti",
+    "root",
+    "root on v1",
+    "root on v2",
+    "root with idmap",
+    "root with a network",
+    "root with layers",
+];
 
 fn world(block: &Block) -> Option<&str> {
     block.before.strip_prefix("<!-- run: ").and_then(|rest| rest.strip_suffix(" -->"))

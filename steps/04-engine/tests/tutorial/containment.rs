@@ -5,13 +5,16 @@
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use cgroups::Version;
+use nix::errno::Errno;
+use nix::pty::openpty;
 use testing::{Ran, Run, program, random_word};
 
 use crate::only;
@@ -21,7 +24,7 @@ pub const NO_BRIDGE: &str = "this kernel has no such interfaces";
 /// What step 07 says where it works on the root itself.
 pub const NO_UPPER: &str = "no upper layer can be in";
 /// The steps, by the first word of their command.
-pub const STEPS: [&str; 8] = ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07"];
+pub const STEPS: [&str; 9] = ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08"];
 
 /// A row: what is tried, whether it works in a step, and what stops it.
 pub struct Row {
@@ -40,7 +43,7 @@ pub struct Playground {
     layers: &'static [&'static str],
 }
 
-pub const ROWS: [Row; 21] = [
+pub const ROWS: [Row; 22] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -98,13 +101,18 @@ pub const ROWS: [Row; 21] = [
         works: open_setting,
         stopped_by: "user namespace with a range",
     },
+    Row {
+        what: "type into the terminal that it was started from (where `dev.tty.legacy_tiocsti` is 1)",
+        works: type_in,
+        stopped_by: "`setsid`: it is not its session's",
+    },
 ];
 
 impl Playground {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
-        let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter"].map(program);
+        let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter", "typist"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
         assert!(made.status.success(), "{made:?}");
         let mut place = Playground { dir, network: &[], layers: &[] };
@@ -125,7 +133,7 @@ impl Playground {
     }
 
     /// Whether this misbehaviour works in each step.
-    pub fn tried(&self, row: &Row) -> [bool; 8] {
+    pub fn tried(&self, row: &Row) -> [bool; 9] {
         STEPS.map(|step| (row.works)(self, step))
     }
 
@@ -169,8 +177,8 @@ impl Playground {
         let root = self.dir.path().join("rootfs").display().to_string();
         let options = match step {
             "step04" | "step05" => format!("run --rm --rootfs {root}"),
-            "step06" | "step07" => {
-                let layers = if step == "step07" { self.layers } else { &[] };
+            "step06" | "step07" | "step08" => {
+                let layers = if step == "step06" { &[] } else { self.layers };
                 format!("run --rm --rootfs {root} {}", [self.network, layers].concat().join(" "))
             }
             "step03" => format!("--rootfs {root}"),
@@ -395,6 +403,30 @@ fn open_setting(place: &Playground, step: &str) -> bool {
     place.sh(step, ": >>/proc/sys/vm/swappiness").code == 0
 }
 
+/// The step is in the foreground of a terminal, and nobody reads what is typed there.
+fn type_in(place: &Playground, step: &str) -> bool {
+    let pty = openpty(None, None).expect("a terminal");
+    let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
+    let typist = if step >= "step03" { "/usr/local/bin/typist".into() } else { program("typist") };
+    let run = place.step(step, &[], &[&typist.display().to_string(), "id"]).with(|command| {
+        command.stdin(end()).stdout(end()).stderr(Stdio::null());
+        let take = || {
+            nix::unistd::setsid()?;
+            // SAFETY: takes two numbers and touches no memory of ours.
+            Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec there are two system calls, which take no lock.
+        unsafe { command.pre_exec(take) };
+    });
+    let code = testing::end_of(&mut run.spawn(), testing::PATIENCE);
+    assert!(code < 125, "not tried: {code}");
+    let mut unread = 0i32;
+    // SAFETY: the kernel writes an int, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::FIONREAD, &mut unread) }).expect("FIONREAD");
+    unread > 0
+}
+
 /// Whether limits are the host's alone to write: so systemd mounts version 2. See cgroups(7).
 fn has_nsdelegate() -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
@@ -404,7 +436,7 @@ fn has_nsdelegate() -> bool {
 /// The table as the text has it.
 pub fn table(place: &Playground) -> String {
     let mut table = format!(
-        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         STEPS.map(|step| &step["step".len()..]).join(" | ")
     );
     for row in &ROWS {
@@ -412,12 +444,16 @@ pub fn table(place: &Playground) -> String {
         let mut cells = tried.map(|works| if works { "works" } else { "**stopped**" });
         // Where the tree is mounted so, the text's last column says it.
         let is_lifted = row.what.starts_with("the same, with the cgroup tree");
-        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false, false, false] {
+        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false, false, false, false] {
             cells[..5].fill("works");
         }
         // And where no upper layer can be, what the text says of the others.
         if row.what == "change the root of another container" && !place.layers.is_empty() {
-            cells[7] = "**stopped**";
+            cells[7..].fill("**stopped**");
+        }
+        // And where the kernel allows it to nobody but root.
+        if row.what.starts_with("type into") && crate::legacy_tiocsti().is_some() {
+            cells[..8].fill("works");
         }
         // The one difference between the two versions.
         if row.what.starts_with("open a device") && tried[2] == only(Version::V1).is_some() {

@@ -58,6 +58,18 @@ fn checks() -> Vec<Check> {
             || blocks::console_blocks("root with layers", ..),
         )
         .differs_in([World::SystemdRoot]),
+        check(
+            "what_a_terminal_shows_is_what_the_text_shows",
+            [needs::user_namespaces(), project_is_ours(), above()],
+            || {
+                blocks::console_blocks("anyone with layers", ..);
+            },
+        ),
+        check(
+            "what_is_typed_by_a_program_is_what_the_text_shows",
+            [needs::user_namespaces(), project_is_ours(), above(), needs::tool("script"), legacy_tiocsti()],
+            || blocks::console_blocks("anyone with legacy tiocsti", ..),
+        ),
         check("no_console_block_is_run_by_nobody", [], blocks::all_are_run),
         check("a_prompt_says_whom_a_block_is_for", [], blocks::prompts_say_who),
         check("no_hint_folds_away_more_than_itself", [], blocks::folds_are_closed),
@@ -142,6 +154,22 @@ fn upper() -> Option<String> {
     let run = testing::step("step07", ["-q", "run", "--rm", "--network", "none", "true"]);
     let run = run.with(|it| _ = it.env("XDG_RUNTIME_DIR", home.path()).env("XDG_DATA_HOME", home.path()));
     run.ran().err.contains(containment::NO_UPPER).then(|| "needs a /tmp that can have an upper layer".to_owned())
+}
+
+/// That the steps from 07 on run here at all, for this user.
+fn above() -> Option<String> {
+    needs::user_namespaces().or_else(project_is_ours).or_else(|| {
+        let home = tempfile::tempdir().expect("tempdir");
+        let run = testing::step("step08", ["-q", "run", "--rm", "--network", "none", "true"]);
+        let ran = run.with(|it| _ = it.env("XDG_RUNTIME_DIR", home.path()).env("XDG_DATA_HOME", home.path())).ran();
+        (ran.code != 0).then(|| format!("needs a machine where step 07 runs: {}", ran.err.trim()))
+    })
+}
+
+/// A kernel in which a program may type into its own terminal without root's right. Before Linux 6.2 there was no choice.
+pub fn legacy_tiocsti() -> Option<String> {
+    let setting = read_to_string("/proc/sys/dev/tty/legacy_tiocsti").unwrap_or_default();
+    (setting.trim() == "0").then(|| "needs a kernel where dev.tty.legacy_tiocsti is 1".to_owned())
 }
 
 /// The text's commands make the default root in the project's own directory, where it is not there.

@@ -7,7 +7,7 @@ use shared::remedy::GENERAL;
 pub fn table() -> String {
     let mut table =
         "| step | the call begins with | the kernel answers | what to do |\n| --- | --- | --- | --- |\n".to_owned();
-    let steps = layers::known().into_iter().rev().enumerate();
+    let steps = terminal::known().into_iter().rev().enumerate();
     let rows = steps.flat_map(|(number, known)| known.remedies.iter().map(move |it| (format!("{number:02}"), it)));
     for (step, remedy) in rows.chain(GENERAL.iter().map(|it| ("any".to_owned(), it))) {
         let call = if remedy.call.is_empty() { "any".to_owned() } else { format!("`{}…`", remedy.call) };
