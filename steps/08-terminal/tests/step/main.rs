@@ -16,6 +16,9 @@ use nix::sys::signal::{Signal, kill};
 use screen::Screen;
 use testing::{Check, check, needs, proc, wait_until};
 
+/// How a command loses its container, or is ended itself.
+type Way = fn(&Home, &Screen);
+
 fn main() -> ExitCode {
     rootfs(); // made once, before the tests run in processes of their own
     let code = testing::run("step08", checks());
@@ -238,7 +241,7 @@ fn checks() -> Vec<Check> {
             home.ok(&["rm", "-f", &id]);
         }),
         check("the_callers_terminal_is_as_it_was_on_every_way_out", NEEDED(), || {
-            let ways: [(&str, fn(&Home, &Screen), i32); 6] = [
+            let ways: [(&str, Way, i32); 6] = [
                 ("the container is killed", |home, _| drop(home.ok(&["kill", "it"])), 137),
                 ("and removed", |home, _| drop(home.ok(&["rm", "-f", "it"])), 137),
                 ("its monitor is killed", |home, _| kill(home.monitor("it"), Signal::SIGKILL).expect("kill"), 125),
