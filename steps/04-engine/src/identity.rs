@@ -42,6 +42,12 @@ impl Process {
         stat(Pid::from_raw(self.pid), 4)
     }
 
+    /// Host: the eldest of its children that live; `None` where it has none. proc_tid_children(5).
+    pub fn eldest_child(&self) -> Option<Self> {
+        let children = kernel_file::read(format!("/proc/{0}/task/{0}/children", self.pid)).ok()?;
+        Process::of(Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)).ok()
+    }
+
     /// A descriptor of exactly this process; `None` where it is gone, even if another has its pid now, and in a dry run.
     pub fn open(&self) -> Result<Option<OwnedFd>> {
         let pid = Pid::from_raw(self.pid);

@@ -6,6 +6,7 @@
 //! descriptor of the host's that was still open became the working directory: see `rootfs::stand_in`).
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,9 +78,11 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     };
 
     // From here on the descriptor means this process, whatever becomes of its pid.
-    let joined = init.open()?.context("its first process has ended")?;
+    let member = to_join(init);
+    let joined = member.open()?.context("its first process has ended")?;
+    let own = namespaces::own_of(Pid::from_raw(member.pid))?;
     let init = Pid::from_raw(init.pid);
-    let (helper, held) = setns::clone_into(&joined, &namespaces::own_of(init)?, enter, become_program)?;
+    let (helper, held) = setns::clone_into(&joined, &own, enter, become_program)?;
     // Host, and the child held: ties it to what the container has, before it runs anything.
     each(parts, |part| part.admit_guest(held.pid(), init))?;
     let ready = held.release()?;
@@ -89,4 +92,14 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
     let ended = process::wait_beside(helper.pid, &ends, || parts.iter().for_each(|part| part.serve()));
     each(parts, |part| part.ended()).and(ended)
+}
+
+/// Host: whose namespaces are joined: the first process's, or, where that is an init of ours (step 08), its program's. Such
+/// an init has executed no program, and only root may look into it.
+fn to_join(init: Process) -> Process {
+    let is_closed = std::fs::read_link(format!("/proc/{}/ns/mnt", init.pid));
+    match is_closed {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => init.eldest_child().unwrap_or(init),
+        _ => init,
+    }
 }
