@@ -14,6 +14,7 @@ const LIMITS: [&str; 6] = ["--memory", "64M", "--pids-limit", "20", "--cpus", "0
 
 pub struct Workplace {
     dir: tempfile::TempDir,
+    data: tempfile::TempDir,
     /// What every container that can be limited is limited to.
     pub limits: &'static [&'static str],
     /// What `bare` is to do for its cgroups.
@@ -47,7 +48,8 @@ impl Workplace {
         let root = dir.path().join("root");
         let made = Command::new(script).arg(&root).output().context("rootfs-scripts/busybox.sh")?;
         ensure!(made.status.success(), "busybox.sh: {}", String::from_utf8_lossy(&made.stderr));
-        let mut place = Workplace { dir, limits, plan: Vec::new() };
+        let data = tempfile::tempdir_in("/var/tmp").context("no directory in /var/tmp")?;
+        let mut place = Workplace { dir, data, limits, plan: Vec::new() };
         place.plan = place.plan_of_bare()?;
         create_dir(place.path("bundle"))?;
         write(place.path("bundle/config.json"), bundle(&root, limits, &place.plan).to_string())?;
@@ -58,10 +60,15 @@ impl Workplace {
         self.dir.path().join(name).display().to_string()
     }
 
+    /// On disk, where containers keep what they write.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     /// A command that finds its store here, and its libraries where it always does: not where cargo looks first.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env("XDG_RUNTIME_DIR", self.dir.path()).env_remove("LD_LIBRARY_PATH");
+        command.env("XDG_RUNTIME_DIR", self.dir.path()).env("XDG_DATA_HOME", self.data()).env_remove("LD_LIBRARY_PATH");
         command
     }
 

@@ -63,6 +63,20 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
             "and a network, for `bare, with a network`",
             format!("{} -q run --rm {limits} --rootfs {root} /bin/true", built("step06")),
         ),
+        program(
+            "step07 -q run --rm, no network",
+            "and an upper layer on disk, for `bare, with a range`",
+            format!("{} -q run --rm --network none {limits} --rootfs {root} /bin/true", built("step07")),
+        ),
+        program(
+            "step06 -q run --rm, no network, on a copy",
+            "what that takes the place of: `cp -a ROOT COPY`, and `rm -r COPY`; a root of 2 MB",
+            format!(
+                "sh -c 'cp -a \"$0\" \"$1\" && {} -q run --rm --network none {limits} --rootfs \"$1\" /bin/true; rm -r \"$1\"' {root} '{}'",
+                built("step06"),
+                place.data().join("copy").display()
+            ),
+        ),
         program("step04 --version", "its start alone", format!("{} --version", built("step04"))),
     ];
     all.extend(static_step04().map(|step04| {

@@ -131,6 +131,7 @@ pub fn stand_beside(data: &Tree, lowers: &[Tree], is_opened_by_host: bool) -> Re
     for (number, lower) in lowers.iter().enumerate() {
         let name = number.to_string();
         if !is_opened_by_host {
+            // It is who its caller is, and reaches them as that does.
             let source = lower.source().to_str().context("the path of a layer is not UTF-8")?;
             mount(source, &name, None, MsFlags::MS_BIND | MsFlags::MS_REC, None)?;
             continue;
@@ -165,8 +166,7 @@ pub fn mount_overlay(data: &Path, lowers: usize) -> Result<OwnedFd> {
 }
 
 /// Host, any process, and the container to be removed: removes what it has written, and then the directory of all, if it was
-/// the last. `with_all_rights` does that
-/// as one who may, where it has files of ids that this user has none of the rights over.
+/// the last. `with_all_rights` does it as root inside, where files of ids that are not this user's are in the way.
 ///
 /// # Errors
 /// Where the kernel refuses.
