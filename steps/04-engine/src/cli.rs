@@ -58,6 +58,9 @@ enum Command<R: Recipe> {
         /// Those that do not run, too
         #[arg(short, long)]
         all: bool,
+        /// And how much of the disk is theirs
+        #[arg(short, long)]
+        size: bool,
         /// A table to read, or a JSON object for each container
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
@@ -176,7 +179,7 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Create { new } => protect::begin_again::<R>("create", new.recipe.limits())?,
         Command::Exec { .. } => protect::begin_again::<R>("exec", &Limits::default())?,
         // These only print: there is nothing to clean up, and where nobody reads, a signal would be waited for in vain.
-        Command::Ps { .. } | Command::Logs { .. } | Command::Wait(_) => {
+        Command::Logs { .. } | Command::Wait(_) => {
             process::reset_signals().during("cannot reset the signals")?;
         }
         _ => {}
@@ -188,7 +191,7 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
         Command::Start { attach, interactive, containers } => {
             commands::start::<R>(&containers.words, attach, interactive)
         }
-        Command::Ps { all, format } => commands::ps::<R>(all, format),
+        Command::Ps { all, size, format } => commands::ps::<R>(all, size, format),
         Command::Logs { show, container } => commands::logs::<R>(&container, show),
         Command::Exec { container, options, guest } => commands::exec::<R>(&container, &guest, &options),
         Command::Pause(containers) => commands::pause::<R>(&containers.words),

@@ -21,6 +21,7 @@ use crate::join::{self, Guest};
 use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
+use crate::tables::Row;
 use crate::{Keeper, Recipe, Streams, door, members, monitor, orphan, protect, recovery, sys, tables};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
@@ -176,12 +177,19 @@ fn start_it(container: &Container) -> Result<()> {
     }
 }
 
-pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
+pub fn ps<R: Recipe>(all: bool, size: bool, format: Format) -> Result<u8> {
     let mut code = 0;
     let mut rows = Vec::new();
     for container in Store::open::<R>()?.all()? {
         match container.is_whole().and_then(|()| container.snapshot()) {
-            Ok(seen) if all || matches!(seen.status, Status::Running | Status::Paused) => rows.push((container, seen)),
+            Ok(seen) if all || matches!(seen.status, Status::Running | Status::Paused) => {
+                let disk = if size { tables::disk::<R>(&container, &seen.state) } else { Ok(None) };
+                match disk {
+                    Ok(disk) => rows.push(Row { container, seen, disk }),
+                    Err(_) if !container.exists() => {}
+                    Err(error) => code = explain::report(&error),
+                }
+            }
             Ok(_) => {}
             // Removed meanwhile.
             Err(_) if !container.exists() => {}
@@ -189,12 +197,9 @@ pub fn ps<R: Recipe>(all: bool, format: Format) -> Result<u8> {
         }
     }
     print(&match format {
-        _ if explain::quiet() => rows.iter().map(|(container, _)| format!("{}\n", container.config.id)).collect(),
-        Format::Table => tables::table(&rows),
-        Format::Json => rows
-            .iter()
-            .map(|(container, seen)| tables::escaped(&format!("{}\n", tables::row(container, seen))))
-            .collect(),
+        _ if explain::quiet() => rows.iter().map(|row| format!("{}\n", row.container.config.id)).collect(),
+        Format::Table => tables::table(&rows, size),
+        Format::Json => rows.iter().map(|row| tables::escaped(&format!("{}\n", tables::object(row)))).collect(),
     })?;
     Ok(code)
 }
@@ -316,8 +321,6 @@ pub fn inspect<R: Recipe>(words: &[String]) -> Result<u8> {
         all.push(with(&store, word, tables::everything::<R>)?);
         Ok(())
     })?;
-    // From here on it only prints. Before, a part may have asked a child of this process.
-    process::reset_signals().during("cannot reset the signals")?;
     print(&tables::escaped(&format!("{:#}\n", serde_json::Value::Array(all))))?;
     Ok(code)
 }
@@ -467,6 +470,8 @@ fn say(text: &str) {
 
 /// To standard output, which is what this command is for.
 fn print(text: &str) -> Result<()> {
+    // Where nobody reads, a signal would be waited for in vain. Not before: a part may have asked a child of this process.
+    process::reset_signals().during("cannot reset the signals")?;
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).during("cannot write to standard output")
 }

@@ -9,27 +9,35 @@ use crate::Recipe;
 use crate::container::{Container, Snapshot, State};
 use crate::states::Status;
 
+/// A container as `ps` has it; with `--size`, bytes on disk that are its own.
+pub struct Row {
+    pub container: Container,
+    pub seen: Snapshot,
+    pub disk: Option<u64>,
+}
+
 /// `step04 ps`.
-pub fn table(rows: &[(Container, Snapshot)]) -> String {
-    let mut cells = vec![["CONTAINER ID", "NAME", "COMMAND", "CREATED", "STATUS"].map(str::to_owned)];
-    for (container, seen) in rows {
+pub fn table(rows: &[Row], with_size: bool) -> String {
+    let mut cells = vec![["CONTAINER ID", "NAME", "COMMAND", "CREATED", "STATUS", "SIZE"].map(str::to_owned)];
+    for Row { container, seen, disk } in rows {
         let config = &container.config;
         let created = format!("{} ago", since(&config.created));
         let name = config.name.clone().unwrap_or_default();
-        cells.push([config.id.clone(), name, command(container), created, in_words(seen)]);
+        let size = disk.map_or(String::new(), |bytes| format!("{} KiB", bytes / 1024));
+        cells.push([config.id.clone(), name, command(container), created, in_words(seen), size]);
     }
     // Not wider: a name in a damaged file can be as long as somebody likes.
     let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(80);
-    let widths = [0, 1, 2, 3, 4].map(width);
-    let line = |row: &[String; 5]| {
-        let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+    let widths: Vec<_> = (0..if with_size { 6 } else { 5 }).map(width).collect();
+    let line = |row: &[String; 6]| {
+        let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         format!("{}\n", padded.collect::<Vec<_>>().join("   ").trim_end())
     };
     cells.iter().map(line).collect()
 }
 
 /// The same as JSON: one object.
-pub fn row(container: &Container, Snapshot { status, state, end }: &Snapshot) -> Value {
+pub fn object(Row { container, seen: Snapshot { status, state, end }, disk }: &Row) -> Value {
     let config = &container.config;
     let running = matches!(status, Status::Created | Status::Running | Status::Paused);
     json!({
@@ -40,6 +48,7 @@ pub fn row(container: &Container, Snapshot { status, state, end }: &Snapshot) ->
         "status": status,
         "pid": state.init.filter(|_| running).map(|init| init.pid),
         "exit_code": end.as_ref().map(|end| end.code),
+        "disk": disk,
     })
 }
 

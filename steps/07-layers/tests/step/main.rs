@@ -162,6 +162,12 @@ fn checks() -> Vec<Check> {
             assert_eq!(top.join("upper").metadata().expect("upper").mode() & 0o7777, 0o711);
             let disk = home.json("it")["disk"].as_u64().expect("bytes on disk");
             assert!((4096..1 << 20).contains(&disk), "{disk}");
+            let listed = home.step(&["ps", "-a", "-s"]).ran().out;
+            assert!(
+                listed.contains("SIZE") && listed.trim_end().ends_with(&format!(" {} KiB", disk / 1024)),
+                "{listed}"
+            );
+            assert!(!home.step(&["ps", "-a"]).ran().out.contains("SIZE"));
             home.ok(&["rm", "it"]);
             assert!(!top.exists() && !top.parent().expect("top").exists());
         }),
