@@ -1,11 +1,12 @@
 //! The formula, with the terms that this run has made true lit.
 
 use std::fmt::Display;
+use std::panic::Location;
 
 use colored::Colorize;
 
 use crate::explain::{self, printable};
-use crate::narration::{WIDTH, fitting};
+use crate::narration::{WIDTH, fitting, step_of};
 
 /// The terms, in the order of the formula.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,18 +58,22 @@ pub struct Formula([Light; 4]);
 
 impl Formula {
     /// Lights a term if the kernel confirms each fact of it; prints them in one line, each in its own under `--verbose`.
+    /// Facts of earlier steps are folded: the formula says that they hold.
     ///
     /// # Errors
     /// Where the kernel says something else than what the step set out to do: then the step has failed,
     /// whatever its calls returned.
+    #[track_caller]
     pub fn light(&mut self, term: Term, facts: &[Fact]) -> anyhow::Result<()> {
+        let (this, caller) = (explain::this_step(), step_of(Location::caller()));
+        let is_own = this.is_none() || this == caller;
         let brief: Vec<_> = facts.iter().map(|fact| fact.brief.as_str()).filter(|it| !it.is_empty()).collect();
         let denied = facts.iter().find(|fact| !fact.holds);
         if explain::quiet() {
             // Nothing is printed.
         } else if explain::verbose() || denied.is_some() {
             facts.iter().filter(|fact| explain::verbose() || !fact.holds).for_each(Fact::print);
-        } else if !brief.is_empty() {
+        } else if is_own && !brief.is_empty() {
             let text = fitting(&brief, ", ", WIDTH - "  ✔ namespace ".chars().count());
             explain::line(format_args!("  {} {:<9} {}", "✔".green(), term.name(), printable(&text)));
         }

@@ -22,7 +22,7 @@ pub mod sys;
 mod terminal;
 mod why_not;
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
@@ -55,20 +55,46 @@ pub fn fork(child: impl FnOnce() -> Result<()>) -> Result<Pid> {
 /// # Errors
 /// [`Failure`](shared::failure::Failure) with code 127 where the program is not found in the environment's PATH, 126 where it cannot be executed.
 pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
-    let default = default_command();
-    let command = if command.is_empty() { &default } else { command };
-    let path = program::find(&command[0], environment)?;
-    let arguments = program::c_strings(command)?;
-    let variables = environment.to_c_strings()?;
-    // What the caller's shell or editor left open would go on into the container, a way out of it. See close_range(2).
-    explain::child(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| sys::close_range_on_exec(3))?;
-    explain::child(call!("execve({path:?}, {arguments:?}, …)")).announce()?;
-    if explain::dry_run() {
-        return Ok(());
+    Executable::find(command, environment)?.execute()
+}
+
+/// A program that was found, and what execve(2) takes beside it.
+pub struct Executable {
+    path: CString,
+    arguments: Vec<CString>,
+    variables: Vec<CString>,
+}
+
+impl Executable {
+    /// Child: the program (a shell, where no command is given), with descriptors closed to it.
+    ///
+    /// # Errors
+    /// 127, as [`exec`].
+    pub fn find(command: &[OsString], environment: &Environment) -> Result<Self> {
+        let default = default_command();
+        let command = if command.is_empty() { &default } else { command };
+        let path = program::find(&command[0], environment)?;
+        let arguments = program::c_strings(command)?;
+        let variables = environment.to_c_strings()?;
+        // What the caller's shell or editor left open would go on into the container, a way out of it. See close_range(2).
+        explain::child(call!("close_range(3, ~0U, CLOSE_RANGE_CLOEXEC)")).run(|| sys::close_range_on_exec(3))?;
+        Ok(Executable { path, arguments, variables })
     }
-    reset_signals().during("cannot reset the signals")?;
-    let Err(errno) = execve(&path, &arguments, &variables);
-    Err(why_not::executed(&path, errno).into())
+
+    /// Child: becomes it; returns only with a failure, or from a dry run.
+    ///
+    /// # Errors
+    /// 126, as [`exec`].
+    pub fn execute(self) -> Result<()> {
+        let Executable { path, arguments, variables } = self;
+        explain::child(call!("execve({path:?}, {arguments:?}, …)")).announce()?;
+        if explain::dry_run() {
+            return Ok(());
+        }
+        reset_signals().during("cannot reset the signals")?;
+        let Err(errno) = execve(&path, &arguments, &variables);
+        Err(why_not::executed(&path, errno).into())
+    }
 }
 
 /// Host: waits for the child's end, and passes on the signals that it receives meanwhile. Returns the child's exit code as

@@ -31,6 +31,10 @@ pub struct Limits {
     /// Bytes a second from a disk: /dev/sda:1M
     #[arg(long, value_name = "DEVICE:SIZE", value_parser = units::rate)]
     pub device_read_bps: Option<Rate>,
+    /// On v1, lines of the list of devices, in the place of the usual ones; a step that has an option for it fills them in.
+    #[arg(skip)]
+    #[serde(default)]
+    pub devices: Vec<String>,
 }
 
 impl Limits {
@@ -71,6 +75,7 @@ mod tests {
             cpuset_cpus: Some(CpuList("0".to_owned())),
             device_write_bps: rate(),
             device_read_bps: rate(),
+            devices: Vec::new(),
         };
         let names: Vec<_> = all.needs().into_iter().map(|(_, names)| names).collect();
         let same = |name| [name, name];

@@ -73,6 +73,7 @@ mod tests {
             cpuset_cpus: Some(CpuList("0-1".to_owned())),
             device_write_bps: rate(1000),
             device_read_bps: rate(2000),
+            devices: Vec::new(),
         }
     }
 
@@ -101,6 +102,12 @@ mod tests {
         );
         assert_eq!((devices.len(), devices[0].as_str()), (12, "devices: echo a > devices.deny"));
         assert_eq!(devices[3], "devices: echo c 1:3 rwm > devices.allow");
+    }
+
+    #[test]
+    fn another_list_of_devices_stands_in_the_place_of_the_usual_one() {
+        let all = Limits { devices: vec!["a".to_owned()], ..Limits::default() };
+        assert_eq!(lines(Version::V1, &all), ["devices: echo a > devices.deny", "devices: echo a > devices.allow"]);
     }
 
     #[test]

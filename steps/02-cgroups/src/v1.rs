@@ -62,8 +62,9 @@ impl Twin for V1 {
         }
         // Docker's list: any node may be made, a few may be opened. On v2 this takes an eBPF program. See bpf(2), step 09.
         set("devices", "devices.deny", "a".to_owned());
-        for device in DEVICES {
-            set("devices", "devices.allow", device.to_owned());
+        let usual = DEVICES.map(str::to_owned);
+        for device in if limits.devices.is_empty() { &usual } else { &limits.devices[..] } {
+            set("devices", "devices.allow", device.clone());
         }
         settings
     }

@@ -35,6 +35,9 @@ pub enum Right {
     Resources,
     /// A session and a controlling terminal: setsid(2), ioctl_tty(2).
     Session,
+    /// seccomp(2) of a process that keeps the right to gain others: that takes CAP_SYS_ADMIN, which the next ones remove. So
+    /// their calls have to be allowed.
+    CallsOfOneWhoMayRise,
     /// The capabilities that it can ever have: PR_CAPBSET_DROP takes CAP_SETPCAP. capabilities(7).
     Bounds,
     /// Who it is: setgroups(2), setresgid(2), setresuid(2) take CAP_SETGID and CAP_SETUID.
@@ -78,8 +81,13 @@ impl Program {
     fn become_it(&mut self) -> Result<()> {
         let mut acts = std::mem::take(&mut self.gives_up);
         acts.sort_by_key(|(right, _)| *right);
+        let last = acts.partition_point(|(right, _)| *right < Right::Calls);
+        let calls = acts.split_off(last);
         acts.into_iter().try_for_each(|(_, act)| act())?;
         let environment = self.environment.clone().with(std::mem::take(&mut self.variables));
-        process::exec(&self.command, &environment).with_context(|| self.place.clone())
+        // Looked up as the user that it is now; and all that execve(2) needs is ready before a call can be forbidden.
+        let executable = process::Executable::find(&self.command, &environment).with_context(|| self.place.clone())?;
+        calls.into_iter().try_for_each(|(_, act)| act())?;
+        executable.execute().with_context(|| self.place.clone())
     }
 }

@@ -269,7 +269,12 @@ static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
 
 /// A root of this machine's own tools. Made once.
 pub fn rootfs() -> PathBuf {
-    ROOT.get_or_init(|| own_root(&[])).path().join("rootfs")
+    rootfs_with(&[])
+}
+
+/// The same, with programs of the project in it, where it is the first that is asked for.
+pub fn rootfs_with(programs: &[&str]) -> PathBuf {
+    ROOT.get_or_init(|| own_root(programs)).path().join("rootfs")
 }
 
 /// A static is never dropped.
