@@ -1,0 +1,269 @@
+//! Which devices may be opened: the list, and for cgroup v2, which has no file for it, the program that says so. See bpf(2).
+//!
+//! The kernel runs the program at each open(2) and mknod(2) of a device node by a process of the group, and at those of the
+//! groups below. It is a few dozen instructions for a machine with ten registers that the kernel contains.
+
+use std::fmt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use nix::sys::stat::{major, minor};
+use rootfs::{Volume, path_inside};
+use serde::{Deserialize, Serialize};
+use shared::failure::During;
+
+/// A line of the list, as cgroup v1 has it: `c 1:3 rwm`. Documentation/admin-guide/cgroup-v1/devices.rst.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    is_block: bool,
+    /// None: any.
+    major: Option<u32>,
+    minor: Option<u32>,
+    access: u8,
+}
+
+/// Docker's list, which step 02 writes to the files of v1: any node may be made, a few may be opened.
+const DEFAULT: [&str; 11] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",   // null
+    "c 1:5 rwm",   // zero
+    "c 1:7 rwm",   // full
+    "c 1:8 rwm",   // random
+    "c 1:9 rwm",   // urandom
+    "c 5:0 rwm",   // tty
+    "c 5:1 rwm",   // console
+    "c 5:2 rwm",   // ptmx
+    "c 136:* rwm", // terminals
+];
+
+/// What the program is asked with, and what a rule allows. `BPF_DEVCG_ACC_*` in include/uapi/linux/bpf.h.
+const ACCESS: [(char, u8); 3] = [('m', 1), ('r', 2), ('w', 4)];
+
+/// The rules of this list.
+pub fn default() -> Vec<Rule> {
+    DEFAULT.iter().filter_map(|text| Rule::parse(text)).collect()
+}
+
+impl Rule {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let is_block = words.next()? == "b";
+        let (major, minor) = words.next()?.split_once(':')?;
+        let number = |text: &str| if text == "*" { Some(None) } else { text.parse().ok().map(Some) };
+        Some(Rule { is_block, major: number(major)?, minor: number(minor)?, access: access(words.next()?)? })
+    }
+}
+
+fn access(letters: &str) -> Option<u8> {
+    let bit = |letter| ACCESS.iter().find(|(it, _)| *it == letter).map(|(_, bit)| *bit);
+    letters.chars().try_fold(0, |all, letter| bit(letter).map(|bit| all | bit)).filter(|all| *all != 0)
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+        let letters: String = "rwm"
+            .chars()
+            .filter(|letter| access(&letter.to_string()).is_some_and(|bit| self.access & bit != 0))
+            .collect();
+        let kind = if self.is_block { 'b' } else { 'c' };
+        write!(f, "{kind} {}:{} {letters}", number(self.major), number(self.minor))
+    }
+}
+
+/// As it is printed, for who reads a container's plan.
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Rule::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text} is no line of a list of devices")))
+    }
+}
+
+/// An instruction of the kernel's machine: `struct bpf_insn`. Documentation/bpf/standardization/instruction-set.rst.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// What is done.
+    code: u8,
+    /// The register that it is done to, in the lower half, and the one that it is done with.
+    registers: u8,
+    /// How many instructions to skip, or where in memory.
+    offset: i16,
+    /// A number that it is done with.
+    number: i32,
+}
+
+const LOAD: u8 = 0x61; // of 32 bits
+const SET: u8 = 0xb7;
+const COPY: u8 = 0xbf;
+const AND: u8 = 0x57;
+const SHIFT_RIGHT: u8 = 0x77;
+const SKIP_UNLESS_EQUAL: u8 = 0x55;
+const EXIT: u8 = 0x95;
+
+const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> Instruction {
+    Instruction { code, registers: from << 4 | to, offset, number }
+}
+
+/// The program. Register 1 has the address of what is asked: the kind of the device with the access above it, and the two
+/// numbers. Register 0 is the answer.
+pub fn program(rules: &[Rule]) -> Vec<Instruction> {
+    let (answer, question, kind, access, major, minor, rest) = (0, 1, 2, 3, 4, 5, 6);
+    let mut program = vec![
+        instruction(LOAD, kind, question, 0, 0),
+        instruction(COPY, access, kind, 0, 0),
+        instruction(AND, kind, 0, 0, 0xffff),
+        instruction(SHIFT_RIGHT, access, 0, 0, 16),
+        instruction(LOAD, major, question, 4, 0),
+        instruction(LOAD, minor, question, 8, 0),
+    ];
+    for rule in rules {
+        // What must be so, register by register; else the next rule is looked at.
+        let mut equal = vec![(kind, if rule.is_block { 1 } else { 2 })];
+        equal.extend(rule.major.map(|number| (major, number as i32)));
+        equal.extend(rule.minor.map(|number| (minor, number as i32)));
+        let is_any_access = rule.access == 7;
+        let mut left = equal.len() as i16 + if is_any_access { 2 } else { 5 };
+        for (register, number) in equal {
+            left -= 1;
+            program.push(instruction(SKIP_UNLESS_EQUAL, register, 0, left, number));
+        }
+        if !is_any_access {
+            program.push(instruction(COPY, rest, access, 0, 0));
+            program.push(instruction(AND, rest, 0, 0, !i32::from(rule.access)));
+            program.push(instruction(SKIP_UNLESS_EQUAL, rest, 0, 2, 0));
+        }
+        program.push(instruction(SET, answer, 0, 0, 1));
+        program.push(instruction(EXIT, 0, 0, 0, 0));
+    }
+    program.extend([instruction(SET, answer, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)]);
+    program
+}
+
+/// A device of the host's that the child may have, too: its node is bound into the root, and a rule allows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Device {
+    source: PathBuf,
+    target: PathBuf,
+    access: u8,
+}
+
+/// `PATH[:PATH[:rwm]]`, as Docker has it.
+///
+/// # Errors
+/// A relative path inside; other letters.
+pub fn device(text: &str) -> Result<Device, String> {
+    let parts: Vec<_> = text.split(':').collect();
+    let all = |letters: &str| access(letters).ok_or_else(|| "what may be done with a device is r, w and m".to_owned());
+    let (source, target, access) = match parts.as_slice() {
+        [path] => (path, path, 7),
+        [path, letters] if access(letters).is_some() => (path, path, all(letters)?),
+        [source, target] => (source, target, 7),
+        [source, target, letters] => (source, target, all(letters)?),
+        _ => return Err("a device is PATH[:PATH[:rwm]]".to_owned()),
+    };
+    Ok(Device { source: source.into(), target: path_inside(target)?, access })
+}
+
+impl Device {
+    /// The rule that allows it.
+    ///
+    /// # Errors
+    /// ENOENT; a file that is no device.
+    pub fn rule(&self) -> Result<Rule> {
+        let there = self.source.metadata().during(self.source.display())?;
+        let is_block = there.file_type().is_block_device();
+        if !is_block && !there.file_type().is_char_device() {
+            bail!("{} is no device", self.source.display());
+        }
+        let [major, minor] = [major(there.rdev()), minor(there.rdev())].map(|number| Some(number as u32));
+        Ok(Rule { is_block, major, minor, access: self.access })
+    }
+
+    /// Its node: no user namespace may make one, but it may bind the host's.
+    pub fn volume(&self) -> Volume {
+        Volume { source: self.source.clone(), target: self.target.clone(), read_only: false, idmap: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel's machine answers.
+    fn answer(program: &[Instruction], kind: u32, access: u32, major: u32, minor: u32) -> u64 {
+        let question = [kind | access << 16, major, minor];
+        let mut registers = [0_u64; 7];
+        let mut at = 0_usize;
+        loop {
+            let Instruction { code, registers: both, offset, number } = program[at];
+            let (to, from) = (usize::from(both & 15), usize::from(both >> 4));
+            at += 1;
+            match code {
+                LOAD => registers[to] = u64::from(question[offset as usize / 4]),
+                SET => registers[to] = number as u64,
+                COPY => registers[to] = registers[from],
+                AND => registers[to] &= i64::from(number) as u64,
+                SHIFT_RIGHT => registers[to] >>= number,
+                SKIP_UNLESS_EQUAL if registers[to] != i64::from(number) as u64 => at += offset as usize,
+                SKIP_UNLESS_EQUAL => {}
+                EXIT => return registers[0],
+                other => panic!("{other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_program_answers_as_the_list_says() {
+        let program = program(&default());
+        let (block, char, make, read, write) = (1, 2, 1, 2, 4);
+        for (kind, access, major, minor, allowed) in [
+            (char, read | write, 1, 3, true),
+            (char, read, 1, 9, true),
+            (char, read, 136, 77, true),
+            (char, make, 10, 200, true),
+            (block, make, 8, 0, true),
+            (char, read, 1, 1, false),
+            (char, write | make, 1, 11, false),
+            (block, read, 1, 3, false),
+            (block, read | make, 8, 0, false),
+        ] {
+            assert_eq!(answer(&program, kind, access, major, minor) == 1, allowed, "{kind} {access} {major}:{minor}");
+        }
+        assert_eq!(program.len(), 64);
+    }
+
+    #[test]
+    fn a_rule_with_some_rights_allows_these_alone() {
+        let program = program(&[Rule::parse("b 7:0 r").expect("a rule")]);
+        assert_eq!([2, 4, 6, 1].map(|access| answer(&program, 1, access, 7, 0)), [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_rule_is_printed_as_it_is_read() {
+        assert_eq!(default().iter().map(Rule::to_string).collect::<Vec<_>>(), DEFAULT);
+        for bad in ["", "c", "c 1", "c 1:3", "c a:b r", "c 1:3 x", "c 1:3 "] {
+            assert_eq!(Rule::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_a_path_or_two_and_its_rights() {
+        let parsed = |text: &str| {
+            device(text).map(|it| (it.source.display().to_string(), it.target.display().to_string(), it.access))
+        };
+        let both = |a: &str, b: &str, access| Ok((a.to_owned(), b.to_owned(), access));
+        assert_eq!(parsed("/dev/fuse"), both("/dev/fuse", "/dev/fuse", 7));
+        assert_eq!(parsed("/dev/fuse:r"), both("/dev/fuse", "/dev/fuse", 2));
+        assert_eq!(parsed("/dev/a:/dev/b:rw"), both("/dev/a", "/dev/b", 6));
+        assert!(["/dev/a:b", "/dev/a:/dev/b:x", "/dev/a:/dev/b:r:w"].iter().all(|text| device(text).is_err()));
+    }
+}
