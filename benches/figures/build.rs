@@ -36,7 +36,7 @@ pub fn measure() -> Result<Build> {
 
     let kib =
         |path: &Path| Ok::<_, anyhow::Error>(path.metadata().with_context(|| path.display().to_string())?.len() / 1024);
-    let binaries = ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08"]
+    let binaries = ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08", "step09"]
         .into_iter()
         .map(|name| {
             let (debug_kib, release_kib) = (kib(&target.join("debug").join(name))?, kib(Path::new(&built(name)))?);

@@ -77,6 +77,19 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
                 place.data().join("copy").display()
             ),
         ),
+        program(
+            "step09 -q run --rm",
+            "and what each process gives up, but no network",
+            format!("{} -q run --rm --network none {limits} --rootfs {root} /bin/true", built("step09")),
+        ),
+        program(
+            "step09 -q run --rm, all calls",
+            "the same without a list of calls",
+            format!(
+                "{} -q run --rm --network none --security-opt seccomp=unconfined {limits} --rootfs {root} /bin/true",
+                built("step09")
+            ),
+        ),
         program("step04 --version", "its start alone", format!("{} --version", built("step04"))),
     ];
     all.extend(static_step04().map(|step04| {

@@ -1,24 +1,29 @@
 //! Step 09: what may the child not even try?
 //!
-//! The formula is whole: cgroup + namespaces + rootfs + engine. New against the step before: a list of devices, and what
-//! each process gives up before it becomes its program.
+//! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 08: a list of devices, and what each process
+//! gives up before it becomes its program.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use cgroups::Limits;
+use engine::attach::Talk;
 use engine::parts::Limited;
-use engine::{Identity, Part, Recipe};
+use engine::{Identity, Part, Recipe, Streams};
 use hardening::Confinement;
 use hardening::parts::{Confined, DeviceList};
+use layers::Layering;
+use layers::parts::{self, LayeredRoot};
 use namespaces::View;
-use network::parts::{self, Network};
-use network::{Command, Networking};
+use network::Networking;
+use network::parts::{Network, print_ports};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::remedy::Known;
-use users::parts::{MappedNamespaces, MappedRoot};
+use terminal::parts::Terminal;
+use terminal::{Command, GuestTalking, Talking};
+use users::parts::MappedNamespaces;
 use users::{GuestUser, Users};
 
 /// The options of the steps before, and what the child may not even try.
@@ -35,7 +40,20 @@ struct Options {
     #[command(flatten)]
     networking: Networking,
     #[command(flatten)]
+    layering: Layering,
+    #[command(flatten)]
+    talking: Talking,
+    #[command(flatten)]
     confinement: Confinement,
+}
+
+/// The options of `exec`.
+#[derive(clap::Args)]
+struct GuestOptions {
+    #[command(flatten)]
+    user: GuestUser,
+    #[command(flatten)]
+    talking: GuestTalking,
 }
 
 /// The parts of a container, as they are written down.
@@ -45,23 +63,25 @@ struct Plan {
     cgroup: Limited,
     devices: DeviceList,
     network: Network,
-    rootfs: MappedRoot,
+    rootfs: LayeredRoot,
     confined: Confined,
+    terminal: Terminal,
 }
 
 impl Recipe for Options {
     const STEP: &'static str = "step09";
     type Plan = Plan;
     type Command = Command;
-    type Guest = GuestUser;
+    type Guest = GuestOptions;
 
     fn settled(self) -> Result<Self> {
         self.view.validate()?;
         rootfs::validate(&self.view)?;
         self.users.validate(&self.view)?;
         let view = self.networking.settle(self.view.with_cgroup())?;
+        let (layering, root) = self.layering.settle(self.root)?;
         let confinement = self.confinement.settled()?;
-        Ok(Options { view: view.settled(), root: self.root.settled()?, confinement, ..self })
+        Ok(Options { view: view.settled(), root: root.settled()?, layering, confinement, ..self })
     }
 
     fn limits(&self) -> &Limits {
@@ -72,20 +92,29 @@ impl Recipe for Options {
         &self.view
     }
 
+    fn streams(&self) -> Streams {
+        self.talking.streams()
+    }
+
+    fn talk(&self, sends: bool) -> Result<Box<dyn Talk>> {
+        self.talking.talk(sends)
+    }
+
     fn plan(&self, container: &Identity) -> Result<Plan> {
         let namespaces = MappedNamespaces::plan(&self.users, &self.root, &self.view, container)?;
         let network = Network::plan(&self.networking, &self.view, container)?;
         let limits = self.confinement.with_devices(&self.limits)?;
         let cgroup = Limited::plan(&limits, &self.view, container)?;
         Ok(Plan {
-            rootfs: MappedRoot::plan(&namespaces, &self.root, &self.view, container)?
+            devices: DeviceList::plan(&self.confinement, &cgroup)?,
+            cgroup,
+            rootfs: LayeredRoot::plan(&self.layering, &namespaces, &self.root, &self.view, container)?
                 .with_volumes(network.volumes(&self.root))
                 .with_volumes(self.confinement.volumes()),
-            devices: DeviceList::plan(&self.confinement, &cgroup)?,
             confined: Confined::plan(&self.confinement)?,
-            cgroup,
             network,
             namespaces,
+            terminal: Terminal::plan(&self.talking, container),
         })
     }
 
@@ -99,26 +128,42 @@ impl Recipe for Options {
             &plan.devices,
             // A cable, as soon as the child is root over its network namespace.
             &plan.network,
-            // Nothing of the host's can be reached any more.
+            // Then nothing of the host's can be reached any more.
             &plan.rootfs,
-            // Last: what it covers is in that root; and what each process gives up, it has needed until here.
+            // What it covers is in that root; and what each process gives up, it has needed until here.
             &plan.confined,
+            // Last: the terminal is made in the container's own /dev/pts.
+            &plan.terminal,
         ]
     }
 
-    fn for_guest(plan: Plan, options: &GuestUser) -> Plan {
-        Plan { namespaces: plan.namespaces.for_guest(options), ..plan }
+    fn for_guest(plan: Plan, options: &GuestOptions) -> Plan {
+        let terminal = Terminal::for_guest(&options.talking);
+        Plan { namespaces: plan.namespaces.for_guest(&options.user), terminal, ..plan }
     }
 
     fn run(command: Command) -> Result<u8> {
         match command {
-            Command::Users(users::Command::Unshare { command }) => users::mapped::run(&command),
-            Command::Port { container } => parts::print_ports::<Options>(&container),
+            Command::Attach { detach_keys, container } => {
+                terminal::attach::<Options>(&container, |options| options.talking.with_keys(detach_keys).talk(true))
+            }
+            Command::Earlier(layers::Command::Network(network::Command::Users(users::Command::Unshare {
+                command,
+            }))) => users::mapped::run(&command),
+            Command::Earlier(layers::Command::Network(network::Command::Port { container })) => {
+                print_ports::<Options>(&container)
+            }
+            Command::Earlier(layers::Command::Diff { container }) => {
+                parts::print_changes::<Options>(&container, |plan| &plan.rootfs)
+            }
+            Command::Earlier(layers::Command::Commit { container, to }) => {
+                parts::commit::<Options>(&container, &to, |plan| &plan.rootfs)
+            }
         }
     }
 
     fn clean(store: &Path) -> Result<()> {
-        parts::clean(store)
+        network::parts::clean(store)
     }
 
     fn known() -> Vec<&'static Known> {

@@ -9,7 +9,7 @@ pub const KNOWN: Known =
 
 /// What is known of the calls of this step and of those before it.
 pub fn known() -> Vec<&'static Known> {
-    [vec![&KNOWN], network::known()].concat()
+    [vec![&KNOWN], terminal::known()].concat()
 }
 
 const REMEDIES: &[Remedy] = &[

@@ -24,7 +24,8 @@ pub const NO_BRIDGE: &str = "this kernel has no such interfaces";
 /// What step 07 says where it works on the root itself.
 pub const NO_UPPER: &str = "no upper layer can be in";
 /// The steps, by the first word of their command.
-pub const STEPS: [&str; 9] = ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08"];
+pub const STEPS: [&str; 10] =
+    ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08", "step09"];
 
 /// A row: what is tried, whether it works in a step, and what stops it.
 pub struct Row {
@@ -43,7 +44,7 @@ pub struct Playground {
     layers: &'static [&'static str],
 }
 
-pub const ROWS: [Row; 22] = [
+pub const ROWS: [Row; 35] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -106,13 +107,79 @@ pub const ROWS: [Row; 22] = [
         works: type_in,
         stopped_by: "`setsid`: it is not its session's",
     },
+    Row {
+        what: "read a file of the host by way of another process (`/proc/PID/root`)",
+        works: read_through_process,
+        stopped_by: "pid namespace, and a `/proc` of its own",
+    },
+    Row {
+        what: "read a file that the caller has left open",
+        works: read_left_open,
+        stopped_by: "`close_range`, right before `execve`",
+    },
+    Row {
+        what: "open a file by its number on the disk, past every directory (shocker)",
+        works: |place, step| escapes(place, step, &["handle", "/tmp/handled"]),
+        stopped_by: "user namespace; and the list of calls",
+    },
+    Row {
+        what: "have the kernel run a program of its own (`bpf`)",
+        works: |place, step| escapes(place, step, &["bpf"]),
+        stopped_by: "user namespace; and the list of calls",
+    },
+    Row {
+        what: "open a device node that lies in the root (`--no-overlay`), the mount's flags changed",
+        works: open_node_in_root,
+        stopped_by: "cgroup: the list of devices, on v2 a program that the kernel asks",
+    },
+    Row {
+        what: "make a read-only root writable again",
+        works: write_read_only_root,
+        stopped_by: "capabilities: no CAP_SYS_ADMIN, and none to be had",
+    },
+    Row {
+        what: "the same with a read-only volume",
+        works: write_read_only_volume,
+        stopped_by: "capabilities: no CAP_SYS_ADMIN, and none to be had",
+    },
+    Row {
+        what: "be root in a user namespace of its own",
+        works: |place, step| place.sh(step, "unshare -U true").code == 0,
+        stopped_by: "seccomp: the list of calls",
+    },
+    Row {
+        what: "mount a new `/proc`, with nothing covered",
+        works: |place, step| place.sh(step, "unshare -Urm --fork --pid mount -t proc proc /mnt").code == 0,
+        stopped_by: "seccomp; without that, masks that are locked in a new namespace",
+    },
+    Row {
+        what: "read what the kernel counts of all (`/proc/interrupts`)",
+        works: |place, step| !place.sh(step, "cat /proc/interrupts").out.is_empty(),
+        stopped_by: "masks: the null device is mounted over it",
+    },
+    Row {
+        what: "gain rights by a setuid program, as an ordinary user inside",
+        works: use_setuid,
+        stopped_by: "no_new_privs",
+    },
+    Row {
+        what: "read a key of the caller's session keyring",
+        works: read_key,
+        stopped_by: "a session keyring of its own; and the list of calls",
+    },
+    Row {
+        what: "switch off that addresses are random (`personality`)",
+        works: |place, step| escapes(place, step, &["layout"]),
+        stopped_by: "seccomp, by the argument",
+    },
 ];
 
 impl Playground {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
-        let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter", "typist"].map(program);
+        let programs =
+            ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter", "typist", "escape"].map(program);
         let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
         assert!(made.status.success(), "{made:?}");
         let mut place = Playground { dir, network: &[], layers: &[] };
@@ -133,12 +200,22 @@ impl Playground {
     }
 
     /// Whether this misbehaviour works in each step.
-    pub fn tried(&self, row: &Row) -> [bool; 9] {
+    pub fn tried(&self, row: &Row) -> [bool; STEPS.len()] {
         STEPS.map(|step| (row.works)(self, step))
     }
 
     /// A step with options (those of step 02 only where there are cgroups), and a command.
     fn step(&self, step: &str, limits: &[&str], command: &[&str]) -> Run {
+        let arguments = self.arguments(step, limits, command);
+        testing::step(step, arguments).with(|command| self.at_home(command))
+    }
+
+    /// Its containers, and what these write, are in a directory of its own.
+    fn at_home(&self, command: &mut Command) {
+        command.env("XDG_RUNTIME_DIR", self.dir.path()).env("XDG_DATA_HOME", self.dir.path());
+    }
+
+    fn arguments(&self, step: &str, limits: &[&str], command: &[&str]) -> Vec<String> {
         let root = self.dir.path().join("rootfs").display().to_string();
         let mut arguments = vec!["-q"];
         if step >= "step04" {
@@ -154,11 +231,26 @@ impl Playground {
             arguments.extend(self.network);
         }
         if step >= "step07" {
-            arguments.extend(self.layers);
+            arguments.extend(self.layers.iter().filter(|option| !limits.contains(option)));
         }
-        testing::step(step, arguments.iter().chain(command)).with(|command| {
-            command.env("XDG_RUNTIME_DIR", self.dir.path()).env("XDG_DATA_HOME", self.dir.path());
-        })
+        arguments.into_iter().chain(command.iter().copied()).map(str::to_owned).collect()
+    }
+
+    /// A file of the root's, from outside, and as this step sees it: before step 03 it stands outside itself.
+    fn file(&self, step: &str, name: &str) -> (PathBuf, PathBuf) {
+        let outside = self.dir.path().join("rootfs").join(name);
+        let inside = if step >= "step03" { Path::new("/").join(name) } else { outside.clone() };
+        (outside, inside)
+    }
+
+    /// The option with which it writes to the root itself, where another one would be between them.
+    fn on_the_root(step: &str) -> &'static [&'static str] {
+        if step >= "step07" { &["--no-overlay"] } else { &[] }
+    }
+
+    /// A program of the project's, as this step sees it.
+    fn program(&self, step: &str, name: &str) -> PathBuf {
+        if step >= "step03" { Path::new("/usr/local/bin").join(name) } else { program(name) }
     }
 
     fn sh(&self, step: &str, script: &str) -> Ran {
@@ -167,20 +259,19 @@ impl Playground {
 
     /// One of the programs in `examples/`; from step 03 on it stands in the root.
     fn example(&self, step: &str, limits: &[&str], name: &str, argument: &str) -> Ran {
-        let here = program(name).display().to_string();
-        let there = format!("/usr/local/bin/{name}");
-        tried(self.step(step, limits, &[if step >= "step03" { &there } else { &here }, argument]))
+        let path = self.program(step, name).display().to_string();
+        tried(self.step(step, limits, &[&path, argument]))
     }
 
     /// The same step inside namespaces that stand for the host: `unshare` with these flags, `before`, the step, `after`.
     fn on_a_host_of_its_own(&self, flags: &str, before: &str, step: &str, script: &str, after: &str) -> Ran {
         let root = self.dir.path().join("rootfs").display().to_string();
         let options = match step {
-            "step04" | "step05" => format!("run --rm --rootfs {root}"),
-            "step06" | "step07" | "step08" => {
-                let layers = if step == "step06" { &[] } else { self.layers };
-                format!("run --rm --rootfs {root} {}", [self.network, layers].concat().join(" "))
+            step if step >= "step07" => {
+                format!("run --rm --rootfs {root} {}", [self.network, self.layers].concat().join(" "))
             }
+            "step06" => format!("run --rm --rootfs {root} {}", self.network.join(" ")),
+            "step04" | "step05" => format!("run --rm --rootfs {root}"),
             "step03" => format!("--rootfs {root}"),
             _ => String::new(),
         };
@@ -195,7 +286,7 @@ impl Playground {
                 "{before}\n{step} -q {options} sh -c '{script}' >/dev/null 2>&1\n[ $? -lt 125 ] || exit 125\n{after}"
             ),
         ]);
-        command.env("XDG_RUNTIME_DIR", self.dir.path()).env("XDG_DATA_HOME", self.dir.path());
+        self.at_home(&mut command);
         tried(Run::new(command))
     }
 }
@@ -273,7 +364,7 @@ fn answer(place: &Playground, step: &str) -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let address = listener.local_addr().expect("address");
     drop(listener);
-    let greeter = if step >= "step03" { "/usr/local/bin/greeter".into() } else { program("greeter") };
+    let greeter = place.program(step, "greeter");
     let words = ["timeout", "2", &greeter.display().to_string(), &address.port().to_string()];
     let mut step = place.step(step, &[], &words).spawn();
     let mut said = String::new();
@@ -358,13 +449,13 @@ fn change_file(place: &Playground, step: &str) -> bool {
 }
 
 /// A directory of the host's that anyone may write to, and what a step sees it as.
-fn with_volume(place: &Playground, step: &str, script: &str) -> PathBuf {
+fn with_volume(place: &Playground, step: &str, mode: &str, script: &str) -> PathBuf {
     let dir = place.dir.path().join("shared");
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir(&dir).expect("mkdir");
     std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("chmod");
     std::fs::write(dir.join("mine"), "mine").expect("file");
-    let volume = format!("{}:/mnt", dir.display());
+    let volume = format!("{}:/mnt{mode}", dir.display());
     let (options, there): (&[&str], _) =
         if step >= "step03" { (&["-v", &volume], "/mnt".to_owned()) } else { (&[], dir.display().to_string()) };
     let script = script.replace("DIR", &there);
@@ -373,12 +464,12 @@ fn with_volume(place: &Playground, step: &str, script: &str) -> PathBuf {
 }
 
 fn change_volume(place: &Playground, step: &str) -> bool {
-    let dir = with_volume(place, step, "echo theirs >DIR/mine; true");
+    let dir = with_volume(place, step, "", "echo theirs >DIR/mine; true");
     std::fs::read_to_string(dir.join("mine")).expect("file") != "mine"
 }
 
 fn leave_setuid(place: &Playground, step: &str) -> bool {
-    let dir = with_volume(place, step, "cp /bin/sh DIR/sh; chmod 4755 DIR/sh; true");
+    let dir = with_volume(place, step, "", "cp /bin/sh DIR/sh; chmod 4755 DIR/sh; true");
     let left = dir.join("sh").metadata().expect("it was left");
     (left.uid(), left.mode() & 0o4000) == (0, 0o4000)
 }
@@ -427,6 +518,94 @@ fn type_in(place: &Playground, step: &str) -> bool {
     unread > 0
 }
 
+fn read_through_process(place: &Playground, step: &str) -> bool {
+    let word = random_word();
+    let victim = Victim::new("");
+    let file = place.dir.path().join("secret");
+    std::fs::write(&file, &word).expect("secret");
+    place.sh(step, &format!("cat /proc/{}/root{}", victim.0.id(), file.display())).out == word
+}
+
+fn read_left_open(place: &Playground, step: &str) -> bool {
+    let word = random_word();
+    let file = place.dir.path().join("secret");
+    std::fs::write(&file, &word).expect("secret");
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec 9<{}; exec \"$@\"", file.display()), "sh"]).arg(program(step));
+    command.args(place.arguments(step, &[], &["sh", "-c", "cat <&9"]));
+    place.at_home(&mut command);
+    tried(Run::new(command)).out == word
+}
+
+/// `escape`, which prints what it has got.
+fn escapes(place: &Playground, step: &str, words: &[&str]) -> bool {
+    std::fs::write(place.file(step, "tmp/handled").0, "handled").expect("a file");
+    let escape = place.program(step, "escape").display().to_string();
+    let words: Vec<_> =
+        words.iter().map(|word| word.replace("/tmp", &place.file(step, "tmp").1.display().to_string())).collect();
+    let command: Vec<_> = [escape.as_str()].into_iter().chain(words.iter().map(String::as_str)).collect();
+    tried(place.step(step, &[], &command)).out.starts_with("works")
+}
+
+/// The kernel's log, opened for writing, and nothing is written to it.
+fn open_node_in_root(place: &Playground, step: &str) -> bool {
+    let (outside, inside) = place.file(step, "tmp/log");
+    let _ = std::fs::remove_file(&outside);
+    make_log(&outside);
+    let change = if step >= "step03" { "mount -o remount,bind,dev / 2>/dev/null; " } else { "" };
+    let script = format!("{change}true >{}", inside.display());
+    tried(place.step(step, Playground::on_the_root(step), &["sh", "-c", &script])).code == 0
+}
+
+fn make_log(path: &Path) {
+    let made = Command::new("mknod").args(["-m", "666"]).arg(path).args(["c", "1", "11"]).status().expect("mknod");
+    assert!(made.success());
+}
+
+fn write_read_only_root(place: &Playground, step: &str) -> bool {
+    let (outside, inside) = place.file(step, "tmp/written");
+    let _ = std::fs::remove_file(&outside);
+    let (option, change): (&[&str], _) =
+        if step >= "step03" { (&["--read-only"], "mount -o remount,bind,rw /; ") } else { (&[], "") };
+    let script = format!("{change}echo x >{}", inside.display());
+    tried(place.step(step, &[option, Playground::on_the_root(step)].concat(), &["sh", "-c", &script]));
+    outside.exists()
+}
+
+fn write_read_only_volume(place: &Playground, step: &str) -> bool {
+    let dir = with_volume(place, step, ":ro", "mount -o remount,bind,rw DIR 2>/dev/null; echo x >DIR/written");
+    dir.join("written").exists()
+}
+
+fn use_setuid(place: &Playground, step: &str) -> bool {
+    let (outside, inside) = place.file(step, "tmp/id");
+    let owner = place.dir.path().join("rootfs").metadata().expect("root").uid();
+    let script = "cp /usr/bin/id \"$0\" && chown \"$1:$1\" \"$0\" && chmod 4755 \"$0\"";
+    let made = Command::new("sh").args(["-c", script]).arg(outside).arg(owner.to_string()).status().expect("sh");
+    assert!(made.success());
+    place.sh(step, &format!("setpriv --reuid 1000 --clear-groups {} -u", inside.display())).out.trim() == "0"
+}
+
+fn read_key(place: &Playground, step: &str) -> bool {
+    let (name, word) = (random_word(), random_word());
+    let escape = place.program(step, "escape").display().to_string();
+    let mut command = Command::new(program("escape"));
+    command.args(["with-key", &name, &word]).arg(program(step));
+    command.args(place.arguments(step, &[], &[&escape, "keys", &name]));
+    place.at_home(&mut command);
+    tried(Run::new(command)).out.contains(&word)
+}
+
+/// That device nodes and setuid programs count where temporary files are.
+pub fn counting_files() -> Option<String> {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let flags = nix::sys::statvfs::statvfs(dir.path()).expect("statvfs").flags();
+    use nix::sys::statvfs::FsFlags;
+    flags
+        .intersects(FsFlags::ST_NODEV | FsFlags::ST_NOSUID)
+        .then(|| "needs a TMPDIR that is not mounted nodev or nosuid".to_owned())
+}
+
 /// Whether limits are the host's alone to write: so systemd mounts version 2. See cgroups(7).
 fn has_nsdelegate() -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
@@ -436,15 +615,16 @@ fn has_nsdelegate() -> bool {
 /// The table as the text has it.
 pub fn table(place: &Playground) -> String {
     let mut table = format!(
-        "| what a program tries | {} | stopped by |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-        STEPS.map(|step| &step["step".len()..]).join(" | ")
+        "| what a program tries | {} | stopped by |\n| --- |{} --- |\n",
+        STEPS.map(|step| &step["step".len()..]).join(" | "),
+        " --- |".repeat(STEPS.len())
     );
     for row in &ROWS {
         let tried = place.tried(row);
         let mut cells = tried.map(|works| if works { "works" } else { "**stopped**" });
         // Where the tree is mounted so, the text's last column says it.
         let is_lifted = row.what.starts_with("the same, with the cgroup tree");
-        if is_lifted && has_nsdelegate() && tried == [true, true, false, false, false, false, false, false, false] {
+        if is_lifted && has_nsdelegate() && tried[..2] == [true; 2] && !tried[2..].contains(&true) {
             cells[..5].fill("works");
         }
         // And where no upper layer can be, what the text says of the others.
@@ -455,9 +635,14 @@ pub fn table(place: &Playground) -> String {
         if row.what.starts_with("type into") && crate::legacy_tiocsti().is_some() {
             cells[..8].fill("works");
         }
-        // The one difference between the two versions.
-        if row.what.starts_with("open a device") && tried[2] == only(Version::V1).is_some() {
-            cells[2] = "works on v2, **stopped** on v1";
+        // The differences between the two versions: a list of devices that v2 has not before step 09.
+        let both = match row.what {
+            what if what.starts_with("open a device of the host's") => 2..3,
+            what if what.starts_with("open a device node") => 2..STEPS.len() - 1,
+            _ => 0..0,
+        };
+        if tried[both.clone()].iter().all(|works| *works == only(Version::V1).is_some()) {
+            cells[both].fill("works on v2, **stopped** on v1");
         }
         table += &format!("| {} | {} | {} |\n", row.what, cells.join(" | "), row.stopped_by);
     }

@@ -88,7 +88,7 @@ fn checks() -> Vec<Check> {
         .differs_in([World::CgroupV2]),
         check(
             "the_matrix_is_what_was_found",
-            [needs::root(), groups(), needs::tool("unshare"), needs::tool("bash")],
+            [needs::root(), groups(), needs::tool("unshare"), needs::tool("bash"), containment::counting_files()],
             || {
                 let found = containment::table(&containment::Playground::new());
                 let text = tutorial();

@@ -3,12 +3,15 @@
 
 use shared::remedy::GENERAL;
 
+use crate::containment::STEPS;
+
 /// The table as the text has it.
 pub fn table() -> String {
     let mut table =
         "| step | the call begins with | the kernel answers | what to do |\n| --- | --- | --- | --- |\n".to_owned();
-    let steps = terminal::known().into_iter().rev().enumerate();
-    let rows = steps.flat_map(|(number, known)| known.remedies.iter().map(move |it| (format!("{number:02}"), it)));
+    let steps = STEPS.iter().zip(hardening::known().into_iter().rev());
+    let number = |step: &str| step["step".len()..].to_owned();
+    let rows = steps.flat_map(|(step, known)| known.remedies.iter().map(move |it| (number(step), it)));
     for (step, remedy) in rows.chain(GENERAL.iter().map(|it| ("any".to_owned(), it))) {
         let call = if remedy.call.is_empty() { "any".to_owned() } else { format!("`{}…`", remedy.call) };
         let errnos: Vec<_> = remedy.errno.iter().map(|errno| format!("`{errno:?}`")).collect();

@@ -41,16 +41,16 @@ pub fn checks() -> Vec<Check> {
             let ran = home.step(&words).ran();
             assert_eq!(ran.code, 128 + libc::SIGSYS, "{ran:?}");
         }),
-        check("nothing_is_typed_into_the_callers_terminal", [range(), needs::tool("script"), takes_typed()], || {
+        check("nothing_is_typed_into_a_terminal_but_by_who_sits_there", [range(), needs::tool("script"), takes_typed()], || {
             let home = Home::new();
-            // In a terminal of its own, which is the step's, too.
+            // The step in a terminal, and the program in one of its own.
             let typed = |options: &[&str]| {
-                let run = ["-q", "run", "--rm", "--network", "none", "--rootfs", &crate::root()].map(str::to_owned);
+                let run = ["-q", "run", "--rm", "-t", "--network", "none", "--rootfs", &crate::root()].map(str::to_owned);
                 let words: Vec<_> = run.iter().map(String::as_str).chain(options.iter().copied()).collect();
                 let step = testing::program("step09").display().to_string();
                 let line = format!("{step} {} /usr/local/bin/escape tiocsti x", words.join(" "));
                 let mut command = std::process::Command::new("script");
-                command.args(["-qec", &line, "/dev/null"]).env("XDG_RUNTIME_DIR", home.path());
+                command.args(["-qec", &line, "/dev/null"]).env("XDG_RUNTIME_DIR", home.path()).env("XDG_DATA_HOME", home.data());
                 testing::Run::new(command).ran().out
             };
             assert!(typed(&[]).contains("EPERM"), "{}", typed(&[]));
