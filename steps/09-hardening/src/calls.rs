@@ -170,7 +170,7 @@ fn by_argument(has_namespaces: bool) -> Result<Vec<(&'static str, Vec<SeccompRul
     let clone: Result<_> = namespaces.into_iter().map(|flag| rule([(0, MaskedEq(flag), flag)])).collect();
     // PER_LINUX, PER_LINUX32, both with UNAME26, and 0xffffffff, which asks. Others switch off what makes attacks harder.
     let personality = rule([0, 8, 0x20000, 0x20008, 0xffff_ffff].map(|good| (0, Ne, good)))?;
-    // The caller's terminal: to type into it, and to paste. See ioctl_tty(2), ioctl_console(2).
+    // To type into a terminal as if somebody sat there, and to paste. See ioctl_tty(2), ioctl_console(2).
     let ioctl: Result<_> = [TIOCSTI, TIOCLINUX].into_iter().map(|it| rule([(1, Eq, it)])).collect();
     let mut rules = vec![
         ("personality", vec![personality]),
