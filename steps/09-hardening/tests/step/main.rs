@@ -136,9 +136,13 @@ fn checks() -> Vec<Check> {
             let home = Home::new();
             let _ = std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");
             let ran = home.step(&["run", "--rm", "true"]).ran();
-            let shown = ran.err.replace(&home.path().display().to_string(), "/run");
+            let shown = ran.err.replace(&home.data().display().to_string(), "/var/lib");
+            let shown = shown.replace(&home.path().display().to_string(), "/run");
             let shown = shown.replace(&home::rootfs().display().to_string(), "/home/you/container/target/rootfs");
-            let lines: usize = shown.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            // What is printed once a machine is not counted, nor what is said of what this user may not do here.
+            let is_extra = |line: &&str| line.starts_with('#') || line.contains('✘') || line.contains("EACCES");
+            let lines = shown.lines().filter(|line| !is_extra(line));
+            let lines: usize = lines.map(|line| line.chars().count().div_ceil(110).max(1)).sum();
             assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
         }),
         check("a_dry_run_prints_the_calls_of_a_run", [range()], || {
