@@ -16,9 +16,6 @@ use nix::sys::signal::{Signal, kill};
 use screen::Screen;
 use testing::{Check, check, needs, proc, wait_until};
 
-/// How a command loses its container, or is ended itself.
-type Way = fn(&Home, &Screen);
-
 fn main() -> ExitCode {
     rootfs(); // made once, before the tests run in processes of their own
     let code = testing::run("step08", checks());
