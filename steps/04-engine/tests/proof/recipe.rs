@@ -14,7 +14,7 @@ use cgroups::Limits;
 use engine::parts::{Limited, Namespaces, Rootfs};
 use engine::{Identity, Keeper, Letter, Part, Program, Recipe, Right};
 use namespaces::View;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_child_subreaper;
@@ -344,6 +344,8 @@ impl Part for Terminal {
     fn entered(&self, _child: Pid, mut letter: Letter) -> Result<()> {
         let Some(master) = letter.descriptors.pop() else { return Ok(()) };
         anyhow::ensure!(letter.text == b"a terminal", "{letter:?}");
+        // `serve` never waits.
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).during("fcntl()")?;
         let _ = self.master.set(master);
         Ok(())
     }
