@@ -337,6 +337,23 @@ fn checks() -> Vec<Check> {
             home.ok(&["rm", "-f", "it"]);
         }),
         check("an_init_reaps_and_passes_signals_on", NEEDED(), init),
+        check(
+            "an_init_can_be_another_user",
+            [needs::root(), needs::user_namespaces(), needs::own_or_all_ids()],
+            || {
+                let home = Home::new();
+                let options = ["-d", "--init", "--user", "1000:1000"];
+                let id = home.ok(&made("run", &options, &["sleep", "100"])[1..]);
+                let ids = proc(home.init(&id), "status");
+                assert!(ids.contains("Uid:\t101000\t") || ids.contains("Uid:\t1000\t"), "{ids}");
+                // Its environment is its caller's.
+                let look = home.step(&["-q", "exec", &id, "cat", "/proc/1/environ"]).ran();
+                assert!(look.code == 1 && look.out.is_empty() && look.err.contains("Permission denied"), "{look:?}");
+                home.ok(&["kill", "-s", "TERM", &id]);
+                wait_until("it has ended", || home.status(&id) == "stopped");
+                assert_eq!(home.json(&id)["end"]["code"], 143);
+            },
+        ),
         check("a_default_run_fits_on_a_screen", NEEDED(), || {
             let home = Home::new();
             let shown = on_screen(&home, &["run", "--rm", "-it", "--network", "none", "true"]).ended().1;
