@@ -72,7 +72,7 @@ fn sleeping(home: &Home, options: &[&str]) -> String {
 /// Does it with a process that `exec` has brought in, while that runs.
 fn with_guest(home: &Home, id: &str, options: &[&str], look: impl FnOnce(Pid)) {
     let script = ["sh", "-c", "echo ready; exec cat"];
-    let guest = home.step(&[&["-q", "exec"], options, &[id], &script].concat()).until_ready();
+    let guest = home.step(&[&["-q", "exec", "-i"], options, &[id], &script].concat()).until_ready();
     // The engine, the helper, the guest.
     let helper = testing::child_of(guest.step()).expect("a helper");
     look(testing::child_of(helper).expect("a guest"));
