@@ -88,6 +88,7 @@ impl Report {
         let mounts = mountinfo::read(Path::new("/proc/self"))?;
         let calls = sys::newer_calls();
         let groups = Groups::find()?;
+        let overlay = Verdict::of(contain(CloneFlags::CLONE_NEWNS, trial::lay));
         Ok(Report {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             is_filtered: trial::is_filtered(),
@@ -95,16 +96,16 @@ impl Report {
             namespaces: trial::KINDS.map(|(name, kind)| (name, namespace(name, kind))).into(),
             ordinary: for_ordinary_users(),
             propagation: look::on_root(&mounts).map_or("unknown", look::propagation),
-            overlay: Verdict::of(contain(CloneFlags::CLONE_NEWNS, trial::lay)),
             seccomp: sys::has_seccomp(),
             tools: TOOLS.map(|(name, _)| (name, program::find(name.as_ref(), &here).is_ok())).into(),
-            steps: steps(&calls, &groups),
+            steps: steps(&calls, &groups, &overlay),
+            overlay,
             calls,
             groups,
         })
     }
 
-    /// Whether steps 01 to 05 can run here, by this user.
+    /// Whether steps 01 to 09 can run here, by this user.
     pub fn steps_can_run(&self) -> bool {
         self.steps.iter().all(|(_, verdict)| verdict.works == Works::Here)
     }
@@ -150,7 +151,7 @@ fn for_ordinary_users() -> Option<Verdict> {
 }
 
 /// What each step needs, tried all at once and in its order.
-fn steps(calls: &[(&str, bool)], groups: &Groups) -> Vec<(&'static str, Verdict)> {
+fn steps(calls: &[(&str, bool)], groups: &Groups, overlay: &Verdict) -> Vec<(&'static str, Verdict)> {
     let needs = |names: &[&str]| match calls.iter().find(|(name, there)| names.contains(name) && !there) {
         None => Verdict::HERE,
         Some((name, _)) => Verdict::refused(&CallFailed { call: format!("{name}()"), errno: Errno::ENOSYS }),
@@ -172,8 +173,36 @@ fn steps(calls: &[(&str, bool)], groups: &Groups) -> Vec<(&'static str, Verdict)
         ("02-cgroups", see.or_worse(limits)),
         ("03-rootfs", stand.clone()),
         ("04-engine", stand.clone()),
-        ("05-users", stand.or_worse(range_of_ids())),
+        ("05-users", range_of_ids().or_worse(stand.clone())),
+        ("06-network", network().or_worse(stand.clone())),
+        ("07-layers", layers(overlay).or_worse(stand.clone())),
+        ("08-terminal", stand.clone()),
+        ("09-hardening", filters().or_worse(stand)),
     ]
+}
+
+/// Step 06 runs without anybody to reach, too.
+fn network() -> Verdict {
+    let (tool, reason) = match is_root() {
+        true => {
+            ("nft", "but without ports, and nobody outside is reached: nft (package nftables) would write the rules")
+        }
+        false => ("pasta", "but nobody is reached: pasta (package passt) would play the network"),
+    };
+    let is_there = program::find(tool.as_ref(), &Environment::inherited()).is_ok();
+    Verdict { reason: (!is_there).then(|| reason.to_owned()), ..Verdict::HERE }
+}
+
+/// Step 07 runs as the steps before, too.
+fn layers(overlay: &Verdict) -> Verdict {
+    let reason = overlay.reason.as_ref().map(|why| format!("but with `--no-overlay` alone: {why}"));
+    Verdict { works: Works::Here, reason, remedy: overlay.remedy.clone() }
+}
+
+/// Step 09 runs without its list of calls, too.
+fn filters() -> Verdict {
+    let reason = "but with `--security-opt seccomp=unconfined` alone: this kernel has no seccomp filters";
+    Verdict { reason: (!sys::has_seccomp()).then(|| reason.to_owned()), ..Verdict::HERE }
 }
 
 /// Step 05 runs with one id, too, but then nobody is in there but root.

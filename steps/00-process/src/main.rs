@@ -48,7 +48,7 @@ enum Instead {
         #[arg(value_parser = pid, value_name = "PID")]
         other: Option<Pid>,
     },
-    /// Tries out what this machine allows. Exit code 0 if steps 01 to 05 can run here
+    /// Tries out what this machine allows. Exit code 0 if steps 01 to 09 can run here
     Check {
         /// Print it as one JSON object
         #[arg(long)]

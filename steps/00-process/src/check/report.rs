@@ -44,8 +44,8 @@ impl Report {
             line(name, verdict.row(before.map(|(name, _)| *name)));
         }
         let end = match self.steps_can_run() {
-            true => "Steps 01 to 05 can run here, by this user.".green(),
-            false => "Not all of the steps 01 to 05 can run here, by this user.".red(),
+            true => "Steps 01 to 09 can run here, by this user.".green(),
+            false => "Not all of the steps 01 to 09 can run here, by this user.".red(),
         };
         let _ = writeln!(text, "\n{end}");
         text
