@@ -260,6 +260,8 @@ fn checks() -> Vec<Check> {
                 );
                 screen.expect("ready");
                 wait_until("it is raw", || screen.is_raw());
+                // The shell would have heard SIGINT, and so been given it.
+                wait_until("sleep has begun", || proc(home.init("it"), "comm").trim() == "sleep");
                 act(&home, &screen);
                 assert_eq!(screen.ended().0, expected, "{how}");
                 if how.starts_with("SIG") {
