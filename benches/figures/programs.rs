@@ -78,6 +78,11 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
             ),
         ),
         program(
+            "step08 -q run --rm -t, no network",
+            "and a terminal of its own, with a monitor that has it",
+            format!("{} -q run --rm -t --network none {limits} --rootfs {root} /bin/true", built("step08")),
+        ),
+        program(
             "step09 -q run --rm",
             "and what each process gives up, but no network",
             format!("{} -q run --rm --network none {limits} --rootfs {root} /bin/true", built("step09")),
