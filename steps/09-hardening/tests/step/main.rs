@@ -42,9 +42,12 @@ pub fn range() -> Option<String> {
     needs::root().or_else(needs::user_namespaces).or(nested)
 }
 
+/// The network and the layers are other steps': inside Docker and on User Mode Linux no upper layer can be.
+const OTHERS: &[&str] = &["--network", "none", "--no-overlay"];
+
 /// The output of a program in a container with these options; without a network, as that is no part of it.
 pub fn run(home: &Home, options: &[&str], command: &[&str]) -> String {
-    home.ok(&[&["run", "--rm", "--network", "none"], options, command].concat())
+    home.ok(&[&["run", "--rm"], OTHERS, options, command].concat())
 }
 
 /// A field of `/proc/PID/status`.
@@ -66,7 +69,7 @@ fn fourteen() -> Set {
 
 /// A container of these options that sleeps.
 fn sleeping(home: &Home, options: &[&str]) -> String {
-    home.ok(&[&["run", "-d", "--network", "none"], options, &["sleep", "100"]].concat())
+    home.ok(&[&["run", "-d"], OTHERS, options, &["sleep", "100"]].concat())
 }
 
 /// Does it with a process that `exec` has brought in, while that runs.
