@@ -438,7 +438,7 @@ fn each_word(words: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Resul
 fn with<T>(store: &Store, word: &str, act: impl Fn(&Container) -> Result<T>) -> Result<T> {
     let container = store.find(word)?;
     match act(&container) {
-        // What its monitor has said of it is told all the same.
+        // What its monitor has reported of it is printed all the same.
         Err(error) if !container.exists() && !error.is::<Failure>() => {
             bail!("container {word} has just been removed")
         }

@@ -115,7 +115,7 @@ pub fn become_root() -> Result<()> {
     explain::child(call!("prctl(PR_SET_DUMPABLE, 1)")).run(|| set_dumpable(true))
 }
 
-/// Child, and every process that `exec` brings in: becomes this user. In this order, as setresuid(2) takes away the right
+/// Child, and every process that `exec` brings in: becomes this user. In this order, as setresuid(2) removes the right
 /// to the other two. With a single id setgroups(2) is denied, and there are no groups to set.
 ///
 /// # Errors

@@ -271,7 +271,7 @@ impl Part for Network {
         if let Some(why) = publish(&others, &all)? {
             explain::note(why); // so there were none to begin with
         }
-        // Last: until then it says to whoever is next that there is something to undo.
+        // Last: until then it says to the next process that there is something to undo.
         lease::give_back(&self.directory)
     }
 }

@@ -148,8 +148,8 @@ pub fn stand_beside(data: &Tree, lowers: &[Tree], is_opened_by_host: bool) -> Re
 /// any more. The lowest is the last that the kernel asks.
 ///
 /// With `userxattr` the kernel keeps its notes, such as "what is below this directory is hidden", in attributes that a user
-/// may set; the others are closed to whoever is root in a user namespace only, and rmdir(2) and rename(2) would fail there.
-/// Always, so that a layer is read as it was written, whoever has made it. Linux 5.11.
+/// may set; the others are closed to root of a user namespace alone, and rmdir(2) and rename(2) would fail there.
+/// Always, so that a layer is read as it was written, by root and by an ordinary user. Linux 5.11.
 ///
 /// # Errors
 /// EINVAL where the upper layer is on a file system that cannot have one.
