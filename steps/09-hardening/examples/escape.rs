@@ -30,7 +30,8 @@ fn main() {
         "handle" => handle(word),
         "tiocsti" => word.bytes().try_for_each(|byte| type_in(&byte)).map(|()| String::new()),
         "layout" => call(libc::SYS_personality, [ADDR_NO_RANDOMIZE]).map(|_| String::new()),
-        "bpf" => call(libc::SYS_bpf, [0, [1_u32, 4, 4, 1, 0].as_ptr() as usize, 20]).map(|_| String::new()),
+        // A kind of map (BPF_MAP_TYPE_LPM_TRIE) that is refused to ordinary users where others are not, too.
+        "bpf" => call(libc::SYS_bpf, [0, [11_u32, 8, 4, 1, 1].as_ptr() as usize, 20]).map(|_| String::new()),
         "io_uring" => call(libc::SYS_io_uring_setup, [1, [0_u64; 15].as_mut_ptr() as usize]).map(|_| String::new()),
         "userfaultfd" => call(libc::SYS_userfaultfd, [1]).map(|_| String::new()),
         "syslog" => call(libc::SYS_syslog, [10]).map(|_| String::new()),
