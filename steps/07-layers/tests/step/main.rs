@@ -148,8 +148,7 @@ fn checks() -> Vec<Check> {
             let words = [&["--no-overlay", "--rootfs", &root, "--rm"], &["sh", "-c", "echo new >/new"][..]].concat();
             home.ok(&[RUN, &words].concat());
             assert!(dir.join("new").exists() && before != checksum(&dir));
-        })
-        .differs_in(World::SLOW),
+        }),
         check("what_it_writes_outlives_a_run_and_goes_with_it", [overlay()], || {
             let home = Home::new();
             let script = "chmod 711 /; cat /count 2>/dev/null; echo again >>/count";

@@ -34,7 +34,7 @@ pub fn checks() -> Vec<Check> {
                 assert_eq!(home.ok(&["exec", &id, "/usr/local/bin/escape", what]), answer, "{what}");
             }
         })
-        .differs_in([World::CgroupV2, World::SystemdRoot]),
+        .differs_in([World::CgroupV2]),
         check("another_architectures_calls_end_the_process", [needs::user_namespaces(), foreign()], || {
             let home = Home::new();
             let words = ["-q", "run", "--rm", "--network", "none", "--rootfs", &crate::root(), "/usr/local/bin/escape", "foreign"];

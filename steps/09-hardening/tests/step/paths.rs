@@ -48,7 +48,7 @@ pub fn checks() -> Vec<Check> {
             let script = "echo x >/proc/sys/kernel/hostname";
             assert_ne!(home.step(&["-q", "exec", &id, "sh", "-c", script]).ran().code, 0);
         })
-        .differs_in([World::CgroupV2, World::SystemdRoot, World::DockerRoot]),
+        .differs_in([World::CgroupV2, World::DockerRoot]),
         check("a_null_device_that_is_none_masks_nothing", here.clone(), || {
             let home = Home::new();
             let decoy = tempfile::NamedTempFile::new().expect("tempfile");
