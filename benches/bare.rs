@@ -152,7 +152,12 @@ unsafe fn host(job: &mut Job) -> c_int {
         call("the program, until it is waited for", || waitpid(pid, &mut status, 0));
         job.plan[last..].iter().for_each(|word| follow(word, 0));
         if let Some(lease) = &job.lease {
-            call("cable, removed", || code(netlink::delete_link(&lease.port())));
+            // Gone with the network namespace of its other end, or a moment before.
+            let remove = || {
+                netlink::delete_link(&lease.port())
+                    .or_else(|errno| if errno == nix::errno::Errno::ENODEV { Ok(()) } else { Err(errno) })
+            };
+            call("cable, removed", || code(remove()));
             call("bridge, removed", || code(netlink::delete_link(BRIDGE)));
             call("nft, removal", || nft(&rules::text(&[])));
         }
