@@ -82,8 +82,8 @@ impl Recipe for Options {
         Plan { namespaces: plan.namespaces.for_guest(options), ..plan }
     }
 
-    fn run(Command::Unshare { command }: Command) -> Result<u8> {
-        users::mapped::run(&command)
+    fn run(command: Command) -> Result<u8> {
+        command.run()
     }
 
     fn known() -> Vec<&'static Known> {

@@ -7,6 +7,7 @@ use namespaces::{Namespace, View};
 use serde::{Deserialize, Serialize};
 
 use crate::lookup::{self, Who};
+use crate::mapped;
 use crate::ranges::{self, Range};
 
 /// Who the child believes to be.
@@ -41,6 +42,17 @@ pub enum Command {
         #[arg(trailing_var_arg = true)]
         command: Vec<OsString>,
     },
+}
+
+impl Command {
+    /// Does it. Its exit code.
+    ///
+    /// # Errors
+    /// Those of [`mapped::run`].
+    pub fn run(self) -> Result<u8> {
+        let Command::Unshare { command } = self;
+        mapped::run(&command)
+    }
 }
 
 impl Users {

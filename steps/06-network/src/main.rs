@@ -11,7 +11,7 @@ use cgroups::Limits;
 use engine::parts::Limited;
 use engine::{Identity, Part, Recipe};
 use namespaces::View;
-use network::parts::{self, Network};
+use network::parts::Network;
 use network::{Command, Networking};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
@@ -95,14 +95,11 @@ impl Recipe for Options {
     }
 
     fn run(command: Command) -> Result<u8> {
-        match command {
-            Command::Users(users::Command::Unshare { command }) => users::mapped::run(&command),
-            Command::Port { container } => parts::print_ports::<Options>(&container),
-        }
+        command.run::<Options>()
     }
 
     fn clean(store: &Path) -> Result<()> {
-        parts::clean(store)
+        network::parts::clean(store)
     }
 
     fn known() -> Vec<&'static Known> {

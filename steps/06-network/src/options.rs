@@ -4,10 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Result, ensure};
+use engine::Recipe;
 use namespaces::{Namespace, View};
 use serde::{Deserialize, Serialize};
 
-use crate::names;
+use crate::{names, parts};
 
 /// Whom the child can reach.
 #[derive(clap::Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -118,6 +119,19 @@ fn network(text: &str) -> Result<Mode, String> {
         ("host", _) => Ok(Mode::Host),
         (_, Some(name)) if !name.is_empty() => Ok(Mode::Container(name.to_owned())),
         _ => Err("a network is bridge, pasta, none, host, or container:NAME".to_owned()),
+    }
+}
+
+impl Command {
+    /// Does it. Its exit code.
+    ///
+    /// # Errors
+    /// Those of [`parts::print_ports`], and of the steps before.
+    pub fn run<R: Recipe>(self) -> Result<u8> {
+        match self {
+            Command::Users(command) => command.run(),
+            Command::Port { container } => parts::print_ports::<R>(&container),
+        }
     }
 }
 

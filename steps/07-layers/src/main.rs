@@ -10,11 +10,11 @@ use anyhow::Result;
 use cgroups::Limits;
 use engine::parts::Limited;
 use engine::{Identity, Part, Recipe};
-use layers::parts::{self, LayeredRoot};
+use layers::parts::LayeredRoot;
 use layers::{Command, Layering};
 use namespaces::View;
 use network::Networking;
-use network::parts::{Network, print_ports};
+use network::parts::Network;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::remedy::Known;
@@ -100,14 +100,7 @@ impl Recipe for Options {
     }
 
     fn run(command: Command) -> Result<u8> {
-        match command {
-            Command::Network(network::Command::Users(users::Command::Unshare { command })) => {
-                users::mapped::run(&command)
-            }
-            Command::Network(network::Command::Port { container }) => print_ports::<Options>(&container),
-            Command::Diff { container } => parts::print_changes::<Options>(&container, |plan| &plan.rootfs),
-            Command::Commit { container, to } => parts::commit::<Options>(&container, &to, |plan| &plan.rootfs),
-        }
+        command.run::<Options>(|plan| &plan.rootfs)
     }
 
     fn clean(store: &Path) -> Result<()> {

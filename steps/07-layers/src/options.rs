@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use engine::Recipe;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::failure::During;
+
+use crate::parts::{self, LayeredRoot};
 
 /// The kernel takes no more in one overlay: `OVL_MAX_STACK` in fs/overlayfs/params.h.
 const MOST: usize = 500;
@@ -43,6 +46,20 @@ pub enum Command {
         #[arg(value_name = "DIR|FILE.tar")]
         to: PathBuf,
     },
+}
+
+impl Command {
+    /// Does it, where this is a container's root. Its exit code.
+    ///
+    /// # Errors
+    /// Those of [`parts::print_changes`], of [`parts::commit`], and of the steps before.
+    pub fn run<R: Recipe>(self, root: impl Fn(&R::Plan) -> &LayeredRoot) -> Result<u8> {
+        match self {
+            Command::Network(command) => command.run::<R>(),
+            Command::Diff { container } => parts::print_changes::<R>(&container, root),
+            Command::Commit { container, to } => parts::commit::<R>(&container, &to, root),
+        }
+    }
 }
 
 impl Layering {

@@ -46,9 +46,8 @@ use shared::failure::During;
 use shared::{call, explain};
 
 pub use keys::Keys;
-pub use options::{Command, GuestTalking, Talking};
+pub use options::{Command, GuestOptions, GuestTalking, Talking};
 pub use remedies::known;
-pub use talk::run as attach;
 
 /// The two ends of a terminal.
 pub struct Pty {

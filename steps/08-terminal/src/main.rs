@@ -12,17 +12,17 @@ use engine::attach::Talk;
 use engine::parts::Limited;
 use engine::{Identity, Part, Recipe, Streams};
 use layers::Layering;
-use layers::parts::{self, LayeredRoot};
+use layers::parts::LayeredRoot;
 use namespaces::View;
 use network::Networking;
-use network::parts::{Network, print_ports};
+use network::parts::Network;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::remedy::Known;
 use terminal::parts::Terminal;
-use terminal::{Command, GuestTalking, Talking};
+use terminal::{Command, GuestOptions, Talking};
+use users::Users;
 use users::parts::MappedNamespaces;
-use users::{GuestUser, Users};
 
 /// The options of the steps before, and how one talks to the child.
 #[derive(clap::Args, Serialize, Deserialize)]
@@ -41,15 +41,6 @@ struct Options {
     layering: Layering,
     #[command(flatten)]
     talking: Talking,
-}
-
-/// The options of `exec`.
-#[derive(clap::Args)]
-struct GuestOptions {
-    #[command(flatten)]
-    user: GuestUser,
-    #[command(flatten)]
-    talking: GuestTalking,
 }
 
 /// The parts of a container, as they are written down.
@@ -127,23 +118,7 @@ impl Recipe for Options {
     }
 
     fn run(command: Command) -> Result<u8> {
-        match command {
-            Command::Attach { detach_keys, container } => {
-                terminal::attach::<Options>(&container, |options| options.talking.with_keys(detach_keys).talk(true))
-            }
-            Command::Earlier(layers::Command::Network(network::Command::Users(users::Command::Unshare {
-                command,
-            }))) => users::mapped::run(&command),
-            Command::Earlier(layers::Command::Network(network::Command::Port { container })) => {
-                print_ports::<Options>(&container)
-            }
-            Command::Earlier(layers::Command::Diff { container }) => {
-                parts::print_changes::<Options>(&container, |plan| &plan.rootfs)
-            }
-            Command::Earlier(layers::Command::Commit { container, to }) => {
-                parts::commit::<Options>(&container, &to, |plan| &plan.rootfs)
-            }
-        }
+        command.run::<Options>(|options| options.talking, |plan| &plan.rootfs)
     }
 
     fn clean(store: &Path) -> Result<()> {

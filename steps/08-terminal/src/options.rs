@@ -1,13 +1,15 @@
 //! The options of this step: how one talks to the child.
 
 use anyhow::{Result, ensure};
-use engine::Streams;
 use engine::attach::Talk;
 use engine::store::name;
+use engine::{Recipe, Streams};
+use layers::parts::LayeredRoot;
 use serde::{Deserialize, Serialize};
+use users::GuestUser;
 
 use crate::keys::Keys;
-use crate::talk::talker;
+use crate::talk::{self, talker};
 
 /// How one talks to the child.
 #[derive(clap::Args, Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +40,16 @@ pub struct GuestTalking {
     pub(crate) tty: bool,
 }
 
+/// The options of `exec`, those of the steps before among them.
+#[derive(clap::Args)]
+#[allow(missing_docs)]
+pub struct GuestOptions {
+    #[command(flatten)]
+    pub user: GuestUser,
+    #[command(flatten)]
+    pub talking: GuestTalking,
+}
+
 /// The commands that this step adds, and those of the steps before.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum Command {
@@ -53,6 +65,25 @@ pub enum Command {
     /// Those of the steps before.
     #[command(flatten)]
     Earlier(layers::Command),
+}
+
+impl Command {
+    /// Does it, where these are a container's options of this step, and this is its root. Its exit code.
+    ///
+    /// # Errors
+    /// Those of [`talk::run`], and of the steps before.
+    pub fn run<R: Recipe>(
+        self,
+        talking: impl FnOnce(R) -> Talking,
+        root: impl Fn(&R::Plan) -> &LayeredRoot,
+    ) -> Result<u8> {
+        match self {
+            Command::Attach { detach_keys, container } => {
+                talk::run(&container, |options| talking(options).with_keys(detach_keys).talk(true))
+            }
+            Command::Earlier(command) => command.run::<R>(root),
+        }
+    }
 }
 
 impl Talking {

@@ -14,17 +14,17 @@ use engine::{Identity, Part, Recipe, Streams};
 use hardening::Confinement;
 use hardening::parts::{Confined, DeviceList};
 use layers::Layering;
-use layers::parts::{self, LayeredRoot};
+use layers::parts::LayeredRoot;
 use namespaces::View;
 use network::Networking;
-use network::parts::{Network, print_ports};
+use network::parts::Network;
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use shared::remedy::Known;
 use terminal::parts::Terminal;
-use terminal::{Command, GuestTalking, Talking};
+use terminal::{Command, GuestOptions, Talking};
+use users::Users;
 use users::parts::MappedNamespaces;
-use users::{GuestUser, Users};
 
 /// The options of the steps before, and what the child may not even try.
 #[derive(clap::Args, Serialize, Deserialize)]
@@ -45,15 +45,6 @@ struct Options {
     talking: Talking,
     #[command(flatten)]
     confinement: Confinement,
-}
-
-/// The options of `exec`.
-#[derive(clap::Args)]
-struct GuestOptions {
-    #[command(flatten)]
-    user: GuestUser,
-    #[command(flatten)]
-    talking: GuestTalking,
 }
 
 /// The parts of a container, as they are written down.
@@ -143,23 +134,7 @@ impl Recipe for Options {
     }
 
     fn run(command: Command) -> Result<u8> {
-        match command {
-            Command::Attach { detach_keys, container } => {
-                terminal::attach::<Options>(&container, |options| options.talking.with_keys(detach_keys).talk(true))
-            }
-            Command::Earlier(layers::Command::Network(network::Command::Users(users::Command::Unshare {
-                command,
-            }))) => users::mapped::run(&command),
-            Command::Earlier(layers::Command::Network(network::Command::Port { container })) => {
-                print_ports::<Options>(&container)
-            }
-            Command::Earlier(layers::Command::Diff { container }) => {
-                parts::print_changes::<Options>(&container, |plan| &plan.rootfs)
-            }
-            Command::Earlier(layers::Command::Commit { container, to }) => {
-                parts::commit::<Options>(&container, &to, |plan| &plan.rootfs)
-            }
-        }
+        command.run::<Options>(|options| options.talking, |plan| &plan.rootfs)
     }
 
     fn clean(store: &Path) -> Result<()> {
