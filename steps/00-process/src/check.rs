@@ -84,11 +84,11 @@ impl Report {
     /// # Errors
     /// Where `/proc` is not there to be read.
     pub fn make() -> Result<Report> {
-        let here = Environment::inherited();
         let mounts = mountinfo::read(Path::new("/proc/self"))?;
         let calls = sys::newer_calls();
         let groups = Groups::find()?;
         let overlay = Verdict::of(contain(CloneFlags::CLONE_NEWNS, trial::lay));
+        let seccomp = sys::has_seccomp();
         Ok(Report {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             is_filtered: trial::is_filtered(),
@@ -96,9 +96,9 @@ impl Report {
             namespaces: trial::KINDS.map(|(name, kind)| (name, namespace(name, kind))).into(),
             ordinary: for_ordinary_users(),
             propagation: look::on_root(&mounts).map_or("unknown", look::propagation),
-            seccomp: sys::has_seccomp(),
-            tools: TOOLS.map(|(name, _)| (name, program::find(name.as_ref(), &here).is_ok())).into(),
-            steps: steps(&calls, &groups, &overlay),
+            seccomp,
+            tools: TOOLS.map(|(name, _)| (name, is_installed(name))).into(),
+            steps: steps(&calls, &groups, &overlay, seccomp),
             overlay,
             calls,
             groups,
@@ -109,6 +109,10 @@ impl Report {
     pub fn steps_can_run(&self) -> bool {
         self.steps.iter().all(|(_, verdict)| verdict.works == Works::Here)
     }
+}
+
+fn is_installed(tool: &str) -> bool {
+    program::find(tool.as_ref(), &Environment::inherited()).is_ok()
 }
 
 /// Root over this machine: a process that is root of a user namespace alone is an ordinary user outside.
@@ -151,7 +155,12 @@ fn for_ordinary_users() -> Option<Verdict> {
 }
 
 /// What each step needs, tried all at once and in its order.
-fn steps(calls: &[(&str, bool)], groups: &Groups, overlay: &Verdict) -> Vec<(&'static str, Verdict)> {
+fn steps(
+    calls: &[(&str, bool)],
+    groups: &Groups,
+    overlay: &Verdict,
+    has_seccomp: bool,
+) -> Vec<(&'static str, Verdict)> {
     let needs = |names: &[&str]| match calls.iter().find(|(name, there)| names.contains(name) && !there) {
         None => Verdict::HERE,
         Some((name, _)) => Verdict::refused(&CallFailed { call: format!("{name}()"), errno: Errno::ENOSYS }),
@@ -177,7 +186,7 @@ fn steps(calls: &[(&str, bool)], groups: &Groups, overlay: &Verdict) -> Vec<(&'s
         ("06-network", network().or_worse(stand.clone())),
         ("07-layers", layers(overlay).or_worse(stand.clone())),
         ("08-terminal", stand.clone()),
-        ("09-hardening", filters().or_worse(stand)),
+        ("09-hardening", filters(has_seccomp).or_worse(stand)),
     ]
 }
 
@@ -189,8 +198,7 @@ fn network() -> Verdict {
         }
         false => ("pasta", "but nobody is reached: pasta (package passt) would play the network"),
     };
-    let is_there = program::find(tool.as_ref(), &Environment::inherited()).is_ok();
-    Verdict { reason: (!is_there).then(|| reason.to_owned()), ..Verdict::HERE }
+    Verdict::less_unless(is_installed(tool), reason)
 }
 
 /// Step 07 runs as the steps before, too.
@@ -200,9 +208,9 @@ fn layers(overlay: &Verdict) -> Verdict {
 }
 
 /// Step 09 runs without its list of calls, too.
-fn filters() -> Verdict {
+fn filters(has_seccomp: bool) -> Verdict {
     let reason = "but with `--security-opt seccomp=unconfined` alone: this kernel has no seccomp filters";
-    Verdict { reason: (!sys::has_seccomp()).then(|| reason.to_owned()), ..Verdict::HERE }
+    Verdict::less_unless(has_seccomp, reason)
 }
 
 /// Step 05 runs with one id, too, but then nobody is in there but root.
@@ -212,11 +220,10 @@ fn range_of_ids() -> Verdict {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         text.lines().filter_map(|line| line.split(':').next()).any(|name| Some(name) == user.as_deref())
     };
-    let has_helpers = || program::find("newuidmap".as_ref(), &Environment::inherited()).is_ok();
-    let has_range = is_root() || (has_line("/etc/subuid") && has_line("/etc/subgid") && has_helpers());
+    let has_range = is_root() || (has_line("/etc/subuid") && has_line("/etc/subgid") && is_installed("newuidmap"));
     let reason = "but with one id inside: newuidmap (package uidmap) and a line for this user in /etc/subuid and /etc/subgid \
                   would give it a range";
-    Verdict { reason: (!has_range).then(|| reason.to_owned()), ..Verdict::HERE }
+    Verdict::less_unless(has_range, reason)
 }
 
 fn recipe(inside: fn() -> Tried) -> Verdict {
@@ -264,6 +271,11 @@ fn limits(groups: &Groups) -> Verdict {
 
 impl Verdict {
     const HERE: Verdict = Verdict { works: Works::Here, reason: None, remedy: None };
+
+    /// It works here, and does less where something is missing.
+    fn less_unless(is_there: bool, reason: &str) -> Self {
+        Verdict { reason: (!is_there).then(|| reason.to_owned()), ..Verdict::HERE }
+    }
 
     fn of(tried: Tried) -> Self {
         tried.map_or_else(|refused| Verdict::refused(&refused), |()| Verdict::HERE)

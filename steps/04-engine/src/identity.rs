@@ -70,8 +70,16 @@ impl Process {
     /// Whether it is ending: it does not live, or the kernel has taken its namespaces from it already, as it does early in
     /// exit(2). From then on setns(2) says ESRCH.
     pub fn is_ending(&self) -> bool {
-        let has_none = std::fs::read_link(format!("/proc/{}/ns/mnt", self.pid));
-        !self.lives() || has_none.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        !self.lives() || self.namespaces_are(ErrorKind::NotFound)
+    }
+
+    /// Whether its namespaces are closed to this user: see *PTRACE_MODE_READ_FSCREDS* in proc_pid_ns(5).
+    pub fn is_closed(&self) -> bool {
+        self.namespaces_are(ErrorKind::PermissionDenied)
+    }
+
+    fn namespaces_are(&self, error: ErrorKind) -> bool {
+        std::fs::read_link(format!("/proc/{}/ns/mnt", self.pid)).is_err_and(|it| it.kind() == error)
     }
 
     /// Whether it has not executed a program yet, as the kernel knows. proc_pid_stat(5), *flags*.

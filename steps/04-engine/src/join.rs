@@ -6,7 +6,6 @@
 //! descriptor of the host's that was still open became the working directory: see `rootfs::stand_in`).
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,9 +96,6 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
 /// Host: whose namespaces are joined: the first process's, or, where that is an init of ours (step 08), its program's. Such
 /// an init has executed no program, and only root may look into it.
 fn to_join(init: Process) -> Process {
-    let is_closed = std::fs::read_link(format!("/proc/{}/ns/mnt", init.pid));
-    match is_closed {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => init.eldest_child().unwrap_or(init),
-        _ => init,
-    }
+    let program = if init.is_closed() { init.eldest_child() } else { None };
+    program.unwrap_or(init)
 }

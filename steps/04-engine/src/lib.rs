@@ -237,13 +237,13 @@ pub trait Part {
     fn cleanup(&self) -> Result<()> {
         Ok(())
     }
-    /// Host, at any time: bytes on disk of what outlives a run; `None` where there is no such thing.
-    fn disk(&self) -> Result<Option<u64>> {
-        Ok(None)
-    }
     /// The same for what `prepare` has made for the container, and that outlives a run.
     fn remove(&self) -> Result<()> {
         Ok(())
+    }
+    /// Host, at any time: bytes on disk of what outlives a run; `None` where there is no such thing.
+    fn disk(&self) -> Result<Option<u64>> {
+        Ok(None)
     }
 }
 

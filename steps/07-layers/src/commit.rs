@@ -4,7 +4,7 @@
 //! renamed; what is left of one that was killed goes with the next, or with the container. An archive is a file without a
 //! name until it is whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom};
@@ -93,10 +93,10 @@ fn keep_name(path: &Path) -> Result<()> {
 /// # Errors
 /// Where it cannot be read.
 pub fn size(layer: &Layer) -> Result<u64> {
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     let mut blocks = 0;
     visit(layer, |_, entry| {
-        if seen.insert(identity(entry), ()).is_none() {
+        if seen.insert(identity(entry)) {
             blocks += entry.stat.st_blocks as u64;
         }
         Ok(())

@@ -71,7 +71,7 @@ impl Command {
     /// Does it, where these are a container's options of this step, and this is its root. Its exit code.
     ///
     /// # Errors
-    /// Those of [`talk::run`], and of the steps before.
+    /// Those of [`attach`](engine::attach::attach), and of the steps before.
     pub fn run<R: Recipe>(
         self,
         talking: impl FnOnce(R) -> Talking,
