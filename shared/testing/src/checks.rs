@@ -15,6 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, fork};
 use tempfile::TempDir;
 
+use crate::root;
 use crate::surroundings::{self, Surroundings};
 
 /// One test: a sentence, what it needs of the machine (the reasons why it cannot be checked here), and what it does.
@@ -206,6 +207,8 @@ impl Runner {
         // What a test's process leaves when it is killed becomes a child of this one, where it is found.
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
         surroundings::remove_those_of_interrupted_runs();
+        let shared = surroundings::tempdir();
+        root::share_at(shared.path());
         let since = Instant::now();
         println!("\nrunning {} tests", checks.len());
         let (alone, together): (VecDeque<_>, VecDeque<_>) = checks.into_iter().partition(|check| check.is_alone);

@@ -5,6 +5,7 @@
 //! no process, cgroup, mount or temporary file.
 
 mod checks;
+mod root;
 mod surroundings;
 
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use nix::unistd::Pid;
 use shared::mountinfo;
 
 pub use checks::{Check, World, check, run};
+pub use root::make_root;
 use surroundings::{children, reap};
 pub use surroundings::{groups_of_steps, interfaces, tempdir, without_own_groups};
 

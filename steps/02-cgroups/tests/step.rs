@@ -353,8 +353,7 @@ fn checks() -> Vec<Check> {
         ),
         check("it_ends_with_the_step_at_every_pause", [may_make_groups(), needs::user_namespaces()], || {
             testing::end_at_every_pause("step02", &[]);
-        })
-        .differs_in([World::CgroupV2]),
+        }),
         check("with_limits_too_it_ends_at_every_pause", [controller("pids"), needs::user_namespaces()], || {
             testing::end_at_every_pause("step02", &["--pids-limit", "20"]);
         })

@@ -1,13 +1,13 @@
 //! A store of its own for each test, and what one sees of it from the host.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::OnceLock;
 
 use engine::states::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use testing::{narrated, program, step, wait_until};
+use testing::{narrated, step, wait_until};
 
 /// `$XDG_RUNTIME_DIR` of one test, and `$XDG_DATA_HOME` in it. Dropped, everything in it is removed.
 pub struct Home(tempfile::TempDir);
@@ -287,14 +287,6 @@ pub fn remove_rootfs() {
 /// A root with these programs of the project in it.
 pub fn own_root(programs: &[&str]) -> tempfile::TempDir {
     let dir = testing::tempdir();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
-    // In software emulation the script takes a minute: that machine comes with a root.
-    let (maker, from) = match std::env::var_os("CHECK_ROOTFS").filter(|_| programs.is_empty()) {
-        Some(root) => (PathBuf::from("cp"), vec!["-a".into(), root]),
-        None => (script, Vec::new()),
-    };
-    let programs = programs.iter().map(|name| program(name));
-    let made = Command::new(maker).args(from).arg(dir.path().join("rootfs")).args(programs).output().expect("a root");
-    assert!(made.status.success(), "{made:?}");
+    testing::make_root(&dir.path().join("rootfs"), programs);
     dir
 }

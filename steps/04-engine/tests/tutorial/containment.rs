@@ -177,11 +177,8 @@ pub const ROWS: [Row; 35] = [
 impl Playground {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-scripts/host.sh");
-        let programs =
-            ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter", "typist", "escape"].map(program);
-        let made = Command::new(script).arg(dir.path().join("rootfs")).args(programs).output().expect("host.sh");
-        assert!(made.status.success(), "{made:?}");
+        let programs = ["chroot_breakout", "fork_bomb", "memory_hog", "cpu_spinner", "greeter", "typist", "escape"];
+        testing::make_root(&dir.path().join("rootfs"), &programs);
         let mut place = Playground { dir, network: &[], layers: &[] };
         // The other way to a root that belongs to a range, where the file system takes no map: its files do.
         let ran = place.step("step05", &[], &["true"]).ran();
