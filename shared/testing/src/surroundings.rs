@@ -96,10 +96,15 @@ pub fn files_left_in(place: &Path) -> impl Iterator<Item = String> {
 
 /// All that must be the same after a test as before it.
 fn look() -> BTreeSet<String> {
-    let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
-    let mut all: BTreeSet<_> = mounts.iter().map(|mount| format!("mount {}", mount.point.display())).collect();
-    all.extend(children().into_iter().map(|(_, process)| format!("process {process}")));
-    all.extend(interfaces().into_iter().map(|name| format!("interface {name}")));
+    let mut all: BTreeSet<_> = children().into_iter().map(|(_, process)| format!("process {process}")).collect();
+    // Where they are everybody's, others make some meanwhile; an ordinary user's step may make none there.
+    if HAS_OWN_MOUNTS.load(Ordering::Relaxed) {
+        let mounts = mountinfo::read(Path::new("/proc/self")).expect("mountinfo");
+        all.extend(mounts.iter().map(|mount| format!("mount {}", mount.point.display())));
+    }
+    if HAS_OWN_NETWORK.load(Ordering::Relaxed) {
+        all.extend(interfaces().into_iter().map(|name| format!("interface {name}")));
+    }
     // One that is locked has an owner who lives: where that is a process of this test's, it was found above.
     let left = groups_of_steps()
         .into_iter()
@@ -150,6 +155,7 @@ fn leave_the_mounts_of_others() {
         if is_shared {
             change(MsFlags::MS_SHARED);
         }
+        HAS_OWN_MOUNTS.store(true, Ordering::Relaxed);
     }
 }
 
@@ -159,6 +165,7 @@ fn leave_the_network_of_others() {
     let may = nix::unistd::geteuid().is_root() && needs::has(needs::CAP_NET_ADMIN);
     if may && unshare(CloneFlags::CLONE_NEWNET).is_ok() {
         set_loopback_up();
+        HAS_OWN_NETWORK.store(true, Ordering::Relaxed);
     }
 }
 
@@ -215,6 +222,12 @@ pub fn has_own_groups() -> bool {
     let own = own_groups();
     own.iter().any(|it| !it.is_v2) || !own.iter().all(|it| access(&it.dir, AccessFlags::W_OK).is_ok())
 }
+
+/// Whether this process has mounts that were copied for its test.
+static HAS_OWN_MOUNTS: AtomicBool = AtomicBool::new(false);
+
+/// Whether it has a network that was made for its test.
+static HAS_OWN_NETWORK: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process is in groups that were made for its test.
 static HAS_OWN_GROUPS: AtomicBool = AtomicBool::new(false);

@@ -28,7 +28,9 @@ fn hint(paused: &PausedCall) -> Option<String> {
     let PausedCall { name, step, child, .. } = paused;
     match *name {
         "fork" => Some(format!("pstree -p {step}")),
-        "execve" => Some(format!("ls -l /proc/{child}/exe")),
+        "execve" if *child != 0 => Some(format!("ls -l /proc/{child}/exe")),
+        // The engine's, which becomes a copy of itself.
+        "execve" => Some(format!("ls -l /proc/{step}/exe")),
         "prctl" | "kill" if *child != 0 => Some(format!("step00 look {child}")),
         _ => None,
     }

@@ -23,10 +23,15 @@ fn hint(paused: &PausedCall) -> Option<String> {
         "clone" | "clone3" => Some(format!("pstree -p {step}; ls -l /proc/{step}/ns")),
         "echo" if call.contains("/proc/") => Some(format!("cat {}", call.split(" > ").nth(1)?)),
         _ if *child == 0 => None,
-        // The last field before the dash says `shared:`, `master:` or nothing. See proc_pid_mountinfo(5).
-        "mount" if call.contains("MS_PRIVATE") => Some(format!("awk '{{print $5, $7}}' /proc/{child}/mountinfo")),
+        // How many mounts pass something on, or receive it: where `/` is private, none does. See proc_pid_mountinfo(5).
+        "mount" if call.contains("MS_PRIVATE") => {
+            Some(format!("grep -c -e shared: -e master: /proc/{child}/mountinfo"))
+        }
         "mount" => {
             let target = call.split('"').nth(3)?;
+            if let Some(number) = target.strip_prefix("/proc/self/fd/") {
+                return Some(format!("readlink /proc/{child}/fd/{number}; tail -n1 /proc/{child}/mountinfo"));
+            }
             Some(format!("grep -w {} /proc/{child}/mountinfo", target.rsplit('/').next()?))
         }
         "sethostname" => Some(format!("{enter} --uts --target {child} hostname")),

@@ -119,7 +119,8 @@ fn hint(paused: &PausedCall) -> Option<String> {
     let PausedCall { call, name, child, .. } = paused;
     match *name {
         _ if *child == 0 => None,
-        "mount_setattr" | "move_mount" | "umount2" => Some(format!("awk '{{print $5}}' /proc/{child}/mountinfo")),
+        "umount2" => Some(format!("awk '$5 == \"/\"' /proc/{child}/mountinfo")),
+        "mount_setattr" | "move_mount" => Some(format!("awk '{{print $5}}' /proc/{child}/mountinfo")),
         "pivot_root" | "chdir" | "fchdir" => Some(format!("ls /proc/{child}/root/ /proc/{child}/cwd/")),
         "openat2" => Some(format!("ls -l /proc/{child}/cwd/")),
         "open_tree" => Some(format!("ls -l /proc/{child}/fd")),

@@ -72,6 +72,8 @@ pub fn create<R: Recipe>(container: &Container, life: Life, fresh: bool) -> Resu
     }
     let own = &life;
     let forked = process::fork(move || {
+        // Before the container's first process is made, which would go on ignoring them. See execve(2).
+        forget_ignored().during("cannot reset the signals")?;
         detached::<R>(container, own, fresh, monitor_end);
         Ok(())
     });
@@ -294,7 +296,6 @@ fn facts(container: &Container, child: Pid) -> Result<Vec<Fact>> {
 /// Monitor: lets go of everything that was the caller's: its session and terminal, its standard streams, its directory.
 fn let_go() -> Result<()> {
     explain::host(call!("setsid()")).run(setsid)?;
-    forget_ignored().during("cannot reset the signals")?;
     explain::host(call!("dup2(/dev/null) for 0, 1 and 2; chdir(\"/\")")).printed_first().run(|| {
         explain::hush();
         let null = File::options().read(true).write(true).open("/dev/null")?;

@@ -321,3 +321,70 @@ pub fn logout() {
     assert_eq!(ends.matches("it ends when you log out").count(), 2, "{ends}");
     assert!(!lives_on.contains("log out"), "{lives_on}");
 }
+
+/// By `nohup`, or by `&` in a script: what those have ignored, the program of a detached container would never receive.
+pub fn what_the_caller_ignores() {
+    let home = Home::new();
+    // A command of the engine's, run by a shell that ignores both.
+    let run = home.step(&["-q", "run", "-d", "--name", "it", "sleep", "100"]).with(|command| {
+        let engine = [command.get_program()].into_iter().chain(command.get_args()).map(ToOwned::to_owned);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"trap "" HUP INT; exec "$@""#, "sh"]).args(engine.collect::<Vec<_>>());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        *command = shell;
+    });
+    let ran = run.ran();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let status = proc(home.init("it"), "status");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("SigIgn");
+    let [hangup, interrupt] = [Signal::SIGHUP, Signal::SIGINT].map(|signal| 1 << (signal as i32 - 1));
+    assert_eq!(u64::from_str_radix(ignored.trim(), 16).expect("a mask") & (hangup | interrupt), 0, "{ignored}");
+    home.ok(&["rm", "-f", "it"]);
+}
+
+/// It names no directory, least of all the current one.
+pub fn empty_tmpdir() {
+    let home = Home::new();
+    // Where the store would be if it did: nothing that a store can be in.
+    let name = format!("step04-{}", nix::unistd::geteuid());
+    write(home.path().join(&name), "").expect("a file");
+    let ran = home.step(&["-q", "ps"]).with(|command| {
+        command.current_dir(home.path()).env("TMPDIR", "").env("XDG_RUNTIME_DIR", "/nosuch");
+    });
+    let ran = ran.ran();
+    assert!(ran.code == 0 && ran.err.is_empty(), "{ran:?}");
+}
+
+/// The new version of a file is written beside it, never through a link that somebody has put there.
+pub fn link_in_the_way() {
+    let home = Home::new();
+    let id = home.ok(&["create", "--name", "it", "true"]);
+    let victim = home.path().join("victim");
+    write(&victim, "untouched").expect("a file");
+    let link = home.directory(&id).join("state.json.new");
+    std::os::unix::fs::symlink(&victim, &link).expect("a link");
+    home.ok(&["start", "it"]);
+    wait_until("its end is written down", || home.status("it") == "stopped");
+    assert_eq!(std::fs::read_to_string(&victim).expect("the file"), "untouched");
+    assert!(!link.is_symlink());
+}
+
+/// It ends when the step is about to freeze it, and then has no group: that is no machine without a freezer.
+pub fn pause_of_one_that_ends() {
+    let home = Home::new();
+    home.ok(&["run", "-d", "--name", "it", "sleep", "1000"]);
+    let waits = |command: &mut Command| _ = command.stdin(Stdio::piped());
+    let mut pause = home.step(&["--pause=echo", "pause", "it"]).with(waits).spawn();
+    let printed = testing::collect(pause.stderr.take().expect("piped"));
+    let mut said = String::new();
+    while !said.contains("[Enter]") {
+        said += &printed.recv_timeout(testing::PATIENCE).expect("a pause");
+    }
+    home.ok(&["kill", "it"]);
+    wait_until("it has ended", || home.status("it") == "stopped");
+    drop(pause.stdin.take());
+    assert_eq!(testing::end_of(&mut pause, testing::PATIENCE), 125);
+    said.extend(printed.iter());
+    assert!(said.contains("not running any more") && !said.contains("freezer ("), "{said}");
+}

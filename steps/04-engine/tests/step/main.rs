@@ -616,6 +616,14 @@ fn checks() -> Vec<Check> {
         check("a_damaged_container_hangs_nobody_and_can_be_removed", [needs::user_namespaces()], care::damaged),
         check("only_groups_that_are_known_again_are_touched", [groups(), needs::root()], care::forged_groups)
             .differs_in([World::CgroupV2]),
+        check(
+            "what_the_caller_of_a_detached_one_ignores_reaches_it",
+            [needs::user_namespaces()],
+            care::what_the_caller_ignores,
+        ),
+        check("an_empty_tmpdir_is_none", [], care::empty_tmpdir),
+        check("a_link_beside_a_record_is_not_followed", [needs::user_namespaces()], care::link_in_the_way),
+        check("pause_says_that_it_has_ended_meanwhile", [groups()], care::pause_of_one_that_ends),
         check("a_stopped_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::stopped_exec)
             .differs_in([World::CgroupV2]),
         check("a_killed_exec_keeps_no_container_from_ending", [needs::user_namespaces()], care::killed_exec)

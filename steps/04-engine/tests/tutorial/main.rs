@@ -20,6 +20,7 @@ fn main() -> ExitCode {
 fn checks() -> Vec<Check> {
     vec![
         check("every_rust_block_stands_in_the_file_that_it_names", [], blocks::rust_blocks),
+        check("the_container_on_one_screen_is_the_whole_file", [], blocks::the_container_is_whole),
         check("every_path_and_every_heading_that_is_linked_exists", [], blocks::links),
         check("what_anyone_can_run_shows_what_the_text_shows", [needs::user_namespaces(), project_is_ours()], || {
             blocks::console_blocks("anyone", ..4);
