@@ -107,17 +107,24 @@ pub(crate) fn screen() -> MutexGuard<'static, Screen> {
 
 /// Small calls are on one line until this is dropped.
 #[must_use = "the line ends where this is dropped"]
-pub struct OneLine(());
+pub struct OneLine {
+    is_part: bool,
+}
 
 /// From here on, until the result is dropped, this step's calls are one line with their number: `/dev: 6 mknodat, 3 mount`.
+/// Where they are part of such a line already, they stay there.
 pub fn one_line(title: impl Display) -> OneLine {
-    screen().title = Some(title.to_string());
-    OneLine(())
+    let mut screen = screen();
+    let is_part = screen.title.is_some();
+    screen.title.get_or_insert_with(|| title.to_string());
+    OneLine { is_part }
 }
 
 impl Drop for OneLine {
     fn drop(&mut self) {
-        screen().title = None;
+        if !self.is_part {
+            screen().title = None;
+        }
     }
 }
 

@@ -203,6 +203,7 @@ impl Container {
     /// # Errors
     /// ENOSPC where there is no room.
     pub fn save(&self, state: &State) -> Result<()> {
+        let _line = explain::one_line(self.path("state.json").display());
         self.put("state.json", state)
     }
 
@@ -352,6 +353,7 @@ impl Container {
             return Ok(());
         }
         let gone = format!(".gone-{}", self.config.id);
+        let _line = explain::one_line(self.path("").display());
         explain::host(call!("rename(\"{}\", \"{}\")", self.path("").display(), self.store.shown(&gone).display()))
             .cleanup()
             .run(|| std::fs::rename(self.at(""), self.store.at(&gone)))?;
