@@ -229,7 +229,9 @@ fn killed_at_each_call(verb: &[&str]) {
         let notes = home.path().join("notes");
         create_dir(&notes).expect("mkdir");
         let notes_word = notes.display().to_string();
-        let arguments = [&["--pause"], verb, &["--notes", &notes_word, "--count", "true"]].concat();
+        let of_each_part =
+            ["--notes", &notes_word, "--count", "--letter", "/etc/passwd", "--terminal", "--files", "99", "true"];
+        let arguments = [&["--pause"], verb, &of_each_part].concat();
         let mut run = proof(&home, &arguments).with(|command| _ = command.stdin(Stdio::piped())).spawn();
         let lines = testing::collect(run.stderr.take().expect("piped"));
         let mut stdin = run.stdin.take().expect("piped");
