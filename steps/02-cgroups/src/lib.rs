@@ -5,7 +5,7 @@
 //! the difference between them is what there is to know about the two versions.
 //!
 //! Beside it: the hierarchies of this machine (`hierarchy`) and where in them the groups will be (`place`); on v2 who has the
-//! controllers (`delegate`), and systemd's scopes (`scope`); groups in use (`empty`); what the kernel confirms (`readback`);
+//! controllers (`delegate`), and systemd's scopes (`scope`); groups in use (`empty`), and what is done to all that is in them (`freezer`); what the kernel confirms (`readback`);
 //! the options and their units.
 //!
 //! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03); a step
@@ -16,6 +16,7 @@
 
 mod delegate;
 mod empty;
+pub mod freezer;
 mod hierarchy;
 mod limits;
 mod place;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cgroups::Limits;
+use cgroups::freezer;
 use nix::sys::signal::{Signal, kill as send};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -18,11 +19,12 @@ use crate::container::{Container, Life, State, read_end};
 use crate::identity::Process;
 use crate::ignored::end_with_pipe;
 use crate::join::{self, Guest};
+use crate::members::known;
 use crate::show::{Reader, Show};
 use crate::states::{Status, Verb};
 use crate::store::Store;
 use crate::tables::Row;
-use crate::{Keeper, Recipe, Streams, door, members, monitor, orphan, protect, recovery, sys, tables};
+use crate::{Keeper, Recipe, Streams, door, monitor, orphan, protect, recovery, sys, tables};
 
 pub fn run<R: Recipe>(new: New<R>) -> Result<u8> {
     if new.recipe.streams() == Streams::Own {
@@ -228,7 +230,7 @@ pub fn exec<R: Recipe>(word: &str, guest: &Guest, options: &R::Guest) -> Result<
 pub fn pause<R: Recipe>(words: &[String]) -> Result<u8> {
     each(&Store::open::<R>()?, words, |container| match container.allows(Verb::Pause)? {
         Status::Paused => Ok(()),
-        _ => match members::freeze(&container.state()?.groups) {
+        _ => match freezer::freeze(&known(&container.state()?.groups)) {
             // Its groups are gone with it.
             Err(_) if container.end()?.is_some() => container.allows(Verb::Pause).map(drop),
             frozen => frozen,
@@ -239,7 +241,7 @@ pub fn pause<R: Recipe>(words: &[String]) -> Result<u8> {
 pub fn unpause<R: Recipe>(words: &[String]) -> Result<u8> {
     each(&Store::open::<R>()?, words, |container| {
         container.allows(Verb::Unpause)?;
-        members::thaw(&container.state()?.groups)
+        freezer::thaw(&known(&container.state()?.groups))
     })
 }
 
@@ -252,7 +254,11 @@ pub fn kill<R: Recipe>(words: &[String], signal: i32) -> Result<u8> {
         let state = container.state()?;
         state.init.context("it has no process")?.signal_by_number(signal)?;
         // A frozen process dies of it only when it goes on.
-        if status == Status::Paused && signal == Signal::SIGKILL as i32 { members::thaw(&state.groups) } else { Ok(()) }
+        if status == Status::Paused && signal == Signal::SIGKILL as i32 {
+            freezer::thaw(&known(&state.groups))
+        } else {
+            Ok(())
+        }
     })
 }
 
@@ -267,7 +273,7 @@ pub fn stop<R: Recipe>(words: &[String], seconds: u32) -> Result<u8> {
         // Before exec nobody is there to listen.
         if status != Status::Created {
             init.signal(Signal::SIGTERM)?;
-            members::thaw(&state.groups)?;
+            freezer::thaw(&known(&state.groups))?;
             monitor::wait(container, Some(Duration::from_secs(seconds.into())))?;
         }
         end(container)

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
+use cgroups::freezer;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, close, geteuid};
@@ -22,7 +23,7 @@ use shared::lock::{Lock, is_locked, try_lock};
 
 use crate::directory::{self, Directory};
 use crate::identity::Process;
-use crate::members::{self, RecordedGroup};
+use crate::members::{RecordedGroup, known};
 use crate::states::{Answer, Status, Verb, answer};
 use crate::{Identity, Letter, Part, Recipe};
 
@@ -129,7 +130,7 @@ impl State {
     /// # Errors
     /// Where processes are left after all: those of a pid namespace that we cannot see into.
     pub fn kill_all(&self) -> Result<()> {
-        members::kill_all(&self.groups)?;
+        freezer::kill_all(&known(&self.groups))?;
         // Without a group there is only this one; and PID 1 of a pid namespace takes all others along.
         self.init.map_or(Ok(()), |init| init.signal(Signal::SIGKILL))
     }
@@ -150,7 +151,7 @@ impl State {
         // Without a monitor nobody writes down that the program has begun, but the kernel knows.
         match if self.is_orphan() { !init.is_before_exec() } else { self.started.is_some() } {
             false => Status::Created,
-            true if members::are_frozen(&self.groups) => Status::Paused,
+            true if freezer::are_frozen(&known(&self.groups)) => Status::Paused,
             true => Status::Running,
         }
     }
