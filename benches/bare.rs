@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use libc::*;
 use network::netlink::{self, Peer};
-use network::{BRIDGE, GATEWAY, INSIDE, Lease, PREFIX, rules};
+use network::{BRIDGE, GATEWAY, INSIDE, Lease, rules};
 
 const FLAGS: c_int = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | SIGCHLD;
 const STEADY: c_ulong = MS_NOSUID | MS_NODEV | MS_NOEXEC;

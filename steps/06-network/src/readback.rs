@@ -10,7 +10,7 @@ use shared::explain;
 use shared::formula::Fact;
 use shared::kernel_file;
 
-use crate::{BRIDGE, GATEWAY, INSIDE, Lease, PREFIX, netlink};
+use crate::{BRIDGE, GATEWAY, INSIDE, Lease, PREFIX, PREFIX6, ipv6, netlink};
 
 /// An Ethernet's, where there is no way out.
 const USUAL_MTU: u32 = 1500;
@@ -57,8 +57,21 @@ pub fn why_no_ipv6() -> Result<Option<String>> {
     let setting =
         [BRIDGE, "default"].map(|name| settings.join(name).join("disable_ipv6")).into_iter().find(|it| it.exists());
     let Some(setting) = setting else { return Ok(Some("this kernel has none".to_owned())) };
-    let is_off = kernel_file::read(&setting)?.trim() != "0";
-    Ok(is_off.then(|| format!("{} is 1", setting.display())))
+    if kernel_file::read(&setting)?.trim() != "0" {
+        return Ok(Some(format!("{} is 1", setting.display())));
+    }
+    let routes = kernel_file::read("/proc/self/net/ipv6_route")?;
+    let other = routes.lines().find_map(other_way_by_ipv6);
+    Ok(other.map(|interface| format!("the host reaches {}/{PREFIX6} by its interface {interface}", ipv6(GATEWAY))))
+}
+
+/// The interface of such a line, if it leads to some of the bridge's addresses. All numbers are hexadecimal.
+fn other_way_by_ipv6(line: &str) -> Option<&str> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let (to, interface) = (u128::from_str_radix(words.first()?, 16).ok()?, *words.last()?);
+    let bits = u8::from_str_radix(words.get(1)?, 16).ok()?.min(PREFIX6);
+    let overlaps = bits > 0 && (to ^ ipv6(GATEWAY).to_bits()) >> (128 - bits) == 0;
+    (overlaps && ![BRIDGE, "lo"].contains(&interface)).then_some(interface)
 }
 
 /// The largest packet that leaves this host whole, in bytes. A cable that takes larger ones leads where they are lost.

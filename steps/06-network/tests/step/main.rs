@@ -85,7 +85,7 @@ fn checks() -> Vec<Check> {
         }),
         check("without_ipv6_it_says_so_and_goes_on", [place::ipv6()], || {
             let home = Home::new();
-            let notice = "# the container has no address of IPv6: /proc/sys/net/ipv6/conf/";
+            let notice = "# the container has no address of IPv6: ";
             let off = |name: &str| {
                 write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1").expect("setting");
             };
@@ -97,11 +97,15 @@ fn checks() -> Vec<Check> {
                 why
             };
             assert_eq!(run(), None);
+            netlink::add_bridge("other", [2; 6]).expect("bridge");
+            netlink::add_address("other", Ipv6Addr::new(0xfd06, 0, 0, 0, 1, 0, 0, 1), 80).expect("address");
+            assert_eq!(run().as_deref(), Some("the host reaches fd06::a:6:0:1/64 by its interface other"));
+            netlink::delete_link("other").expect("delete");
             // For those that are made from now on, and then for a bridge that is there.
             off("default");
-            assert_eq!(run().as_deref(), Some("default/disable_ipv6 is 1"));
+            assert_eq!(run().as_deref(), Some("/proc/sys/net/ipv6/conf/default/disable_ipv6 is 1"));
             let id = home.ok(&["run", "-d", "sleep", "100"]);
-            assert_eq!(run().as_deref(), Some("step06/disable_ipv6 is 1"));
+            assert_eq!(run().as_deref(), Some("/proc/sys/net/ipv6/conf/step06/disable_ipv6 is 1"));
             home.ok(&["rm", "-f", &id]);
         }),
         check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
@@ -178,6 +182,15 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.ok(&["exec", "guest", "bash", "-c", ask]), "web 127.0.0.1");
             let ran = home.step(&["-q", "exec", "guest", "ip", "link", "set", "eth0", "down"]).ran();
             assert!(ran.code != 0 && ran.err.contains("not permitted"), "{ran:?}");
+            // Neither has a program of another user than root, which is a guest as well.
+            let reads = ["--rm", "--user", "1000:1000", "bash", "-c", "id -u; readlink /proc/self/ns/net"];
+            assert_eq!(home.ok(&[&["run"], &join[..], &reads].concat()), format!("1000\n{its}"));
+            // Nor may it listen below port 1024: that is a right of the one that owns the network.
+            let own = home::own_root(&["greeter"]);
+            let dir = own.path().join("rootfs").display().to_string();
+            let listens = ["--rm", "--rootfs", &dir, "greeter", "80"];
+            let ran = home.step(&[&["-q", "run"], &join[..], &listens].concat()).ran();
+            assert!(ran.code != 0 && ran.err.contains("ermission denied"), "{ran:?}");
             assert_eq!(interfaces(), ["lo", "step06", "step06-2"], "it has no cable");
             // It ends, and the other one stays as it is.
             home.ok(&["rm", "-f", "guest"]);
@@ -294,8 +307,11 @@ fn checks() -> Vec<Check> {
             assert_eq!(inside(outside.pid(), || says([192, 0, 2, 1])), "datagram 192.0.2.2");
             assert_eq!(says([127, 0, 0, 1]), "datagram 10.6.0.1");
             assert_eq!(says([192, 0, 2, 1]), "datagram 10.6.0.1");
-            assert_eq!(inside(other, || says([10, 6, 0, 1])), "datagram 10.6.0.1");
-            assert_eq!(inside(web, || says([10, 6, 0, 1])), "datagram 10.6.0.1");
+            // An answer from another address than the one that was asked would not be heard.
+            for address in [[10, 6, 0, 1], [192, 0, 2, 1]] {
+                assert_eq!(inside(other, || says(address)), "datagram 10.6.0.1", "a neighbour, at {address:?}");
+                assert_eq!(inside(web, || says(address)), "datagram 10.6.0.1", "itself, at {address:?}");
+            }
             // The port of the same number is another one.
             let _tcp = place::serve("127.0.0.1:8080", "somebody");
             home.refuses(&["run", "--rm", "-p", "8080:80/udp", "true"], "bind(udp, 0.0.0.0:8080): EADDRINUSE");
@@ -520,14 +536,18 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.ok(&["run", "--rm", "-v", &volume, "cat", "/etc/hosts"]), "mine");
         }),
         check("without_nft_it_says_whom_it_does_not_reach", [bridged()], || {
-            let home = Home::new();
+            let (home, outside) = (Home::new(), Outside::new());
             let nowhere = tempfile::tempdir().expect("tempdir");
             let run = |words: &[&str]| home.step(words).with(|command| _ = command.env("PATH", nowhere.path())).ran();
-            let ran = run(&["run", "--rm", "-p", "8080:80", "true"]);
+            let ran = run(&["run", "--rm", "true"]);
             assert!(ran.code == 0 && ran.err.contains("nobody else: nft is not installed"), "{}", ran.err);
-            assert_eq!(interfaces(), ["lo"]);
+            assert_eq!(interfaces(), ["cable", "lo", "uplink"]);
+            // A published port is the proxy's then, for all.
+            let ran = run(&["-q", "run", "-d", "-p", "8080:80", "sleep", "100"]);
+            let id = ran.out.trim_end().to_owned();
+            let _server = inside(home.init(&id), || place::serve("0.0.0.0:80", "web"));
+            assert_eq!(inside(outside.pid(), || says([192, 0, 2, 1], 8080)), "web 10.6.0.1");
             // No rule keeps a container from saying that it is a router: so the host does not listen.
-            let id = home.ok(&["run", "-d", "sleep", "100"]);
             let setting = read_to_string("/proc/sys/net/ipv6/conf/step06/accept_ra");
             assert!(setting.as_ref().is_ok_and(|it| it == "0\n") || place::ipv6().is_some(), "{setting:?}");
             home.ok(&["rm", "-f", &id]);
@@ -622,6 +642,8 @@ fn ordinary() {
     let _datagrams = inside(web, || place::serve_datagrams("0.0.0.0:80"));
     assert_eq!(inside(user.outside(), || place::says_to_a_datagram([192, 0, 2, 1], 8080)), "datagram 192.0.2.2");
     assert_eq!(user.ok(&["port", id]), "80/tcp -> 0.0.0.0:8080\n80/udp -> 0.0.0.0:8080");
+    let joins = user.make("run", &["--rm", "--network", &format!("container:{id}"), "true"]).ran();
+    assert!(joins.code == 125 && joins.err.contains("another container takes root"), "{joins:?}");
     // Others see the host.
     let _far = inside(user.outside(), || place::serve("0.0.0.0:81", "far"));
     assert_eq!(inside(web, || says([192, 0, 2, 2], 81)), "far 192.0.2.1");
