@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use libc::*;
 use network::netlink::{self, Peer};
-use network::{BRIDGE, GATEWAY, INSIDE, Lease, PREFIX, rules};
+use network::{BRIDGE, GATEWAY, INSIDE, Lease, rules};
 
 const FLAGS: c_int = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | SIGCHLD;
 const STEADY: c_ulong = MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -62,6 +62,7 @@ fn main() {
     }
     let lease = (root == "network").then(|| Lease {
         address: [10, 6, 0, 2].into(),
+        ipv6: network::why_no_ipv6().is_ok_and(|why| why.is_none()),
         publish: Vec::new(),
         names: Vec::new(),
         hostname: String::new(),
@@ -108,7 +109,9 @@ unsafe fn host(job: &mut Job) -> c_int {
             let made = || netlink::add_bridge(BRIDGE, network::ethernet(GATEWAY));
             call("bridge", || code(made()));
             call("bridge", || code(netlink::set_alias(BRIDGE, "bare")));
-            call("bridge", || code(netlink::add_address(BRIDGE, GATEWAY, PREFIX)));
+            for address in network::addresses(GATEWAY, lease.ipv6) {
+                call("bridge", || code(netlink::add_address(BRIDGE, address, network::prefix(address))));
+            }
             call("nft", || nft(&rules::text(std::slice::from_ref(lease))));
         }
 
@@ -209,9 +212,11 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         call("host name", || sethostname(c"bare".as_ptr(), 4));
         call("loopback up", || loopback_up());
         if let Some(lease) = &job.lease {
-            call("address, up, route", || code(netlink::add_address(INSIDE, lease.address, PREFIX)));
-            call("address, up, route", || code(netlink::set_up(INSIDE)));
-            call("address, up, route", || code(netlink::add_default_route(GATEWAY)));
+            for address in lease.addresses() {
+                call("addresses, up, route", || code(netlink::add_address(INSIDE, address, network::prefix(address))));
+            }
+            call("addresses, up, route", || code(netlink::set_up(INSIDE)));
+            call("addresses, up, route", || code(netlink::add_default_route(GATEWAY)));
         }
         call("unshare: cgroup", || unshare(CLONE_NEWCGROUP));
         let root = if job.has_range {

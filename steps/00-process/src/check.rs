@@ -193,9 +193,7 @@ fn steps(
 /// Step 06 runs without anybody to reach, too.
 fn network() -> Verdict {
     let (tool, reason) = match is_root() {
-        true => {
-            ("nft", "but without ports, and nobody outside is reached: nft (package nftables) would write the rules")
-        }
+        true => ("nft", "but nobody outside is reached from inside: nft (package nftables) would write the rules"),
         false => ("pasta", "but nobody is reached: pasta (package passt) would play the network"),
     };
     Verdict::less_unless(is_installed(tool), reason)

@@ -1,7 +1,9 @@
 //! The network of another container: `--network container:NAME`. The child has no network namespace of its own then; it is
 //! born in that one, which this process has joined meanwhile.
 //!
-//! It is a guest there: its user namespace is another one, so that root inside has no rights over what it finds.
+//! It is a guest there: its user namespace is another one, so that root inside has no rights over what it finds. To share that
+//! one, too, the process that makes the child would have to join it first, as the child's other namespaces belong to where
+//! they were made; and nobody comes back from a user namespace, while this process has to clean up outside.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -40,7 +42,11 @@ impl Other {
         let status = other.status()?;
         let runs = matches!(status, Status::Running | Status::Paused);
         ensure!(runs, "container {name} is {status}: its network is there as long as it runs");
-        ensure!(readback::may_administer(), "the network of another container takes root, with CAP_SYS_ADMIN over it");
+        ensure!(
+            readback::may_administer(),
+            "the network of another container takes root: an ordinary user has rights over it only inside that container. \
+             They reach each other by published ports"
+        );
         let init = other.state()?.init.context("a container that runs has a first process")?;
         Ok(Other { name: name.to_owned(), init })
     }

@@ -27,6 +27,8 @@ pub(crate) const LARGEST: u64 = 1 << 20;
 pub struct Lease {
     /// Its address.
     pub address: Ipv4Addr,
+    /// Whether it has [that of IPv6](crate::ipv6), too.
+    pub ipv6: bool,
     /// The ports of the host's that lead to it.
     pub publish: Vec<Publish>,
     /// As its neighbours call it.
@@ -38,6 +40,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// All of its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        crate::addresses(self.address, self.ipv6)
+    }
+
     /// The host's end of its cable, by the last number of its address: the kernel takes a name once, so no two containers
     /// have one address even if this step were wrong about it.
     pub fn port(&self) -> String {
@@ -180,6 +187,7 @@ mod tests {
         [&one, &other].into_iter().for_each(|dir| std::fs::create_dir(dir).expect("mkdir"));
         let lease = Lease {
             address: address(&one, None).expect("free"),
+            ipv6: true,
             publish: Vec::new(),
             names: Vec::new(),
             hostname: "one".to_owned(),

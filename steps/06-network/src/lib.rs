@@ -3,7 +3,7 @@
 //! Until here the child had a network namespace with nothing but loopback in it: nobody reaches it, and it reaches nobody.
 //! Now the host has a switch, the bridge, and each container a cable to it, a pair of interfaces. The functions are in the
 //! order in which they run: the host makes the bridge ([`make_bridge`]) and passes packets on ([`forward`]); the child
-//! held, it makes the cable, one end of which is born inside ([`plug_in`]); the child gives that end its address and a
+//! held, it makes the cable, one end of which is born inside ([`plug_in`]); the child gives that end its addresses and a
 //! route ([`configure`]); and at the end the host pulls it out ([`unplug`]), the last one with the bridge ([`remove_bridge`]).
 //!
 //! Beside it: the messages themselves (`netlink`), who has which address (`lease`), the rules of what passes through the host
@@ -12,9 +12,9 @@
 //!
 //! Left open:
 //! - Root inside can give its interface another address: it has every right over its own network namespace until step 09. As
-//!   its neighbour it is not heard (`rules`), except by IPv6, or where the kernel has no such rules.
+//!   its neighbour it is not heard (`rules`), except where the kernel has no such rules.
 //! - What listens on all addresses of the host listens on the bridge's, too, and a container reaches it there.
-//! - There is no IPv6 but the one that every interface has by itself.
+//! - IPv6 leads to the host and to neighbours, and no further: a host that passes it on takes no routes from routers any more.
 
 #![deny(unsafe_code)]
 
@@ -32,7 +32,7 @@ mod remedies;
 pub mod rules;
 mod sys;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -44,6 +44,7 @@ use shared::{call, explain, kernel_file};
 
 pub use lease::Lease;
 pub use options::{Command, Mode, Networking, Protocol, Publish};
+pub use readback::why_no_ipv6;
 pub use remedies::known;
 
 /// The switch that all containers of this step are on.
@@ -52,6 +53,8 @@ pub const BRIDGE: &str = "step06";
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 6, 0, 1);
 /// How many bits that are.
 pub const PREFIX: u8 = 24;
+/// The same by IPv6. Addresses that begin with `fd` are for networks that nobody else has to reach (RFC 4193).
+pub const PREFIX6: u8 = 64;
 /// The network's name for rules and routes.
 pub const SUBNET: &str = "10.6.0.0/24";
 /// What the child's end is called inside.
@@ -64,12 +67,28 @@ pub fn ethernet(address: Ipv4Addr) -> [u8; 6] {
     [0x02, 0x06, a, b, c, d]
 }
 
-/// Host, and no child yet: a switch, which is an interface of the host's, too, with an address there: the containers' way
+/// The IPv6 address that goes with one on the bridge: who has leased the one has the other.
+pub fn ipv6(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets().map(u16::from);
+    Ipv6Addr::new(0xfd06, 0, 0, 0, a, b, c, d)
+}
+
+/// An address on the bridge, and where this machine has such, the one that goes with it.
+pub fn addresses(ipv4: Ipv4Addr, has_ipv6: bool) -> impl Iterator<Item = IpAddr> {
+    [IpAddr::V4(ipv4)].into_iter().chain(has_ipv6.then(|| ipv6(ipv4).into()))
+}
+
+/// How many bits are those of the network.
+pub fn prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { PREFIX } else { PREFIX6 }
+}
+
+/// Host, and no child yet: a switch, which is an interface of the host's, too, with addresses there: the containers' way
 /// out. `owner` says whose it is, in a note on it.
 ///
 /// # Errors
 /// Where an interface of this name is somebody else's, or the host has another way to these addresses.
-pub fn make_bridge(owner: &Path) -> Result<()> {
+pub fn make_bridge(owner: &Path, has_ipv6: bool) -> Result<()> {
     match netlink::link(BRIDGE).during("cannot look for the bridge")? {
         Some(link) if is_ours(&link, owner) => {}
         Some(Link { alias: Some(other), .. }) => bail!("the bridge {BRIDGE} is that of the containers in {other}"),
@@ -86,11 +105,16 @@ pub fn make_bridge(owner: &Path) -> Result<()> {
             })?;
         }
     }
-    if !explain::dry_run() && readback::has_route(BRIDGE)? {
-        return Ok(());
+    for address in addresses(GATEWAY, has_ipv6) {
+        let prefix = prefix(address);
+        explain::host(call!("RTM_NEWADDR({BRIDGE:?}, {address}/{prefix})")).run(|| {
+            match netlink::add_address(BRIDGE, address, prefix) {
+                Err(Errno::EEXIST) => Ok(()), // another container's engine has
+                added => added,
+            }
+        })?;
     }
-    explain::host(call!("RTM_NEWADDR({BRIDGE:?}, {GATEWAY}/{PREFIX})"))
-        .run(|| netlink::add_address(BRIDGE, GATEWAY, PREFIX))
+    Ok(())
 }
 
 /// Whether a bridge is that of the containers in a store. Without a note its engine was killed before it has left one.
@@ -139,15 +163,17 @@ pub fn plug_in(lease: &Lease, child: Pid) -> Result<()> {
     })
 }
 
-/// Child: its end's address, and the way to everybody else. In this order: a gateway counts only where an interface that is
+/// Child: its end's addresses, and the way to everybody else. In this order: a gateway counts only where an interface that is
 /// up has a route to it.
 ///
 /// # Errors
 /// EPERM where the child's user namespace does not own its network namespace.
 pub fn configure(lease: &Lease) -> Result<()> {
-    let address = lease.address;
-    explain::child(call!("RTM_NEWADDR({INSIDE:?}, {address}/{PREFIX})"))
-        .run(|| netlink::add_address(INSIDE, address, PREFIX))?;
+    for address in lease.addresses() {
+        let prefix = prefix(address);
+        explain::child(call!("RTM_NEWADDR({INSIDE:?}, {address}/{prefix})"))
+            .run(|| netlink::add_address(INSIDE, address, prefix))?;
+    }
     explain::child(call!("RTM_NEWLINK({INSIDE:?}, up)")).run(|| netlink::set_up(INSIDE))?;
     explain::child(call!("RTM_NEWROUTE(default via {GATEWAY})")).run(|| netlink::add_default_route(GATEWAY))
 }

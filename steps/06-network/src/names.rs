@@ -63,11 +63,16 @@ pub fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
 
 /// Loopback, itself, who else was named, and all on the bridge who have a name. Without a lease, itself is loopback.
 pub fn hosts(own: Option<&Lease>, hostname: &str, added: &[(String, IpAddr)], all: &[Lease]) -> String {
-    let address = own.map_or(Ipv4Addr::LOCALHOST, |lease| lease.address);
-    let mut text = format!("127.0.0.1 localhost\n::1 localhost\n{address} {hostname}\n");
-    text.extend(added.iter().map(|(name, address)| format!("{address} {name}\n")));
-    let named = all.iter().filter(|lease| !lease.names.is_empty());
-    text.extend(named.map(|lease| format!("{} {}\n", lease.address, lease.names.join(" "))));
+    let mut text = "127.0.0.1 localhost\n::1 localhost\n".to_owned();
+    let mut line = |address: IpAddr, names: &str| text += &format!("{address} {names}\n");
+    match own {
+        Some(lease) => lease.addresses().for_each(|address| line(address, hostname)),
+        None => line(Ipv4Addr::LOCALHOST.into(), hostname),
+    }
+    added.iter().for_each(|(name, address)| line(*address, name));
+    for lease in all.iter().filter(|lease| !lease.names.is_empty()) {
+        lease.addresses().for_each(|address| line(address, &lease.names.join(" ")));
+    }
     text
 }
 
@@ -113,6 +118,7 @@ mod tests {
     fn hosts_has_itself_and_its_neighbours() {
         let lease = |last: u8, names: &[&str]| Lease {
             address: Ipv4Addr::new(10, 6, 0, last),
+            ipv6: last == 2,
             publish: Vec::new(),
             names: names.iter().map(|it| (*it).to_owned()).collect(),
             hostname: String::new(),
@@ -121,7 +127,8 @@ mod tests {
         let added = [added("far:192.0.2.7").expect("NAME:IP")];
         let all = [lease(2, &["web"]), lease(3, &["db"]), lease(4, &[])];
         let text = hosts(Some(&all[0]), "0a1b", &added, &all);
-        let expected = "127.0.0.1 localhost\n::1 localhost\n10.6.0.2 0a1b\n192.0.2.7 far\n10.6.0.2 web\n10.6.0.3 db\n";
+        let expected = "127.0.0.1 localhost\n::1 localhost\n10.6.0.2 0a1b\nfd06::a:6:0:2 0a1b\n192.0.2.7 far\n\
+                        10.6.0.2 web\nfd06::a:6:0:2 web\n10.6.0.3 db\n";
         assert_eq!(text, expected);
         assert!(["", "a", "a:b", ":1.2.3.4", "a b:1.2.3.4"].iter().all(|text| super::added(text).is_err()));
     }

@@ -4,7 +4,7 @@
 //! bytes. The answer is a message, too: what was asked for, or just a number, 0 or an errno. `ip` sends the same ones:
 //! `strace -e sendmsg ip link add …` prints them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
@@ -136,14 +136,19 @@ pub fn set_up(name: &str) -> nix::Result<()> {
 /// Gives an interface an address, and with it the route to all others whose first `prefix` bits are the same.
 ///
 /// # Errors
-/// EEXIST where it has that address; EPERM, ENODEV.
-pub fn add_address(name: &str, address: Ipv4Addr, prefix: u8) -> nix::Result<()> {
+/// EEXIST where it has that address; EPERM, ENODEV; EACCES where the interface may have none of IPv6.
+pub fn add_address(name: &str, address: impl Into<IpAddr>, prefix: u8) -> nix::Result<()> {
     let index = link(name)?.ok_or(Errno::ENODEV)?.index;
+    let (family, flags, octets) = match address.into() {
+        IpAddr::V4(address) => (libc::AF_INET, 0, address.octets().to_vec()),
+        // Without `nodad` nobody could use it for a second, in which the kernel asks all others whether it is theirs.
+        IpAddr::V6(address) => (libc::AF_INET6, libc::IFA_F_NODAD as u8, address.octets().to_vec()),
+    };
     // An ifaddrmsg: family, bits of the prefix, flags, scope, interface.
-    let fixed = [&[libc::AF_INET as u8, prefix, 0, libc::RT_SCOPE_UNIVERSE], &index.to_ne_bytes()[..]].concat();
+    let fixed = [&[family as u8, prefix, flags, libc::RT_SCOPE_UNIVERSE], &index.to_ne_bytes()[..]].concat();
     Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &fixed)
-        .attribute(libc::IFA_LOCAL, &address.octets())
-        .attribute(libc::IFA_ADDRESS, &address.octets())
+        .attribute(libc::IFA_LOCAL, &octets)
+        .attribute(libc::IFA_ADDRESS, &octets)
         .ask()
         .map(drop)
 }

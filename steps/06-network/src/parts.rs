@@ -115,8 +115,14 @@ impl Network {
         // First: nothing is to be undone yet where somebody has such a port.
         let doors = proxy::listen(&self.options.publish)?;
         let _line = explain::one_line(format_args!("bridge {BRIDGE}"));
+        let address = lease::address(&self.directory, self.options.ip)?;
+        let no_ipv6 = readback::why_no_ipv6()?;
+        if let Some(why) = &no_ipv6 {
+            explain::notice(format_args!("the container has no address of IPv6: {why}"));
+        }
         let lease = Lease {
-            address: lease::address(&self.directory, self.options.ip)?,
+            address,
+            ipv6: no_ipv6.is_none(),
             publish: self.options.publish.clone(),
             names: self.names.clone(),
             hostname: self.hostname.clone(),
@@ -126,7 +132,10 @@ impl Network {
         if !doors.is_empty() {
             let _ = self.proxy.set(Proxy::new(doors, &lease.publish, lease.address)?);
         }
-        crate::make_bridge(lease::store(&self.directory)?)?;
+        crate::make_bridge(lease::store(&self.directory)?, lease.ipv6)?;
+        if lease.ipv6 {
+            rules::heed_no_router();
+        }
         let others = lease::others(&self.directory)?;
         let all: Vec<_> = others.iter().map(|(_, lease)| lease).chain([&lease]).cloned().collect();
         self.write_files(Some(&lease), &all)?;

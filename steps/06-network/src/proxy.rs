@@ -10,18 +10,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use shared::failure::During;
 use shared::{call, explain};
 
 use crate::datagrams::Datagrams;
 use crate::options::{Protocol, Publish};
-use crate::sys;
 
 /// Connections at a time: each takes two descriptors, of which a process has 1024.
 const MOST: usize = 256;
@@ -209,7 +208,7 @@ impl Pair {
 fn open(to: SocketAddrV4) -> nix::Result<TcpStream> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    match sys::connect(socket.as_fd(), to) {
+    match connect(socket.as_raw_fd(), &SockaddrIn::from(to)) {
         Err(Errno::EINPROGRESS) | Ok(()) => Ok(TcpStream::from(socket)),
         Err(errno) => Err(errno),
     }

@@ -1,6 +1,7 @@
 //! What the kernel says: of the host's routes, and of the child's address.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -9,7 +10,7 @@ use shared::explain;
 use shared::formula::Fact;
 use shared::kernel_file;
 
-use crate::{GATEWAY, INSIDE, Lease, PREFIX, netlink};
+use crate::{BRIDGE, GATEWAY, INSIDE, Lease, PREFIX, PREFIX6, ipv6, netlink};
 
 /// An Ethernet's, where there is no way out.
 const USUAL_MTU: u32 = 1500;
@@ -47,9 +48,30 @@ pub fn other_way() -> Result<Option<String>> {
     Ok(routes("self")?.into_iter().find(overlaps).map(|route| route.interface))
 }
 
-/// Whether there is a route by this interface.
-pub fn has_route(interface: &str) -> Result<bool> {
-    Ok(routes("self")?.iter().any(|route| route.interface == interface))
+/// Why there is no IPv6 on the bridge, where there is none. One that is not made yet will be as the setting for new ones says.
+///
+/// # Errors
+/// Where the setting cannot be read.
+pub fn why_no_ipv6() -> Result<Option<String>> {
+    let settings = Path::new("/proc/sys/net/ipv6/conf");
+    let setting =
+        [BRIDGE, "default"].map(|name| settings.join(name).join("disable_ipv6")).into_iter().find(|it| it.exists());
+    let Some(setting) = setting else { return Ok(Some("this kernel has none".to_owned())) };
+    if kernel_file::read(&setting)?.trim() != "0" {
+        return Ok(Some(format!("{} is 1", setting.display())));
+    }
+    let routes = kernel_file::read("/proc/self/net/ipv6_route")?;
+    let other = routes.lines().find_map(other_way_by_ipv6);
+    Ok(other.map(|interface| format!("the host reaches {}/{PREFIX6} by its interface {interface}", ipv6(GATEWAY))))
+}
+
+/// The interface of such a line, if it leads to some of the bridge's addresses. All numbers are hexadecimal.
+fn other_way_by_ipv6(line: &str) -> Option<&str> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let (to, interface) = (u128::from_str_radix(words.first()?, 16).ok()?, *words.last()?);
+    let bits = u8::from_str_radix(words.get(1)?, 16).ok()?.min(PREFIX6);
+    let overlaps = bits > 0 && (to ^ ipv6(GATEWAY).to_bits()) >> (128 - bits) == 0;
+    (overlaps && ![BRIDGE, "lo"].contains(&interface)).then_some(interface)
 }
 
 /// The largest packet that leaves this host whole, in bytes. A cable that takes larger ones leads where they are lost.
@@ -66,7 +88,7 @@ pub fn may_administer() -> bool {
     netlink::delete_link("") != Err(Errno::EPERM)
 }
 
-/// Host: that the child has its address, and its way out.
+/// Host: that the child has its addresses, and its way out.
 ///
 /// # Errors
 /// ENOENT where the child is gone.
@@ -74,19 +96,34 @@ pub fn facts(child: Pid, lease: &Lease) -> Result<Vec<Fact>> {
     if explain::dry_run() {
         return Ok(Vec::new());
     }
-    let all = kernel_file::read(format!("/proc/{child}/net/fib_trie"))?;
-    let own = format!("|-- {}", lease.address);
-    let has_address = all.lines().any(|line| line.trim() == own);
+    let mut has = Vec::new();
+    for address in lease.addresses() {
+        if has_address(child, address)? {
+            has.push(address.to_string());
+        }
+    }
+    let shown = if has.is_empty() { "without its address".to_owned() } else { has.join(" and ") };
     Ok(vec![
         Fact {
             what: INSIDE.to_owned(),
             host: lease.port(),
-            child: if has_address { lease.address.to_string() } else { "without its address".to_owned() },
-            holds: has_address,
-            brief: format!("{INSIDE} is {}", lease.address),
+            holds: has.len() == lease.addresses().count(),
+            brief: format!("{INSIDE} is {shown}"),
+            child: shown,
         },
         way_out(child, Some(GATEWAY))?,
     ])
+}
+
+/// Whether a process's network namespace has an address. See proc_net(5).
+fn has_address(process: Pid, address: IpAddr) -> Result<bool> {
+    let (file, own) = match address {
+        IpAddr::V4(address) => ("fib_trie", format!("|-- {address}")),
+        // 32 hexadecimal digits, and then its interface's number and such.
+        IpAddr::V6(address) => ("if_inet6", format!("{:032x}", address.to_bits())),
+    };
+    let all = kernel_file::read(format!("/proc/{process}/net/{file}"))?;
+    Ok(all.lines().any(|line| line.trim() == own || line.split(' ').next() == Some(&own)))
 }
 
 /// Host: the child's way out, and that it is by this gateway, if there is but one.

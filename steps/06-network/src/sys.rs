@@ -1,8 +1,6 @@
-//! The system call of this step that the crate `nix` has only with more of its features, and one between fork and exec.
+//! The system calls of this step between fork and exec.
 #![allow(unsafe_code)]
 
-use std::net::SocketAddrV4;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -21,20 +19,4 @@ pub fn end_with_this_process(command: &mut Command) -> &mut Command {
     };
     // SAFETY: between fork and exec there are two system calls, which take no lock and no memory.
     unsafe { command.pre_exec(before_exec) }
-}
-
-/// connect(2), to an address of IPv4.
-///
-/// # Errors
-/// EINPROGRESS where the socket does not wait.
-pub fn connect(socket: BorrowedFd, to: SocketAddrV4) -> nix::Result<()> {
-    let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: to.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(*to.ip()).to_be() },
-        sin_zero: [0; 8],
-    };
-    let length = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: connect(2) reads a sockaddr_in, and `address` is one that outlives the call.
-    Errno::result(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) }).map(drop)
 }

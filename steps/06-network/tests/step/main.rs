@@ -11,13 +11,14 @@ mod place;
 
 use std::fs::{read_to_string, write};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use home::{Home, rootfs};
 use network::netlink;
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use place::{Ordinary, Outside, bridged, filtered, inside, ruleset, says};
 use testing::{Check, World, calls, check, interfaces, needs, proc_link, step};
 
@@ -57,6 +58,56 @@ fn checks() -> Vec<Check> {
             assert_eq!(guest, proc_link(first, "ns/net"));
         })
         .differs_in(World::SLOW),
+        check("a_container_is_reached_by_ipv6", [place::ipv6()], || {
+            let home = Home::new();
+            let [web, db] = ["web", "db"].map(|name| home.ok(&["run", "-d", "--name", name, "sleep", "100"]));
+            let [first, second] = [&web, &db].map(|id| home.init(id));
+            let [host, of_web, of_db] = [1, 2, 3].map(|last| place::ipv6_of(last)[0]);
+            let _server = inside(first, || place::serve(&format!("[{of_web}]:80"), "web"));
+            assert_eq!(says(of_web, 80), format!("web {host}"));
+            assert_eq!(inside(second, || says(of_web, 80)), format!("web {of_db}"));
+            // Its neighbour finds it by its name.
+            let look_up = |database: &str| {
+                let script = "mount --bind $1 /etc/hosts && getent $2 web | cut -d ' ' -f 1 | sort -u";
+                let hosts = home.directory(&db).join("hosts").display().to_string();
+                let words = ["--mount", "sh", "-c", script, "sh", &hosts, database];
+                String::from_utf8_lossy(&Command::new("unshare").args(words).output().expect("unshare").stdout)
+                    .into_owned()
+            };
+            assert_eq!(look_up("ahostsv6"), format!("{of_web}\n"));
+            let _host = place::serve(&format!("[{host}]:81"), "host");
+            assert_eq!(inside(first, || says(host, 81)), format!("host {of_web}"));
+            // This host passes on nothing by IPv6: it would take no routes from routers any more.
+            assert_eq!(read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").expect("setting"), "0\n");
+            let routes = home.ok(&["exec", "web", "cat", "/proc/self/net/ipv6_route"]);
+            let is_way_out = |line: &&str| line.starts_with(&"0".repeat(32)) && line.ends_with("eth0");
+            assert_eq!(routes.lines().find(is_way_out), None);
+        }),
+        check("without_ipv6_it_says_so_and_goes_on", [place::ipv6()], || {
+            let home = Home::new();
+            let notice = "# the container has no address of IPv6: ";
+            let off = |name: &str| {
+                write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1").expect("setting");
+            };
+            let run = || {
+                let ran = home.step(&["run", "--rm", "cat", "/etc/hosts"]).ran();
+                let begins = |line: &&str| line.starts_with(notice);
+                let why = ran.err.lines().find(begins).map(|line| line.trim_start_matches(notice).to_owned());
+                assert_eq!((ran.code, ran.out.contains("fd06:")), (0, why.is_none()), "{}", ran.err);
+                why
+            };
+            assert_eq!(run(), None);
+            netlink::add_bridge("other", [2; 6]).expect("bridge");
+            netlink::add_address("other", Ipv6Addr::new(0xfd06, 0, 0, 0, 1, 0, 0, 1), 80).expect("address");
+            assert_eq!(run().as_deref(), Some("the host reaches fd06::a:6:0:1/64 by its interface other"));
+            netlink::delete_link("other").expect("delete");
+            // For those that are made from now on, and then for a bridge that is there.
+            off("default");
+            assert_eq!(run().as_deref(), Some("/proc/sys/net/ipv6/conf/default/disable_ipv6 is 1"));
+            let id = home.ok(&["run", "-d", "sleep", "100"]);
+            assert_eq!(run().as_deref(), Some("/proc/sys/net/ipv6/conf/step06/disable_ipv6 is 1"));
+            home.ok(&["rm", "-f", &id]);
+        }),
         check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
             let home = Home::new();
             // What is printed once a machine is not counted.
@@ -106,7 +157,7 @@ fn checks() -> Vec<Check> {
         check("none_is_loopback_alone_and_host_is_the_hosts", [bridged()], || {
             let home = Home::new();
             let net = ["readlink", "/proc/self/ns/net"];
-            let host = proc_link(nix::unistd::Pid::this(), "ns/net");
+            let host = proc_link(Pid::this(), "ns/net");
             assert_eq!(home.ok(&[&["run", "--rm", "--network", "host"], &net[..]].concat()), host);
             assert_ne!(home.ok(&[&["run", "--rm", "--network", "none"], &net[..]].concat()), host);
             let devices = home.ok(&["run", "--rm", "--network", "none", "cat", "/proc/self/net/dev"]);
@@ -131,6 +182,15 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.ok(&["exec", "guest", "bash", "-c", ask]), "web 127.0.0.1");
             let ran = home.step(&["-q", "exec", "guest", "ip", "link", "set", "eth0", "down"]).ran();
             assert!(ran.code != 0 && ran.err.contains("not permitted"), "{ran:?}");
+            // Neither has a program of another user than root, which is a guest as well.
+            let reads = ["--rm", "--user", "1000:1000", "bash", "-c", "id -u; readlink /proc/self/ns/net"];
+            assert_eq!(home.ok(&[&["run"], &join[..], &reads].concat()), format!("1000\n{its}"));
+            // Nor may it listen below port 1024: that is a right of the one that owns the network.
+            let own = home::own_root(&["greeter"]);
+            let dir = own.path().join("rootfs").display().to_string();
+            let listens = ["--rm", "--rootfs", &dir, "greeter", "80"];
+            let ran = home.step(&[&["-q", "run"], &join[..], &listens].concat()).ran();
+            assert!(ran.code != 0 && ran.err.contains("ermission denied"), "{ran:?}");
             assert_eq!(interfaces(), ["lo", "step06", "step06-2"], "it has no cable");
             // It ends, and the other one stays as it is.
             home.ok(&["rm", "-f", "guest"]);
@@ -175,6 +235,7 @@ fn checks() -> Vec<Check> {
         }),
         check("packets_are_passed_on_and_that_is_said", [bridged()], || {
             let home = Home::new();
+            write("/proc/sys/net/ipv4/ip_forward", "0").expect("ip_forward"); // a new one may have this machine's setting
             let ran = home.step(&["run", "--rm", "true"]).ran();
             assert!(ran.code == 0 && ran.err.contains("# from here on this machine passes packets on"), "{}", ran.err);
             assert_eq!(read_to_string("/proc/sys/net/ipv4/ip_forward").expect("ip_forward"), "1\n");
@@ -246,8 +307,11 @@ fn checks() -> Vec<Check> {
             assert_eq!(inside(outside.pid(), || says([192, 0, 2, 1])), "datagram 192.0.2.2");
             assert_eq!(says([127, 0, 0, 1]), "datagram 10.6.0.1");
             assert_eq!(says([192, 0, 2, 1]), "datagram 10.6.0.1");
-            assert_eq!(inside(other, || says([10, 6, 0, 1])), "datagram 10.6.0.1");
-            assert_eq!(inside(web, || says([10, 6, 0, 1])), "datagram 10.6.0.1");
+            // An answer from another address than the one that was asked would not be heard.
+            for address in [[10, 6, 0, 1], [192, 0, 2, 1]] {
+                assert_eq!(inside(other, || says(address)), "datagram 10.6.0.1", "a neighbour, at {address:?}");
+                assert_eq!(inside(web, || says(address)), "datagram 10.6.0.1", "itself, at {address:?}");
+            }
             // The port of the same number is another one.
             let _tcp = place::serve("127.0.0.1:8080", "somebody");
             home.refuses(&["run", "--rm", "-p", "8080:80/udp", "true"], "bind(udp, 0.0.0.0:8080): EADDRINUSE");
@@ -281,7 +345,7 @@ fn checks() -> Vec<Check> {
             // Both its addresses, while it is silent; the host asks anew who has them.
             ip(victim, "link set eth0 down");
             ip(taker, "address add 10.6.0.2/24 dev eth0");
-            ip(nix::unistd::Pid::this(), "neigh flush dev step06");
+            ip(Pid::this(), "neigh flush dev step06");
             let soon = Duration::from_secs(2);
             assert_eq!(place::says_within(soon, [10, 6, 0, 2], 80), "");
             ip(taker, "link set eth0 down");
@@ -291,6 +355,90 @@ fn checks() -> Vec<Check> {
             // It is its own misfortune: the neighbour is heard as before.
             ip(victim, "link set eth0 up");
             assert_eq!(says([10, 6, 0, 2], 80), "victim 10.6.0.1");
+        }),
+        check("nobody_is_heard_as_a_neighbour_by_ipv6", [filtered(), place::ipv6(), needs::tool("ip")], || {
+            let home = Home::new();
+            let [victim, taker] = [(); 2].map(|()| home.init(&home.ok(&["run", "-d", "sleep", "100"])));
+            let host = Pid::this();
+            let ip = |pid, words: &str| {
+                let words: Vec<_> = words.split(' ').collect();
+                let ran = inside(pid, || Command::new("ip").args(&words).output().expect("ip"));
+                assert!(ran.status.success(), "{words:?}");
+                String::from_utf8_lossy(&ran.stdout).into_owned()
+            };
+            let [of_host, of_victim, of_taker] = [1, 2, 3].map(|last| place::ipv6_of(last)[0]);
+            let serve = |pid, word: &'static str| inside(pid, move || place::serve("[::]:80", word));
+            let _servers = [serve(victim, "victim"), serve(taker, "taker"), serve(host, "host")];
+            let comes = format!("victim {of_host}");
+            assert_eq!(says(of_victim, 80), comes);
+            // It says that the address is at its own interface. What it sends next is answered, so that has arrived, too.
+            let send = |message: &[u8], to| {
+                inside(taker, || place::send_to_neighbour(to, message));
+                assert_eq!(inside(taker, || says(of_host, 80)), format!("host {of_taker}"));
+            };
+            send(&place::advertisement(of_victim, network::ethernet([10, 6, 0, 3].into())), of_host);
+            let known = ip(host, &format!("-6 neigh show {of_victim} dev step06"));
+            assert!(known.contains("lladdr 02:06:0a:06:00:02"), "{known}");
+            // That it is the way to everybody else, from the address that every interface has by itself.
+            let local = |last| place::ipv6_of(last)[1];
+            testing::wait_until("it can be used", || !ip(taker, "-6 address show tentative").contains("fe80"));
+            for (pid, device, of) in [(host, "step06", local(1)), (victim, "eth0", local(2))] {
+                testing::wait_until("it can be used", || !ip(pid, "-6 address show tentative").contains("fe80"));
+                send(&place::ROUTER_ADVERTISEMENT, of);
+                let routes = ip(pid, "-6 route show default");
+                assert!(!routes.contains(device), "{routes}");
+            }
+            // It takes the address while its owner is silent; the host asks anew who has it.
+            ip(victim, "link set eth0 down");
+            ip(taker, &format!("address add {of_victim}/64 dev eth0 nodad"));
+            ip(host, "-6 neigh flush dev step06");
+            assert_eq!(place::says_within(Duration::from_secs(2), of_victim, 80), "");
+            assert_eq!(says(of_taker, 80), format!("taker {of_host}"));
+            // Nor does what it sends arrive as its neighbour's; its own does.
+            let heard = UdpSocket::bind((of_host, 82)).expect("bind");
+            inside(taker, || {
+                let send = |from| UdpSocket::bind((from, 0))?.send_to(b"?", (of_host, 82));
+                [of_victim, of_taker].into_iter().for_each(|from| _ = send(from).expect("send"));
+            });
+            heard.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+            assert_eq!(heard.recv_from(&mut [0]).expect("its own").1.ip(), of_taker);
+        }),
+        check("a_router_of_ipv6_leads_to_no_container", [filtered(), place::ipv6(), needs::tool("ip")], || {
+            let (home, outside) = (Home::new(), Outside::new());
+            let web = home.init(&home.ok(&["run", "-d", "sleep", "100"]));
+            let ip = |pid, words: &str| {
+                let words: Vec<_> = words.split(' ').collect();
+                assert!(inside(pid, || Command::new("ip").args(&words).status().expect("ip").success()), "{words:?}");
+            };
+            write("/proc/sys/net/ipv6/conf/all/forwarding", "1").expect("setting");
+            ip(Pid::this(), "address add fd07::1/64 dev uplink nodad");
+            ip(outside.pid(), "address add fd07::2/64 dev eth0 nodad");
+            ip(outside.pid(), "-6 route add default via fd07::1");
+            ip(web, "-6 route add default via fd06::a:6:0:1");
+            let (_far, _web) = (
+                inside(outside.pid(), || place::serve("[::]:80", "far")),
+                inside(web, || place::serve("[::]:80", "web")),
+            );
+            let of_web = place::ipv6_of(2)[0];
+            let of_outside = Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, 2);
+            // Without the rules it leads there and back.
+            let removed = Command::new("nft").args(["delete", "table", "ip6", "step06"]).status().expect("nft");
+            assert!(removed.success());
+            assert_eq!(inside(outside.pid(), || says(of_web, 80)), "web fd07::2");
+            assert_eq!(inside(web, || says(of_outside, 80)), format!("far {of_web}"));
+            // Each container makes them anew. Not even a datagram is passed on, to which nobody has to answer: the host's own comes.
+            home.ok(&["run", "-d", "sleep", "100"]);
+            let first_heard = |by: Pid, address: Ipv6Addr, others: Pid| {
+                let heard = inside(by, || UdpSocket::bind((address, 82)).expect("bind"));
+                let send =
+                    || UdpSocket::bind("[::]:0").and_then(|socket| socket.send_to(b"?", (address, 82))).expect("send");
+                inside(others, send);
+                send();
+                heard.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+                heard.recv_from(&mut [0]).expect("the host's").1.ip()
+            };
+            assert_eq!(first_heard(web, of_web, outside.pid()), place::ipv6_of(1)[0]);
+            assert_eq!(first_heard(outside.pid(), of_outside, web), Ipv6Addr::new(0xfd07, 0, 0, 0, 0, 0, 0, 1));
         }),
         check("a_container_is_reached_by_no_other_port", [filtered()], || {
             let (home, outside) = (Home::new(), Outside::new());
@@ -359,21 +507,27 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.ok(&["exec", "db", "bash", "-c", ask]), "web 10.6.0.3");
             let hosts = |name: &str| home.ok(&["exec", name, "cat", "/etc/hosts"]);
             let begin = "127.0.0.1 localhost\n::1 localhost\n";
-            let all = "10.6.0.2 web\n10.6.0.3 db box";
+            // With IPv6 each line has one beside it.
+            let both = |last: u16, names: &str| match place::ipv6() {
+                None => format!("10.6.0.{last} {names}\n{} {names}\n", place::ipv6_of(last)[0]),
+                Some(_) => format!("10.6.0.{last} {names}\n"),
+            };
+            let all = both(2, "web") + &both(3, "db box");
             let sorted = |text: String| {
                 let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
                 lines.sort();
                 lines.join("\n")
             };
             let is = |name: &str, text: String| assert_eq!(sorted(hosts(name)), sorted(text));
-            is("web", format!("{begin}10.6.0.2 {web}\n192.0.2.7 far\n{all}"));
-            is("db", format!("{begin}10.6.0.3 box\n{all}"));
+            let of_web = format!("{begin}{}192.0.2.7 far\n", both(2, &web));
+            is("web", format!("{of_web}{all}"));
+            is("db", format!("{begin}{}{all}", both(3, "box")));
             assert_eq!(
                 home.ok(&["exec", "db", "cat", "/etc/hostname", "/etc/resolv.conf"]),
                 "box\nnameserver 192.0.2.53"
             );
             home.ok(&["rm", "-f", "db"]);
-            is("web", format!("{begin}10.6.0.2 {web}\n192.0.2.7 far\n10.6.0.2 web"));
+            is("web", format!("{of_web}{}", both(2, "web")));
             // What was asked for counts more.
             let own = tempfile::NamedTempFile::new_in("/tmp").expect("tempfile");
             write(own.path(), "mine").expect("write");
@@ -382,12 +536,21 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.ok(&["run", "--rm", "-v", &volume, "cat", "/etc/hosts"]), "mine");
         }),
         check("without_nft_it_says_whom_it_does_not_reach", [bridged()], || {
-            let home = Home::new();
+            let (home, outside) = (Home::new(), Outside::new());
             let nowhere = tempfile::tempdir().expect("tempdir");
             let run = |words: &[&str]| home.step(words).with(|command| _ = command.env("PATH", nowhere.path())).ran();
-            let ran = run(&["run", "--rm", "-p", "8080:80", "true"]);
+            let ran = run(&["run", "--rm", "true"]);
             assert!(ran.code == 0 && ran.err.contains("nobody else: nft is not installed"), "{}", ran.err);
-            assert_eq!(interfaces(), ["lo"]);
+            assert_eq!(interfaces(), ["cable", "lo", "uplink"]);
+            // A published port is the proxy's then, for all.
+            let ran = run(&["-q", "run", "-d", "-p", "8080:80", "sleep", "100"]);
+            let id = ran.out.trim_end().to_owned();
+            let _server = inside(home.init(&id), || place::serve("0.0.0.0:80", "web"));
+            assert_eq!(inside(outside.pid(), || says([192, 0, 2, 1], 8080)), "web 10.6.0.1");
+            // No rule keeps a container from saying that it is a router: so the host does not listen.
+            let setting = read_to_string("/proc/sys/net/ipv6/conf/step06/accept_ra");
+            assert!(setting.as_ref().is_ok_and(|it| it == "0\n") || place::ipv6().is_some(), "{setting:?}");
+            home.ok(&["rm", "-f", &id]);
         }),
         check("of_a_hundred_containers_none_shares_an_address_and_none_is_left", [bridged()], a_hundred).alone(),
         check("without_root_it_says_why_it_reaches_nobody", [needs::ordinary_user(), needs::user_namespaces()], || {
@@ -451,7 +614,7 @@ fn published() {
     });
     let _server = inside(web, || place::serve("0.0.0.0:80", "web"));
     let from = |place, address| inside(place, move || says(address, 8080));
-    let host = nix::unistd::Pid::this();
+    let host = Pid::this();
     // By the rule: the container sees who it is.
     assert_eq!(from(outside.pid(), [192, 0, 2, 1]), "web 192.0.2.2");
     // By the proxy: it sees the host.
@@ -479,6 +642,8 @@ fn ordinary() {
     let _datagrams = inside(web, || place::serve_datagrams("0.0.0.0:80"));
     assert_eq!(inside(user.outside(), || place::says_to_a_datagram([192, 0, 2, 1], 8080)), "datagram 192.0.2.2");
     assert_eq!(user.ok(&["port", id]), "80/tcp -> 0.0.0.0:8080\n80/udp -> 0.0.0.0:8080");
+    let joins = user.make("run", &["--rm", "--network", &format!("container:{id}"), "true"]).ran();
+    assert!(joins.code == 125 && joins.err.contains("another container takes root"), "{joins:?}");
     // Others see the host.
     let _far = inside(user.outside(), || place::serve("0.0.0.0:81", "far"));
     assert_eq!(inside(web, || says([192, 0, 2, 2], 81)), "far 192.0.2.1");

@@ -2,7 +2,7 @@
 
 use std::fs::{File, read_to_string};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use network::netlink::{self, Peer};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::Pid;
 use testing::needs;
@@ -35,6 +36,12 @@ pub fn bridged() -> Option<String> {
         TRIED.get_or_init(|| tried().err().map(|error| format!("needs bridges: {error}")))
     };
     needs::root().or_else(needs::user_namespaces).or(nested).or(other).or_else(|| refused().clone())
+}
+
+/// And IPv6.
+pub fn ipv6() -> Option<String> {
+    let why = network::why_no_ipv6().expect("a setting");
+    bridged().or_else(|| why.map(|why| format!("needs IPv6: {why}")))
 }
 
 /// And rules of nft's, which User Mode Linux has not.
@@ -227,6 +234,29 @@ pub fn serve_datagrams(address: &str) -> Server {
     Server(end, Some(thread))
 }
 
+/// The address of IPv6 that goes with 10.6.0.`last`, and the one that every interface has by itself.
+pub fn ipv6_of(last: u16) -> [Ipv6Addr; 2] {
+    [Ipv6Addr::new(0xfd06, 0, 0, 0, 10, 6, 0, last), Ipv6Addr::new(0xfe80, 0, 0, 0, 6, 0x0aff, 0xfe06, last)]
+}
+
+/// Sends a message of ICMPv6, as one to a neighbour, which only believes what no router has passed on. See RFC 4861.
+pub fn send_to_neighbour(to: Ipv6Addr, message: &[u8]) {
+    let kind = (AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6);
+    let socket = socket(kind.0, kind.1, kind.2, kind.3).expect("socket");
+    setsockopt(&socket, sockopt::Ipv6Ttl, &255).expect("IPV6_UNICAST_HOPS");
+    let eth0 = netlink::link("eth0").expect("netlink").expect("eth0").index;
+    UdpSocket::from(socket).send_to(message, SocketAddrV6::new(to, 0, 0, eth0)).expect("send");
+}
+
+/// That an address is at eth0 of a container, whose other addresses say who it is: a neighbour advertisement.
+pub fn advertisement(of: Ipv6Addr, ethernet: [u8; 6]) -> Vec<u8> {
+    // Kind, code, checksum; flags: in place of what was known before; the address; an option: the Ethernet's.
+    [&[136, 0, 0, 0, 0x20, 0, 0, 0], &of.octets()[..], &[2, 1], &ethernet].concat()
+}
+
+/// That its sender is the way to everybody else, for half an hour.
+pub const ROUTER_ADVERTISEMENT: [u8; 16] = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// The answer to a datagram; asked again, as one may be lost.
 pub fn says_to_a_datagram(address: [u8; 4], port: u16) -> String {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
@@ -246,13 +276,13 @@ impl Drop for Server {
 }
 
 /// What is said at an address; nothing where nobody answers.
-pub fn says(address: [u8; 4], port: u16) -> String {
+pub fn says(address: impl Into<IpAddr>, port: u16) -> String {
     says_within(PATIENCE, address, port)
 }
 
-pub fn says_within(patience: Duration, address: [u8; 4], port: u16) -> String {
+pub fn says_within(patience: Duration, address: impl Into<IpAddr>, port: u16) -> String {
     let mut word = String::new();
-    if let Ok(mut stream) = TcpStream::connect_timeout(&(Ipv4Addr::from(address), port).into(), patience) {
+    if let Ok(mut stream) = TcpStream::connect_timeout(&(address.into(), port).into(), patience) {
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
         let _ = stream.write_all(b"?").and_then(|()| stream.read_to_string(&mut word));
     }
