@@ -59,6 +59,7 @@ pub use remedies::known;
 /// work           for the kernel, in which it prepares what then appears in `upper` at once
 /// root           where the overlay is mounted
 /// 0, 1, …        where the lower layers are mounted, the lowest first
+/// commit         a link to where a layer is being made of it, as long as that takes
 /// ```
 ///
 /// One that is started again finds them there. `owner` is root inside, where that is not the caller.
@@ -81,11 +82,11 @@ pub fn make_upper(data: &Path, lowers: usize, owner: Option<(u32, u32)>, mode: u
         explain::host(call!("chown({dir:?}, {uid}, {gid})"))
             .run(|| chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
     }
-    // It is the top of the root that the child sees.
     let upper = data.join("upper");
+    why::without_attributes(&upper)?; // before it may be closed to its owner, too
+    // It is the top of the root that the child sees.
     explain::host(call!("chmod({upper:?}, {mode:#o})"))
-        .run(|| std::fs::set_permissions(&upper, Permissions::from_mode(mode)))?;
-    why::without_attributes(&upper)
+        .run(|| std::fs::set_permissions(&upper, Permissions::from_mode(mode)))
 }
 
 /// Nobody may enter the one above but this user: what root inside makes setuid would be so outside, too.
@@ -172,6 +173,9 @@ pub fn mount_overlay(data: &Path, lowers: usize) -> Result<OwnedFd> {
 /// Where the kernel refuses.
 pub fn remove_upper(data: &Path, with_all_rights: impl Fn(&dyn Fn() -> Result<()>) -> Result<()>) -> Result<()> {
     if data.exists() {
+        if let Err(error) = commit::discard(data, &with_all_rights) {
+            explain::notice(format_args!("{error:#}: what a killed commit has left is yours to remove"));
+        }
         explain::host(call!("rm -r {}", data.display())).cleanup().announce()?;
         let remove = || layer::remove(data).during(format_args!("rm -r {}", data.display()));
         if !explain::dry_run() {

@@ -5,7 +5,7 @@ use shared::remedy::{Known, PausedCall, Remedy};
 
 /// Of layers.
 pub const KNOWN: Known = Known {
-    calls: &["mkdir", "chown", "chmod", "mount", "open_tree", "umount2", "linkat", "renameat2"],
+    calls: &["mkdir", "chown", "chmod", "mount", "open_tree", "umount2", "symlink", "cp", "linkat", "renameat2"],
     remedies: REMEDIES,
     hint,
 };
@@ -47,12 +47,6 @@ const REMEDIES: &[Remedy] = &[
         errno: &[EACCES, EROFS],
         applies: |call| call.contains("step04-data"),
         say: "what the container writes is kept there: name another directory in XDG_DATA_HOME, or use --no-overlay",
-    },
-    Remedy {
-        call: "renameat2(",
-        errno: &[EXDEV],
-        applies: |_| true,
-        say: "a layer is made beside what the container has written: name a directory on that file system, or a FILE.tar",
     },
     Remedy {
         call: "open(",

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use shared::explain;
-use shared::failure::{Failure, STEP_FAILED, is};
+use shared::failure::{self, Failure, STEP_FAILED, is};
 
 use crate::sys;
 
@@ -51,6 +51,14 @@ pub fn read_only(overlay: &OwnedFd, data: &Path) -> Result<()> {
         return Err(elsewhere(data, Path::new("."), "lacks what an upper layer needs (`dmesg | tail` says what)"));
     }
     Ok(())
+}
+
+/// Host, and a layer half copied: why one of its attributes cannot be kept at this path.
+pub fn no_attribute(errno: Errno, path: &Path, name: &str) -> Error {
+    let sentence = format!("setxattr({path:?}, {name:?}): {}", failure::errno(errno));
+    let is_kept_nowhere = [Errno::ENOTSUP, Errno::EPERM].contains(&errno);
+    let remedy = "this file system does not keep what a layer needs: name a directory on another one, or a FILE.tar";
+    Failure { code: STEP_FAILED, sentence, remedy: is_kept_nowhere.then(|| remedy.to_owned()) }.into()
 }
 
 /// `data` is its path on the host, `here` the same as this process reaches it.

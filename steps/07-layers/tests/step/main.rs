@@ -302,7 +302,7 @@ fn checks() -> Vec<Check> {
             home.refuses(&["commit", "other", &archive], "ENOSPC");
             home.refuses(&["commit", "other", &half.path().join("layer").display().to_string()], "ENOSPC");
             assert!(std::fs::read_dir(half.path()).expect("half").next().is_none());
-            assert!(!home.data().join("step04-data").join(home.id("other")).join("commit").exists());
+            assert!(!home.data().join("step04-data").join(home.id("other")).join("commit").is_symlink());
             home.clear();
             nix::mount::umount(&home.data()).expect("umount");
             nix::mount::umount(half.path()).expect("umount");
@@ -375,7 +375,7 @@ fn ordinary_user(lines: &str, of_root: &str, of_five: &str) {
     let owns = if lines.is_empty() { "" } else { "chown 5:6 /f &&" };
     // What fails without `userxattr`, and what its own user may not look into or remove.
     let script = format!(
-        "mkdir q && mv q r && rmdir r && rm -r /d && mkdir /d && touch /d/new && mkdir c && touch c/d /f && {owns} chmod 0 c"
+        "mkdir q && mv q r && rmdir r && rm -r /d && mkdir /d && touch /d/new && mkdir c && touch c/d /f && {owns} chmod 0 c && chmod 555 /"
     );
     user.ok(&["run", "--name", "it", "--network", "none", "sh", "-c", &script]);
     assert_eq!(before, checksum(&user.root()));
