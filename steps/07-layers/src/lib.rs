@@ -7,7 +7,7 @@
 //! The upper layer outlives the run, and goes with the container ([`remove_upper`]).
 //!
 //! Beside it: a layer as it lies on the disk (`layer`), read with the container's ids (`ids`); what has changed (`diff`),
-//! and that as a layer of its own (`commit`), a directory or an archive (`archive`); where an upper layer cannot be (`why`);
+//! and that as a layer of its own (`commit`), a directory or an archive (`archive`); where a layer cannot be (`why`);
 //! what the kernel confirms (`readback`), and all that as a part of a container (`parts`).
 //!
 //! Left open:
@@ -153,12 +153,12 @@ pub fn stand_beside(data: &Tree, lowers: &[Tree], is_opened_by_host: bool) -> Re
 /// Always, so that a layer is read as it was written, by root and by an ordinary user. Linux 5.11.
 ///
 /// # Errors
-/// EINVAL where the upper layer is on a file system that cannot have one.
-pub fn mount_overlay(data: &Path, lowers: usize) -> Result<OwnedFd> {
-    let names: Vec<_> = (0..lowers).rev().map(|number| number.to_string()).collect();
+/// EINVAL where one of them is on a file system that cannot have it.
+pub fn mount_overlay(data: &Path, lowers: &[Tree]) -> Result<OwnedFd> {
+    let names: Vec<_> = (0..lowers.len()).rev().map(|number| number.to_string()).collect();
     let options = format!("userxattr,lowerdir={},upperdir=upper,workdir=work", names.join(":"));
     mount("overlay", "root", Some("overlay"), MsFlags::empty(), Some(&options))
-        .map_err(|error| why::no_upper(error, data))?;
+        .map_err(|error| why::no_overlay(error, data, lowers))?;
     let overlay = explain::child(call!("open_tree(AT_FDCWD, \"root\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"))
         .run(|| rootfs::sys::copy_mount(c"root", false))?;
     why::read_only(&overlay, data)?;

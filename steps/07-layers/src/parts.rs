@@ -131,7 +131,7 @@ impl Part for LayeredRoot {
     fn enter(&self, letter: &mut Letter) -> Result<()> {
         let Some(layers) = &self.layers else { return self.root.enter(letter) };
         crate::stand_beside(&layers.data, &layers.lowers, layers.opened_by_host().next().is_some())?;
-        let overlay = crate::mount_overlay(layers.data.source(), layers.lowers.len())?;
+        let overlay = crate::mount_overlay(layers.data.source(), &layers.lowers)?;
         users::stand_on(overlay.as_fd())?;
         self.root.fill_and_pivot()
     }

@@ -39,8 +39,7 @@ const REMEDIES: &[Remedy] = &[
         call: "mount(\"overlay\"",
         errno: &[EINVAL],
         applies: |_| true,
-        say: "`sudo dmesg | tail` says which layer the kernel does not take: an overlay on two others is one too many; \
-              copy it, or use --no-overlay",
+        say: "`sudo dmesg | tail` says what the kernel does not take; --no-overlay does without it",
     },
     Remedy {
         call: "mkdir",
