@@ -324,13 +324,13 @@ pub fn checks() -> Vec<Check> {
 }
 
 /// A command that waits for Enter before a call.
-struct Held {
+pub struct Held {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Held {
-    fn before(call: &str, home: &Home, words: &[&str]) -> Self {
+    pub fn before(call: &str, home: &Home, words: &[&str]) -> Self {
         let pause = format!("--pause={call}");
         let step = home.narrated(&[&[pause.as_str()], words].concat());
         let mut child = step.with(|command| _ = command.stdin(Stdio::piped())).spawn();
@@ -340,7 +340,7 @@ impl Held {
     }
 
     /// Lets it go on: its exit code, and its error.
-    fn end(mut self) -> (i32, String) {
+    pub fn end(mut self) -> (i32, String) {
         self.child.stdin.take();
         let code = testing::end_of(&mut self.child, testing::PATIENCE);
         (code, self.lines.iter().filter(|line| line.contains("error:")).collect())

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
+use committed::Held;
 use home::{Home, rootfs};
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, setrlimit};
@@ -169,6 +170,27 @@ fn checks() -> Vec<Check> {
             assert!(!home.step(&["ps", "-a"]).ran().out.contains("SIZE"));
             home.ok(&["rm", "it"]);
             assert!(!top.exists() && !top.parent().expect("top").exists());
+        }),
+        check("one_upper_layer_is_never_mounted_twice", [overlay()], || {
+            let home = Home::new();
+            let word = testing::random_word();
+            let script = format!("echo {word} >>/count; [ $(wc -l </count) = 1 ] || sleep 1000");
+            home.ok(&[RUN, &["--name", "it", "sh", "-c", &script]].concat());
+            // While one is about to mount it.
+            let held = Held::before("mount(\"overlay\"", &home, &["start", "it"]);
+            home.refuses(&["start", "it"], "is still being created");
+            assert_eq!(held.end(), (0, String::new()));
+            assert_eq!(home.ok(&["start", "it"]), "it");
+            // Of each overlay that any process stands on, the kernel has a device of its own.
+            let shown = home.data().join("step04-data").join(home.id("it")).join("upper/count");
+            let its = |root: &Path| read_to_string(root.join("count")).is_ok_and(|it| it.starts_with(&word));
+            let roots = std::fs::read_dir("/proc").expect("proc").flatten().map(|entry| entry.path().join("root"));
+            let mut devices: Vec<_> =
+                roots.filter(|root| its(root)).filter_map(|root| Some(root.metadata().ok()?.dev())).collect();
+            devices.sort_unstable();
+            devices.dedup();
+            assert_eq!(devices.len(), 1, "{devices:?}");
+            assert_eq!(read_to_string(shown).expect("count"), format!("{word}\n{word}\n"));
         }),
         check("a_default_run_fits_on_a_screen", [overlay()], || {
             let home = Home::new();
