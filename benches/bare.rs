@@ -169,8 +169,8 @@ unsafe fn host(job: &mut Job) -> c_int {
             call("nft, removal", || nft(&rules::text(&[])));
         }
         if let Some((data, _)) = &job.data {
-            let removed = std::fs::remove_dir_all(std::path::Path::new(&*data.to_string_lossy()));
-            call("rm -r", || if removed.is_ok() { 0 } else { -1 });
+            let dir = data.to_string_lossy();
+            call("rm -r", || if std::fs::remove_dir_all(&*dir).is_ok() { 0 } else { -1 });
         }
         if WIFEXITED(status) { WEXITSTATUS(status) } else { 125 }
     }
