@@ -5,6 +5,7 @@
 //! remove (`rmdir:DIR`), a file to write (`write:FILE:VALUE`), or one that takes the child's pid (`admit:FILE`).
 //! `bare range ROOT …` is that of `step05 run`: with a range of ids, and an idmapped root.
 //! `bare network ROOT …` is that of `step06 run`, the first container on its bridge: with the range, a cable and rules.
+//! `bare layers DATA ROOT …` is that of `step07 run --network none`: with the range, and an upper layer in DATA, made and removed.
 //! With `BARE_TIMES=1` it prints on standard error how long each call took, in nanoseconds.
 //!
 //! `bare clone FLAGS` does nothing but `clone` and `waitpid`, 200 times, and prints the median in nanoseconds.
@@ -43,6 +44,8 @@ struct Job {
     lease: Option<Lease>,
     /// The root, attached nowhere yet; -1 without a range.
     tree: c_int,
+    /// Where the upper layer is, if there is one; and the same, attached nowhere yet.
+    data: Option<(CString, c_int)>,
 }
 
 enum Word {
@@ -68,13 +71,14 @@ fn main() {
         hostname: String::new(),
         added: Vec::new(),
     });
-    let has_range = root == "range" || lease.is_some();
+    let data = (root == "layers").then(|| (c(&words.next().expect("a directory")), -1));
+    let has_range = root == "range" || lease.is_some() || data.is_some();
     if has_range {
         root = words.next().expect("a root");
     }
     let plan = words.by_ref().take_while(|word| word != "--").map(|word| parse(&word).expect("a plan")).collect();
     let program = words.map(|word| c(&word)).collect();
-    let mut job = Job { root: c(&root), plan, program, gate: [0; 2], has_range, lease, tree: -1 };
+    let mut job = Job { root: c(&root), plan, program, gate: [0; 2], has_range, lease, tree: -1, data };
     if std::env::var_os("BARE_TIMES").is_some() {
         Times::begin();
     }
@@ -115,9 +119,12 @@ unsafe fn host(job: &mut Job) -> c_int {
             call("nft", || nft(&rules::text(std::slice::from_ref(lease))));
         }
 
+        if let Some((data, tree)) = &mut job.data {
+            make_upper(data);
+            *tree = call("open_tree", || open_tree(data, AT_RECURSIVE as c_uint));
+        }
         if job.has_range {
-            let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE as c_uint;
-            job.tree = call("open_tree", || syscall(SYS_open_tree, AT_FDCWD, job.root.as_ptr(), flags) as c_int);
+            job.tree = call("open_tree", || open_tree(&job.root, AT_RECURSIVE as c_uint));
         }
         call("gate", || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, job.gate.as_mut_ptr()));
         let mut stack = vec![0_u8; 1 << 20];
@@ -163,6 +170,10 @@ unsafe fn host(job: &mut Job) -> c_int {
             call("cable, removed", || code(remove()));
             call("bridge, removed", || code(netlink::delete_link(BRIDGE)));
             call("nft, removal", || nft(&rules::text(&[])));
+        }
+        if let Some((data, _)) = &job.data {
+            let dir = data.to_string_lossy();
+            call("rm -r", || if std::fs::remove_dir_all(&*dir).is_ok() { 0 } else { -1 });
         }
         if WIFEXITED(status) { WEXITSTATUS(status) } else { 125 }
     }
@@ -220,10 +231,8 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         }
         call("unshare: cgroup", || unshare(CLONE_NEWCGROUP));
         let root = if job.has_range {
-            let (tree, flags) = (job.tree, MOVE_MOUNT_F_EMPTY_PATH);
-            let none = c"".as_ptr();
-            call("move_mount", || syscall(SYS_move_mount, tree, none, AT_FDCWD, c"/".as_ptr(), flags) as c_int);
-            call("chdir", || fchdir(tree));
+            let tree = if let Some((_, data)) = job.data { lay(data, job.tree) } else { job.tree };
+            stand_on(tree);
             tree
         } else {
             call("mount: bind the root", || plain(&job.root, &job.root, MS_BIND | MS_REC));
@@ -281,6 +290,57 @@ extern "C" fn child(job: *mut c_void) -> c_int {
         let mut arguments: Vec<_> = job.program.iter().map(|word| word.as_ptr()).collect();
         arguments.push(null());
         call("execve", || execve(arguments[0], arguments.as_ptr(), [null()].as_ptr()))
+    }
+}
+
+unsafe fn open_tree(path: &CStr, flags: c_uint) -> c_int {
+    // SAFETY: the path outlives the call.
+    unsafe { syscall(SYS_open_tree, AT_FDCWD, path.as_ptr(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | flags) as c_int }
+}
+
+unsafe fn move_mount(tree: c_int, to: &CStr) -> c_int {
+    // SAFETY: both paths outlive the call.
+    unsafe { syscall(SYS_move_mount, tree, c"".as_ptr(), AT_FDCWD, to.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH) as c_int }
+}
+
+unsafe fn stand_on(tree: c_int) {
+    // SAFETY: no pointers but to a literal.
+    unsafe {
+        call("move_mount", || move_mount(tree, c"/"));
+        call("chdir", || fchdir(tree));
+    }
+}
+
+/// Host: the directories of one container, which belong to root inside, and whether attributes are kept there.
+unsafe fn make_upper(data: &CStr) {
+    let at = |name: &str| c(&format!("{}/{name}", data.to_string_lossy()));
+    let (upper, work) = (at("upper"), at("work"));
+    // SAFETY: the strings outlive the calls.
+    unsafe {
+        for dir in [data, &upper, &work, &at("root"), &at("0")] {
+            call("upper layer: mkdir", || mkdir(dir.as_ptr(), 0o700));
+        }
+        for dir in [data, &upper, &work] {
+            call("upper layer: chown", || chown(dir.as_ptr(), 100_000, 100_000));
+        }
+        let name = c"user.bare".as_ptr();
+        call("upper layer: setxattr", || lsetxattr(upper.as_ptr(), name, c"y".as_ptr().cast(), 1, 0));
+        call("upper layer: setxattr", || lremovexattr(upper.as_ptr(), name));
+        call("upper layer: chmod", || chmod(upper.as_ptr(), 0o755));
+    }
+}
+
+/// Child: the root below, the upper layer on it.
+unsafe fn lay(data: c_int, root: c_int) -> c_int {
+    // SAFETY: no pointers but to literals.
+    unsafe {
+        stand_on(data);
+        call("move_mount", || move_mount(root, c"0"));
+        let (kind, options) = (c"overlay".as_ptr(), c"userxattr,lowerdir=0,upperdir=upper,workdir=work".as_ptr());
+        call("mount: overlay", || mount(kind, c"root".as_ptr(), kind, 0, options.cast()));
+        let overlay = call("open_tree", || open_tree(c"root", 0));
+        call("umount2", || umount2(c".".as_ptr(), MNT_DETACH));
+        overlay
     }
 }
 

@@ -22,6 +22,7 @@ fn the_figures_are_those_that_were_measured() {
         ("phases.svg", plot::phases(&figures.phases)),
         ("calls.svg", plot::calls(&figures.calls)),
         ("growth.svg", plot::growth(&figures.growth)),
+        ("roots.svg", plot::roots(&figures.roots)),
     ];
     for (name, plot) in plots {
         let kept = read_to_string(benches.join(name)).expect(name);

@@ -2,7 +2,7 @@
 //!
 //! Whole processes are measured, by hyperfine, in rounds: each round runs every program a few times, so that whatever
 //! else the machine does meets all of them. What is not installed is left out, and said so. The figures go to
-//! `figures.json`, three plots, and the marked places of TUTORIAL.md and README.md. With `-- --quick` everything runs
+//! `figures.json`, four plots, and the marked places of TUTORIAL.md and README.md. With `-- --quick` everything runs
 //! once or twice, as it is built without `--release`, and nothing is written: that shows only that the bench works.
 
 mod build;
@@ -13,6 +13,7 @@ mod place;
 mod plot;
 mod programs;
 mod report;
+mod roots;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,10 +28,12 @@ pub struct Effort {
     rounds: usize,
     runs: usize,
     containers: usize,
+    /// MiB.
+    largest_root: u64,
 }
 
-const FULL: Effort = Effort { rounds: 20, runs: 10, containers: 500 };
-const QUICK: Effort = Effort { rounds: 1, runs: 2, containers: 4 };
+const FULL: Effort = Effort { rounds: 20, runs: 10, containers: 500, largest_root: 128 };
+const QUICK: Effort = Effort { rounds: 1, runs: 2, containers: 4, largest_root: 2 };
 
 fn main() -> ExitCode {
     match figures() {
@@ -63,6 +66,7 @@ fn figures() -> Result<()> {
         phases: phases::phases(&place, effort, &calls)?,
         calls,
         namespaces: measure::namespaces(&place)?,
+        roots: roots::measure(&place, effort)?,
         growth: growth::measure(&place, effort)?,
         build,
         // Last: from here on this process sees other cgroups.
@@ -71,7 +75,7 @@ fn figures() -> Result<()> {
             None => None,
         },
     };
-    for name in ["machine", "runs", "one tree", "lives", "phases", "calls", "namespaces", "growth", "build"] {
+    for name in ["machine", "runs", "one tree", "lives", "phases", "calls", "namespaces", "roots", "growth", "build"] {
         println!("{}", figures.text(name));
     }
     if !is_quick() {
@@ -87,6 +91,7 @@ fn keep(figures: &Figures) -> Result<()> {
     write(&here.join("phases.svg"), &plot::phases(&figures.phases)?)?;
     write(&here.join("calls.svg"), &plot::calls(&figures.calls)?)?;
     write(&here.join("growth.svg"), &plot::growth(&figures.growth)?)?;
+    write(&here.join("roots.svg"), &plot::roots(&figures.roots)?)?;
     for text in ["TUTORIAL.md", "README.md"] {
         let path = project().join(text);
         write(&path, &figures.filled(&std::fs::read_to_string(&path)?))?;

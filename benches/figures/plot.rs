@@ -1,10 +1,10 @@
-//! The plots: what a run is made of, and what one more container costs. On white, for dark pages too.
+//! The plots: what a run is made of, what one more container costs, and what a root of its own does. On white, for dark pages too.
 
 use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::report::{Beside, CallFigures, Growth, Phase};
+use super::report::{Beside, CallFigures, Growth, OwnRoot, Phase};
 
 const SERIF: &str = "sans-serif";
 
@@ -47,8 +47,52 @@ fn bars(bars: Vec<(String, f64, f64)>) -> Result<String> {
 
 /// Milliseconds of one start, over the number of containers that run already.
 pub fn growth(growth: &Growth) -> Result<String> {
-    let last = growth.beside.last().map_or(1, |it| it.running) as f64;
-    let highest = growth.beside.iter().flat_map(|it| [it.run, it.bare, it.ps]).fold(1.0, f64::max) * 1.15;
+    let line = |name: &str, color, of: fn(&Beside) -> f64| Line {
+        name: name.to_owned(),
+        color,
+        points: growth.beside.iter().map(|it| (it.running as f64, of(it))).collect(),
+    };
+    lines(
+        "containers that run already",
+        &[
+            line("step04 run --rm true", BLUE, |it| it.run),
+            line("bare", GREEN, |it| it.bare),
+            line("step04 ps", RED, |it| it.ps),
+        ],
+    )
+}
+
+/// Milliseconds of one life on a root of its own, over the size of that root.
+pub fn roots(roots: &[OwnRoot]) -> Result<String> {
+    let mut sizes: Vec<_> = roots.iter().map(|it| it.file_kib).collect();
+    sizes.dedup();
+    let mut all = Vec::new();
+    for (size, colors) in sizes.into_iter().zip([(RED, BLUE), (ORANGE, GREEN)]) {
+        let line = |name: &str, color, of: fn(&OwnRoot) -> f64| Line {
+            name: format!("{name}, files of {size} KiB"),
+            color,
+            points: roots.iter().filter(|it| it.file_kib == size).map(|it| (it.mib as f64, of(it))).collect(),
+        };
+        all.extend([line("a copy", colors.0, |it| it.copy), line("an upper layer", colors.1, |it| it.overlay)]);
+    }
+    lines("MiB of files in the root, beside busybox", &all)
+}
+
+const GREEN: RGBColor = RGBColor(0, 120, 0);
+const ORANGE: RGBColor = RGBColor(200, 120, 0);
+
+struct Line {
+    name: String,
+    color: RGBColor,
+    /// What it is over, and milliseconds.
+    points: Vec<(f64, f64)>,
+}
+
+/// Milliseconds, over something else.
+fn lines(over: &str, lines: &[Line]) -> Result<String> {
+    let points = || lines.iter().flat_map(|it| &it.points);
+    let last = points().map(|point| point.0).fold(1.0, f64::max);
+    let highest = points().map(|point| point.1).fold(1.0, f64::max) * 1.15;
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (900, 400)).into_drawing_area();
@@ -61,7 +105,7 @@ pub fn growth(growth: &Growth) -> Result<String> {
         let text = (SERIF, 15).into_font();
         chart
             .configure_mesh()
-            .x_desc("containers that run already")
+            .x_desc(over)
             .y_desc("milliseconds")
             .x_label_formatter(&|count| format!("{count:.0}"))
             .y_label_formatter(&|milliseconds| format!("{milliseconds:.0}"))
@@ -69,15 +113,11 @@ pub fn growth(growth: &Growth) -> Result<String> {
             .axis_desc_style(text.clone())
             .light_line_style(WHITE)
             .draw()?;
-        for (name, color, of) in [
-            ("step04 run --rm true", BLUE, (|it| it.run) as fn(&Beside) -> f64),
-            ("bare", RGBColor(0, 120, 0), |it| it.bare),
-            ("step04 ps", RED, |it| it.ps),
-        ] {
-            let points: Vec<_> = growth.beside.iter().map(|it| (it.running as f64, of(it))).collect();
+        for Line { name, color, points } in lines {
+            let color = *color;
             chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
             chart
-                .draw_series(LineSeries::new(points, color.stroke_width(2)))?
+                .draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
         }

@@ -64,8 +64,18 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
             format!("{} -q run --rm {limits} --rootfs {root} /bin/true", built("step06")),
         ),
         program(
+            "bare, with layers",
+            "and the calls of step 07: an upper layer on disk, made and removed, an overlay",
+            format!(
+                "{} layers '{}' {root} {} -- /bin/true",
+                built("bare"),
+                place.data().join("bare").display(),
+                plan.join(" ")
+            ),
+        ),
+        program(
             "step07 -q run --rm, no network",
-            "and an upper layer on disk, for `bare, with a range`",
+            "and an upper layer on disk, for `bare, with layers`",
             format!("{} -q run --rm --network none {limits} --rootfs {root} /bin/true", built("step07")),
         ),
         program(

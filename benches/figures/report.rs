@@ -20,6 +20,8 @@ pub struct Figures {
     pub calls: Vec<CallFigures>,
     /// `clone` and `waitpid` alone, in microseconds, by the namespaces that are made.
     pub namespaces: Vec<CallFigures>,
+    /// By the size of a root: what it costs a container to have one of its own.
+    pub roots: Vec<OwnRoot>,
     pub growth: Growth,
     pub build: Build,
 }
@@ -74,6 +76,19 @@ pub struct Phase {
     pub bare: Option<f64>,
 }
 
+/// Milliseconds of a whole life on a root of its own.
+#[derive(Serialize, Deserialize)]
+pub struct OwnRoot {
+    pub mib: u64,
+    /// The size of each of its files.
+    pub file_kib: u64,
+    pub files: u64,
+    /// Of step 06 on a copy, with `cp -a` before and `rm -r` after.
+    pub copy: f64,
+    /// Of step 07.
+    pub overlay: f64,
+}
+
 #[derive(Serialize, Deserialize)]
 pub struct Growth {
     /// Beside how many running containers; milliseconds of `run --rm`, of `bare`, and of `ps`.
@@ -124,6 +139,7 @@ impl Figures {
             "phases" => self.phases_table(),
             "calls" => self.calls_table(),
             "namespaces" => self.namespaces_table(),
+            "roots" => self.roots_table(),
             "growth" => self.growth_table(),
             "build" => self.build_table(),
             _ => format!("no figures are called {name:?}\n"),
@@ -187,6 +203,15 @@ impl Figures {
         let mut table = "| `clone` with | µs |\n| --- | ---: |\n".to_owned();
         for CallFigures { name, microseconds, .. } in &self.namespaces {
             table += &format!("| {name} | {microseconds:.0} |\n");
+        }
+        table
+    }
+
+    fn roots_table(&self) -> String {
+        let mut table = "| MiB beside busybox | files | on a copy, ms | on an upper layer, ms |\n".to_owned();
+        table += "| ---: | ---: | ---: | ---: |\n";
+        for OwnRoot { mib, file_kib, files, copy, overlay } in &self.roots {
+            table += &format!("| {mib} | {files} of {file_kib} KiB | {copy:.1} | {overlay:.1} |\n");
         }
         table
     }

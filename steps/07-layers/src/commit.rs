@@ -1,16 +1,16 @@
 //! What a container has written, as a layer of its own: a directory as the kernel has them, or an archive as images have.
 //!
-//! It appears whole or not at all, also after SIGKILL or on a full disk. A directory is made in the container's own one, and
-//! renamed; what is left of one that was killed goes with the next, or with the container. An archive is a file without a
-//! name until it is whole.
+//! It appears whole or not at all, also after SIGKILL or on a full disk. A directory is made beside its name, in one that
+//! nobody else may enter, and renamed; what is left of one that was killed goes with the next, or with the container. An
+//! archive is a file without a name until it is whole.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -18,39 +18,103 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, Whence, fchownat, linkat, lseek, syncfs};
+use nix::unistd::{Gid, Uid, Whence, fchownat, geteuid, linkat, lseek, syncfs};
 use shared::failure::During;
 use shared::{call, explain};
 
 use crate::ids::{Ids, Inside};
 use crate::layer::{self, Entry, Layer};
-use crate::{archive, sys};
+use crate::{archive, sys, why};
 
-/// Host: the layer `upper` as a directory, made at `place` and then renamed. Its files belong to the ids inside: on the host
-/// those of a root filesystem, from 0 on; for an ordinary user, to that user and the range.
+/// A link in a container's own directory, to where a layer of it is being made.
+const RECORD: &str = "commit";
+
+/// What a container has written, where it lies.
+pub struct Source<'a> {
+    /// The container's own directory on disk.
+    pub data: &'a Path,
+    /// Whose its files are.
+    pub inside: &'a Inside,
+    /// Fails where that has changed while it was read.
+    pub is_as_it_was: &'a dyn Fn() -> Result<()>,
+}
+
+impl Source<'_> {
+    fn upper(&self) -> PathBuf {
+        self.data.join("upper")
+    }
+
+    fn open(&self) -> Result<Layer> {
+        Layer::open(&self.upper(), self.inside.ids())
+    }
+}
+
+/// Host: the layer as a directory, on any file system. Its files belong to the ids inside: on the host those of a root
+/// filesystem, from 0 on; for an ordinary user, to that user and the range.
 ///
 /// # Errors
-/// EEXIST where something is at `to` already; EXDEV where that is on another file system; ENOSPC.
-pub fn directory(upper: &Path, place: &Path, to: &Path, inside: &Inside) -> Result<()> {
+/// EEXIST where something is at `to` already; ENOTSUP where attributes cannot be kept there; ENOSPC.
+pub fn directory(from: &Source, to: &Path) -> Result<()> {
     let to = new_place(to)?;
-    let discard = || inside.with_all_rights(|| layer::remove(place).during(format_args!("rm -r {}", place.display())));
-    explain::host(call!("cp -a {} {}", upper.display(), place.display())).announce()?;
+    let discard = || discard(from.data, |remove| from.inside.with_all_rights(remove));
+    discard()?; // one that was killed has left it
+    let layer = make_place(from.data, &to)?.join("layer");
+    explain::host(call!("cp -a {} {}", from.upper().display(), layer.display())).announce()?;
     let make = || {
-        let copy = || {
-            layer::remove(place).during(format_args!("rm -r {}", place.display()))?; // one that was killed has left it
-            copy(&Layer::open(upper, inside.ids())?, place)?;
-            File::open(place).and_then(|dir| Ok(syncfs(&dir)?)).during(format_args!("syncfs({})", place.display()))
-        };
-        if explain::dry_run() { Ok(()) } else { inside.with_all_rights(copy) }
+        copy(&from.open()?, &layer)?;
+        File::open(&layer).and_then(|dir| Ok(syncfs(&dir)?)).during(format_args!("syncfs({})", layer.display()))
     };
-    let named = make().and_then(|()| {
-        explain::host(call!("renameat2(AT_FDCWD, {place:?}, AT_FDCWD, {to:?}, RENAME_NOREPLACE)"))
-            .run(|| renameat2(AT_FDCWD, place, AT_FDCWD, &to, RenameFlags::RENAME_NOREPLACE))
-    });
-    if named.is_err() && !explain::dry_run() {
-        let _ = discard(); // the failure is the one to report
+    // Its top may be one that this user may not write to, and so may not rename either: root inside may.
+    let name = || {
+        explain::host(call!("renameat2(AT_FDCWD, {layer:?}, AT_FDCWD, {to:?}, RENAME_NOREPLACE)"))
+            .run(|| renameat2(AT_FDCWD, &layer, AT_FDCWD, &to, RenameFlags::RENAME_NOREPLACE))
+    };
+    let made = if explain::dry_run() {
+        name()
+    } else {
+        let make = from.inside.with_all_rights(make);
+        make.and_then(|()| (from.is_as_it_was)()).and_then(|()| from.inside.with_all_rights(name))
+    };
+    let made = made.and_then(|()| keep_name(&to));
+    // Where both fail, the first is the one to report.
+    let discarded = discard();
+    made.and(discarded)
+}
+
+/// Where a layer is made: on the file system where it will be. Nobody else may enter it, as the top of the layer may belong
+/// to an id inside, which is a user outside, too: that one could put a link in the way of what is still to be written.
+///
+/// Before it is made, a link to it says where it is, for those who remove it.
+fn make_place(data: &Path, to: &Path) -> Result<PathBuf> {
+    let id = data.file_name().context("a container has an id")?;
+    let mut name = OsString::from(".commit-");
+    name.push(id);
+    let place = to.with_file_name(name);
+    let record = data.join(RECORD);
+    explain::host(call!("symlink({place:?}, {record:?})")).run(|| symlink(&place, &record))?;
+    let made = explain::host(call!("mkdir({place:?}, 0700)")).run(|| engine::directory::make(&place));
+    if made.is_err() {
+        let _ = std::fs::remove_file(&record); // another's is not to be removed
     }
-    named.and_then(|()| keep_name(&to))
+    made.map(|()| place)
+}
+
+/// Host: removes what is left beside the name of a layer, whole or not: `data` says where that is.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn discard(data: &Path, with_all_rights: impl Fn(&dyn Fn() -> Result<()>) -> Result<()>) -> Result<()> {
+    let record = data.join(RECORD);
+    let Ok(place) = std::fs::read_link(&record) else { return Ok(()) };
+    let is_ours = place.symlink_metadata().is_ok_and(|it| it.is_dir() && it.uid() == geteuid().as_raw());
+    if is_ours {
+        explain::host(call!("rm -r {}", place.display())).cleanup().announce()?;
+        let layer = place.join("layer");
+        let remove = || layer::remove(&layer).during(format_args!("rm -r {}", layer.display()));
+        remove().or_else(|_| with_all_rights(&remove))?;
+        std::fs::remove_dir(&place).during(format_args!("rmdir({place:?})"))?;
+    }
+    std::fs::remove_file(&record).during(format_args!("unlink({record:?})"))
 }
 
 /// Host: the same as an archive.
@@ -58,7 +122,7 @@ pub fn directory(upper: &Path, place: &Path, to: &Path, inside: &Inside) -> Resu
 /// # Errors
 /// EEXIST where something is at `to` already; EOPNOTSUPP where its file system has no O_TMPFILE; ENOSPC; a file whose name
 /// would say in an archive that another one is deleted.
-pub fn archive(upper: &Path, to: &Path, inside: &Inside) -> Result<()> {
+pub fn archive(from: &Source, to: &Path) -> Result<()> {
     let to = new_place(to)?;
     let dir = to.parent().context("an archive has a directory")?;
     let mut file = None;
@@ -68,7 +132,8 @@ pub fn archive(upper: &Path, to: &Path, inside: &Inside) -> Result<()> {
         Ok::<_, std::io::Error>(())
     })?;
     let Some(file) = file else { return Ok(()) }; // a dry run
-    inside.with_all_rights(|| archive::write(&Layer::open(upper, inside.ids())?, &file))?;
+    from.inside.with_all_rights(|| archive::write(&from.open()?, &file))?;
+    (from.is_as_it_was)()?;
     explain::host(call!("fsync({})", file.as_raw_fd())).run(|| file.sync_all())?;
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     explain::host(call!("linkat(AT_FDCWD, {unnamed:?}, AT_FDCWD, {to:?}, AT_SYMLINK_FOLLOW)"))
@@ -79,6 +144,8 @@ pub fn archive(upper: &Path, to: &Path, inside: &Inside) -> Result<()> {
 fn new_place(to: &Path) -> Result<PathBuf> {
     let to = std::path::absolute(to).during("cannot determine the current directory")?;
     ensure!(to.symlink_metadata().is_err(), "{} is there already: a layer never replaces anything", to.display());
+    let above = to.parent().unwrap_or(Path::new("/"));
+    ensure!(above.is_dir(), "{} is not a directory: a layer is made in one that is there", above.display());
     Ok(to)
 }
 
@@ -173,7 +240,7 @@ fn give(entry: &Entry, to: &Path, ids: &Ids) -> Result<()> {
     let path = CString::new(to.as_os_str().as_bytes()).context("a NUL byte in a path")?;
     for (name, value) in attributes(entry, ids)? {
         let attribute = CString::new(name.as_bytes()).context("a NUL byte in a name")?;
-        sys::set(&path, &attribute, &value).during(format_args!("setxattr({to:?}, {name:?})"))?;
+        sys::set(&path, &attribute, &value).map_err(|errno| why::no_attribute(errno, to, &name))?;
     }
     Ok(())
 }

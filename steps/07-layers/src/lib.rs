@@ -7,7 +7,7 @@
 //! The upper layer outlives the run, and goes with the container ([`remove_upper`]).
 //!
 //! Beside it: a layer as it lies on the disk (`layer`), read with the container's ids (`ids`); what has changed (`diff`),
-//! and that as a layer of its own (`commit`), a directory or an archive (`archive`); where an upper layer cannot be (`why`);
+//! and that as a layer of its own (`commit`), a directory or an archive (`archive`); where a layer cannot be (`why`);
 //! what the kernel confirms (`readback`), and all that as a part of a container (`parts`).
 //!
 //! Left open:
@@ -59,6 +59,7 @@ pub use remedies::known;
 /// work           for the kernel, in which it prepares what then appears in `upper` at once
 /// root           where the overlay is mounted
 /// 0, 1, …        where the lower layers are mounted, the lowest first
+/// commit         a link to where a layer is being made of it, as long as that takes
 /// ```
 ///
 /// One that is started again finds them there. `owner` is root inside, where that is not the caller.
@@ -81,11 +82,11 @@ pub fn make_upper(data: &Path, lowers: usize, owner: Option<(u32, u32)>, mode: u
         explain::host(call!("chown({dir:?}, {uid}, {gid})"))
             .run(|| chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
     }
-    // It is the top of the root that the child sees.
     let upper = data.join("upper");
+    why::without_attributes(&upper)?; // before it may be closed to its owner, too
+    // It is the top of the root that the child sees.
     explain::host(call!("chmod({upper:?}, {mode:#o})"))
-        .run(|| std::fs::set_permissions(&upper, Permissions::from_mode(mode)))?;
-    why::without_attributes(&upper)
+        .run(|| std::fs::set_permissions(&upper, Permissions::from_mode(mode)))
 }
 
 /// Nobody may enter the one above but this user: what root inside makes setuid would be so outside, too.
@@ -152,12 +153,12 @@ pub fn stand_beside(data: &Tree, lowers: &[Tree], is_opened_by_host: bool) -> Re
 /// Always, so that a layer is read as it was written, by root and by an ordinary user. Linux 5.11.
 ///
 /// # Errors
-/// EINVAL where the upper layer is on a file system that cannot have one.
-pub fn mount_overlay(data: &Path, lowers: usize) -> Result<OwnedFd> {
-    let names: Vec<_> = (0..lowers).rev().map(|number| number.to_string()).collect();
+/// EINVAL where one of them is on a file system that cannot have it.
+pub fn mount_overlay(data: &Path, lowers: &[Tree]) -> Result<OwnedFd> {
+    let names: Vec<_> = (0..lowers.len()).rev().map(|number| number.to_string()).collect();
     let options = format!("userxattr,lowerdir={},upperdir=upper,workdir=work", names.join(":"));
     mount("overlay", "root", Some("overlay"), MsFlags::empty(), Some(&options))
-        .map_err(|error| why::no_upper(error, data))?;
+        .map_err(|error| why::no_overlay(error, data, lowers))?;
     let overlay = explain::child(call!("open_tree(AT_FDCWD, \"root\", OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC)"))
         .run(|| rootfs::sys::copy_mount(c"root", false))?;
     why::read_only(&overlay, data)?;
@@ -172,6 +173,9 @@ pub fn mount_overlay(data: &Path, lowers: usize) -> Result<OwnedFd> {
 /// Where the kernel refuses.
 pub fn remove_upper(data: &Path, with_all_rights: impl Fn(&dyn Fn() -> Result<()>) -> Result<()>) -> Result<()> {
     if data.exists() {
+        if let Err(error) = commit::discard(data, &with_all_rights) {
+            explain::notice(format_args!("{error:#}: what a killed commit has left is yours to remove"));
+        }
         explain::host(call!("rm -r {}", data.display())).cleanup().announce()?;
         let remove = || layer::remove(data).during(format_args!("rm -r {}", data.display()));
         if !explain::dry_run() {

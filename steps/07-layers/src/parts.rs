@@ -6,18 +6,20 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use engine::container::{Container, Life};
 use engine::monitor::PATIENCE;
 use engine::states::Status;
 use engine::store::Store;
 use engine::{Identity, Letter, Part, Program, Recipe};
 use namespaces::View;
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use rootfs::{Root, Volume};
 use serde::{Deserialize, Serialize};
-use shared::failure::During;
+use shared::failure::{self, During};
 use shared::formula::{Formula, Term};
+use shared::lock::try_lock;
 use shared::signals;
 use users::parts::{MappedNamespaces, MappedRoot, Tree};
 use users::ranges::is_owner_inside;
@@ -129,7 +131,7 @@ impl Part for LayeredRoot {
     fn enter(&self, letter: &mut Letter) -> Result<()> {
         let Some(layers) = &self.layers else { return self.root.enter(letter) };
         crate::stand_beside(&layers.data, &layers.lowers, layers.opened_by_host().next().is_some())?;
-        let overlay = crate::mount_overlay(layers.data.source(), layers.lowers.len())?;
+        let overlay = crate::mount_overlay(layers.data.source(), &layers.lowers)?;
         users::stand_on(overlay.as_fd())?;
         self.root.fill_and_pivot()
     }
@@ -181,21 +183,29 @@ pub fn commit<R: Recipe>(word: &str, to: &Path, root: impl Fn(&R::Plan) -> &Laye
     let (container, plan) = planned::<R>(word)?;
     let layers = root(&plan).layers()?;
     // Until it is whole, nobody starts or removes it. A paused one is its monitor's, and does not run either.
-    let life = match container.status()? {
-        Status::Paused => None,
+    let status = container.status()?;
+    let life = match status {
         Status::Running | Status::Creating => {
             bail!("container {word} runs, and a layer is of one moment: `pause` or `stop` it before")
         }
-        Status::Created => None,
+        Status::Paused | Status::Created => None,
         Status::Stopped | Status::Dead => Some(take(&container)?),
     };
-    let upper = layers.upper();
-    let is_archive = to.extension().is_some_and(|extension| extension == "tar");
-    let committed = if is_archive {
-        commit::archive(&upper, to, &layers.inside)
-    } else {
-        commit::directory(&upper, &layers.data.source().join("commit"), to, &layers.inside)
+    // Nor does another commit.
+    let data = layers.data.source();
+    let at_work = try_lock(data).map_err(|errno| match errno {
+        Errno::EWOULDBLOCK => anyhow!("another commit of container {word} is at work"),
+        errno => anyhow!("cannot lock {}: {}", data.display(), failure::errno(errno)),
+    })?;
+    let is_as_it_was = || {
+        let is_same = life.is_some() || container.status().is_ok_and(|now| now == status);
+        ensure!(is_same, "container {word} went on while its layer was made: commit it once more");
+        Ok(())
     };
+    let from = commit::Source { data, inside: &layers.inside, is_as_it_was: &is_as_it_was };
+    let is_archive = to.extension().is_some_and(|extension| extension == "tar");
+    let committed = if is_archive { commit::archive(&from, to) } else { commit::directory(&from, to) };
+    drop(at_work);
     drop(life);
     committed.map(|()| 0)
 }

@@ -5,7 +5,7 @@ use shared::remedy::{Known, PausedCall, Remedy};
 
 /// Of layers.
 pub const KNOWN: Known = Known {
-    calls: &["mkdir", "chown", "chmod", "mount", "open_tree", "umount2", "linkat", "renameat2"],
+    calls: &["mkdir", "chown", "chmod", "mount", "open_tree", "umount2", "symlink", "cp", "linkat", "renameat2"],
     remedies: REMEDIES,
     hint,
 };
@@ -39,20 +39,13 @@ const REMEDIES: &[Remedy] = &[
         call: "mount(\"overlay\"",
         errno: &[EINVAL],
         applies: |_| true,
-        say: "`sudo dmesg | tail` says which layer the kernel does not take: an overlay on two others is one too many; \
-              copy it, or use --no-overlay",
+        say: "`sudo dmesg | tail` says what the kernel does not take; --no-overlay does without it",
     },
     Remedy {
         call: "mkdir",
         errno: &[EACCES, EROFS],
         applies: |call| call.contains("step04-data"),
         say: "what the container writes is kept there: name another directory in XDG_DATA_HOME, or use --no-overlay",
-    },
-    Remedy {
-        call: "renameat2(",
-        errno: &[EXDEV],
-        applies: |_| true,
-        say: "a layer is made beside what the container has written: name a directory on that file system, or a FILE.tar",
     },
     Remedy {
         call: "open(",

@@ -119,7 +119,7 @@ pub fn lay() -> Tried {
     for directory in ["/proc/lower", "/proc/upper", "/proc/work"] {
         call(format_args!("mkdir {directory}"), || create_dir(directory))?;
     }
-    mount_new("overlay", Some("lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work"))
+    mount_new("overlay", Some("userxattr,lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work"))
 }
 
 /// Mounts a new file system on `/proc`, the one directory that is sure to be there.

@@ -1,14 +1,16 @@
 //! What a container has changed, and that as a layer.
 
-use std::fs::{create_dir, remove_dir_all, write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::{create_dir, remove_dir_all, set_permissions, write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use testing::{Check, check, needs, tempdir};
+use testing::{Check, check, needs, tempdir, wait_until};
 
 use crate::home::Home;
 use crate::killed::{Who, at_every_pause};
@@ -183,15 +185,97 @@ pub fn checks() -> Vec<Check> {
             let archive = std::fs::read(place.path().join("it.tar")).expect("archive");
             assert!(!String::from_utf8_lossy(&archive).contains("secretsecret") && archive.len() < 20_000);
         }),
+        check("a_layer_is_made_on_another_file_system", [overlay().or_else(attributes_in_memory)], || {
+            let (home, root, place) = (Home::new(), root(), in_memory());
+            let dir = root.path().join("rootfs");
+            assert_ne!(place.path().metadata().expect("place").dev(), home.data().metadata().expect("data").dev());
+            ran(&home, &dir, "it", &format!("{CHANGE}; chmod 555 /"));
+            let layer = place.path().join("layer");
+            home.ok(&["commit", "it", &layer.display().to_string()]);
+            let it = |name: &str| layer.join(name).symlink_metadata().expect("metadata");
+            assert_eq!((it("n/a").ino(), it("n/a").nlink(), it("n/a").mode() & 0o7777), (it("n/b").ino(), 2, 0o4755));
+            assert!(it("n/holes").len() == (50 << 20) + 4 && it("n/holes").blocks() < 100, "{:?}", it("n/holes"));
+            assert!(it("gone").file_type().is_char_device() && it("gone").rdev() == 0);
+            assert_eq!((it("n").mtime(), it("").mode() & 0o7777), (1_000_000_000, 0o555));
+            is_whole(&home, &dir, &layer);
+            set_permissions(&layer, PermissionsExt::from_mode(0o755)).expect("chmod"); // to be removed by this user
+            assert_eq!(left_in(place.path()), ["layer"]);
+            home.refuses(&["commit", "it", &place.path().join("no/layer").display().to_string()], "is not a directory");
+        }),
+        check("a_file_system_without_attributes_has_no_layer", [root_and_overlay()], || {
+            let (home, place) = (Home::new(), tempdir());
+            mount(Some("none"), place.path(), Some("ramfs"), MsFlags::empty(), None::<&str>).expect("ramfs");
+            home.ok(&[RUN, &["--name", "it", "sh", "-c", "rm -r /root; mkdir /root"]].concat());
+            let ran = home.step(&["-q", "commit", "it", &place.path().join("layer").display().to_string()]).ran();
+            assert!(ran.code == 125 && ran.err.contains("user.overlay.opaque\"): EOPNOTSUPP"), "{}", ran.err);
+            assert!(ran.err.contains("what to do: this file system does not keep"), "{}", ran.err);
+            assert!(left_in(place.path()).is_empty());
+            nix::mount::umount(place.path()).expect("umount");
+        }),
+        check("a_layer_that_is_being_made_is_of_one_moment_and_nobody_elses", [overlay().or_else(freezer)], || {
+            let (home, place) = (Home::new(), tempdir());
+            home.ok(&[RUN, &["-d", "--name", "it", "sh", "-c", "chmod 777 /; touch /new; sleep 1000"]].concat());
+            wait_until("it has written", || home.ok(&["diff", "it"]).contains("A /new"));
+            home.ok(&["pause", "it"]);
+            let to = place.path().join("layer").display().to_string();
+            let held = Held::before("renameat2(", &home, &["commit", "it", &to]);
+            let [hidden] = &left_in(place.path())[..] else { panic!("{:?}", left_in(place.path())) };
+            let hidden = place.path().join(hidden);
+            assert_eq!(hidden.metadata().expect("a place").mode() & 0o7777, 0o700, "others could put links into it");
+            assert_eq!(hidden.join("layer").metadata().expect("a layer").mode() & 0o7777, 0o777);
+            for other in ["other", "other.tar"] {
+                let other = place.path().join(other).display().to_string();
+                home.refuses(&["commit", "it", &other], "another commit of container it is at work");
+            }
+            assert_eq!(held.end(), (0, String::new()));
+            assert_eq!(left_in(place.path()), ["layer"]);
+            for (call, to) in [("cp", "second"), ("open(", "second.tar")] {
+                let held = Held::before(call, &home, &["commit", "it", &place.path().join(to).display().to_string()]);
+                home.ok(&["unpause", "it"]);
+                let (code, printed) = held.end();
+                assert!(code == 125 && printed.contains("it went on while its layer was made"), "{to}: {printed}");
+                home.ok(&["pause", "it"]);
+            }
+            assert_eq!(left_in(place.path()), ["layer"]);
+        }),
+        check("what_a_killed_commit_leaves_goes_with_the_next_or_with_the_container", [overlay()], || {
+            let (home, [one, other]) = (Home::new(), [tempdir(), tempdir()]);
+            home.ok(&[RUN, &["--name", "it", "sh", "-c", "mkdir a; echo b >a/b; chmod 555 /"]].concat());
+            let to = |place: &tempfile::TempDir| place.path().join("layer").display().to_string();
+            let kill = |place: &tempfile::TempDir| {
+                Held::before("renameat2(", &home, &["commit", "it", &to(place)]).kill();
+                let [hidden] = &left_in(place.path())[..] else { panic!("{:?}", left_in(place.path())) };
+                assert!(hidden.starts_with(".commit-") && place.path().join(hidden).join("layer/a/b").exists());
+                place.path().join(hidden)
+            };
+            kill(&one);
+            home.ok(&["commit", "it", &to(&other)]);
+            assert_eq!((left_in(one.path()), left_in(other.path())), (vec![], vec!["layer".to_owned()]));
+            set_permissions(to(&other), PermissionsExt::from_mode(0o755)).expect("chmod"); // to be removed by this user
+            kill(&one);
+            home.ok(&["rm", "it"]);
+            assert!(left_in(one.path()).is_empty() && left_in(&home.data()).is_empty());
+            // What is at that name by then, and not of that commit, stays.
+            home.ok(&[RUN, &["--name", "it", "sh", "-c", "mkdir a; touch a/b"]].concat());
+            let hidden = kill(&one);
+            remove_dir_all(&hidden).and_then(|()| create_dir(&hidden)).expect("mkdir");
+            write(hidden.join("mine"), "").expect("write");
+            let removed = home.step(&["rm", "it"]).ran();
+            assert!(removed.code == 0 && removed.err.contains("is yours to remove"), "{}", removed.err);
+            assert!(hidden.join("mine").exists() && left_in(&home.data()).is_empty());
+        }),
         check("a_killed_commit_leaves_no_half_layer", [overlay()], || {
-            for (name, word) in [("layer", "rm -r"), ("it.tar", "rm")] {
+            for name in ["layer", "it.tar"] {
                 let place = tempdir();
-                let to = place.path().join(name).display().to_string();
+                let to = place.path().join(name);
                 let before = |home: &Home| {
-                    let _ = Command::new("sh").args(["-c", &format!("{word} {to} 2>/dev/null")]).status();
+                    let _ = remove_dir_all(&to).or_else(|_| std::fs::remove_file(&to));
+                    // The one before is removed, and what it has left with it.
+                    assert!(left_in(place.path()).is_empty());
                     home.ok(&[RUN, &["--name", "it", "sh", "-c", "mkdir a; echo b >a/b"]].concat());
                 };
-                at_every_pause(before, &["commit", "it", &to], Who::Engine);
+                at_every_pause(before, &["commit", "it", &to.display().to_string()], Who::Engine);
+                assert_eq!(left_in(place.path()), [name]);
             }
             // While it copies, too: at any moment.
             let (home, place) = (Home::new(), tempdir());
@@ -229,14 +313,77 @@ pub fn checks() -> Vec<Check> {
                         }
                         _ => halves += 1,
                     }
-                    assert!(std::fs::read_dir(place.path()).expect("place").next().is_none());
+                    let left = left_in(place.path());
+                    assert!(left.iter().all(|it| it.starts_with(".commit-")), "{left:?}");
                 }
             }
             assert!(halves > 0, "none was killed");
-            // What is left of them is no hindrance, and goes with the container.
+            // What is left of them is no hindrance, and goes with the next.
             home.ok(&["commit", "it", &place.path().join("layer").display().to_string()]);
+            assert_eq!(left_in(place.path()), ["layer"]);
         }),
     ]
+}
+
+/// A command that waits for Enter before a call.
+pub struct Held {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Held {
+    pub fn before(call: &str, home: &Home, words: &[&str]) -> Self {
+        let pause = format!("--pause={call}");
+        let step = home.narrated(&[&[pause.as_str()], words].concat());
+        let mut child = step.with(|command| _ = command.stdin(Stdio::piped())).spawn();
+        let lines = testing::collect(child.stderr.take().expect("piped"));
+        while !lines.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter]") {}
+        Held { child, lines }
+    }
+
+    /// Lets it go on: its exit code, and its error.
+    pub fn end(mut self) -> (i32, String) {
+        self.child.stdin.take();
+        let code = testing::end_of(&mut self.child, testing::PATIENCE);
+        (code, self.lines.iter().filter(|line| line.contains("error:")).collect())
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("kill");
+        testing::end_of(&mut self.child, testing::PATIENCE);
+    }
+}
+
+/// The names in a directory, sorted.
+fn left_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .expect("a directory")
+        .map(|it| it.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// For what is paused.
+fn freezer() -> Option<String> {
+    (!cgroups::may_make_groups()).then(|| "needs a cgroup to pause a container in".to_owned())
+}
+
+/// A directory in memory, where temporary files are not.
+fn in_memory() -> tempfile::TempDir {
+    let dir = tempfile::Builder::new().prefix("check-").tempdir_in("/dev/shm").expect("tempdir");
+    set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).expect("chmod");
+    dir
+}
+
+/// One that keeps the attributes of a layer.
+pub fn attributes_in_memory() -> Option<String> {
+    needs::tool("setfattr").or_else(|| {
+        let dir = in_memory();
+        let set = Command::new("setfattr").args(["-n", "user.trial", "-v", "y"]).arg(dir.path()).output();
+        let keeps = set.expect("setfattr").status.success();
+        (!keeps).then(|| "needs a file system in memory that keeps attributes (Linux 6.6)".to_owned())
+    })
 }
 
 /// For an archive in the directory in which it is unpacked: `sh -c UNPACK sh FILE.tar`.

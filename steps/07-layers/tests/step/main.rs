@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
+use committed::Held;
 use home::{Home, rootfs};
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, setrlimit};
@@ -170,6 +171,27 @@ fn checks() -> Vec<Check> {
             home.ok(&["rm", "it"]);
             assert!(!top.exists() && !top.parent().expect("top").exists());
         }),
+        check("one_upper_layer_is_never_mounted_twice", [overlay()], || {
+            let home = Home::new();
+            let word = testing::random_word();
+            let script = format!("echo {word} >>/count; [ $(wc -l </count) = 1 ] || sleep 1000");
+            home.ok(&[RUN, &["--name", "it", "sh", "-c", &script]].concat());
+            // While one is about to mount it.
+            let held = Held::before("mount(\"overlay\"", &home, &["start", "it"]);
+            home.refuses(&["start", "it"], "is still being created");
+            assert_eq!(held.end(), (0, String::new()));
+            assert_eq!(home.ok(&["start", "it"]), "it");
+            // Of each overlay that any process stands on, the kernel has a device of its own.
+            let shown = home.data().join("step04-data").join(home.id("it")).join("upper/count");
+            let its = |root: &Path| read_to_string(root.join("count")).is_ok_and(|it| it.starts_with(&word));
+            let roots = std::fs::read_dir("/proc").expect("proc").flatten().map(|entry| entry.path().join("root"));
+            let mut devices: Vec<_> =
+                roots.filter(|root| its(root)).filter_map(|root| Some(root.metadata().ok()?.dev())).collect();
+            devices.sort_unstable();
+            devices.dedup();
+            assert_eq!(devices.len(), 1, "{devices:?}");
+            assert_eq!(read_to_string(shown).expect("count"), format!("{word}\n{word}\n"));
+        }),
         check("a_default_run_fits_on_a_screen", [overlay()], || {
             let home = Home::new();
             let ran = home.step(&["run", "--rm", "true"]).ran();
@@ -272,6 +294,59 @@ fn checks() -> Vec<Check> {
             home.refuses(&words[1..], "EROFS");
             nix::mount::umount(&home.data()).expect("umount");
         }),
+        check("of_overlays_on_overlays_it_names_the_one_that_is_too_many", [range().or_else(overlay)], || {
+            let (home, root, place) = (Home::new(), copy_of_root(), tempdir());
+            // An overlay takes no map of ids: its files belong to the range already. Nor does this one take mount points.
+            let root = root.path().join("rootfs");
+            ["hostname", "hosts", "resolv.conf"]
+                .iter()
+                .for_each(|name| write(root.join("etc").join(name), "").expect("write"));
+            let given = Command::new("chown").args(["-hR", "100000:100000"]).arg(&root).status().expect("chown");
+            assert!(given.success());
+            let at = |name: &str| place.path().join(name);
+            ["empty", "first", "second"].iter().for_each(|name| create_dir(at(name)).expect("mkdir"));
+            set_permissions(place.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+            let lay = |lower: &Path, on: &Path| {
+                let options = format!("lowerdir={}:{}", lower.display(), at("empty").display());
+                mount(Some("overlay"), on, Some("overlay"), MsFlags::empty(), Some(options.as_str())).expect("overlay");
+            };
+            lay(&root, &at("first"));
+            lay(&at("first"), &at("second"));
+            let [root, first, second] = [&root, &at("first"), &at("second")].map(|dir| dir.display().to_string());
+            home.ok(&[RUN, &["--rm", "--rootfs", &first, "true"]].concat());
+            let too_many = format!("{second} cannot be a layer: it lies on an overlay that lies on another");
+            home.refuses(&[RUN, &["--rm", "--rootfs", &second, "true"]].concat(), &too_many);
+            home.refuses(&[RUN, &["--rm", "--rootfs", &root, "--layer", &second, "true"]].concat(), &too_many);
+            // The remedies.
+            home.ok(&[RUN, &["--rm", "--no-overlay", "--read-only", "--rootfs", &second, "true"]].concat());
+            let copied = Command::new("cp").args(["-a", &second]).arg(at("copy")).status().expect("cp");
+            assert!(copied.success());
+            home.ok(&[RUN, &["--rm", "--rootfs", &at("copy").display().to_string(), "true"]].concat());
+            [second, first].iter().for_each(|dir| nix::mount::umount(Path::new(dir)).expect("umount"));
+        }),
+        check("an_upper_layer_that_is_spoilt_between_two_runs_is_one_sentence", [root_and_overlay()], || {
+            let home = Home::new();
+            home.ok(&[RUN, &["--name", "it", "true"]].concat());
+            let dir = home.data().join("step04-data").join(home.id("it"));
+            for name in ["upper", "work"] {
+                mount(Some("none"), &dir.join(name), Some("tmpfs"), MsFlags::empty(), None::<&str>).expect("tmpfs");
+                home.refuses(&["start", "-a", "it"], "`upper` and `work` in it are on two file systems");
+                nix::mount::umount(&dir.join(name)).expect("umount");
+            }
+            home.ok(&["start", "-a", "it"]);
+        }),
+        check("where_the_kernel_mounts_read_only_it_says_so", [root_and_overlay(), needs::tool("chattr")], || {
+            let home = Home::new();
+            home.ok(&[RUN, &["--name", "it", "true"]].concat());
+            let work = home.data().join("step04-data").join(home.id("it")).join("work");
+            // What the kernel cannot prepare anything in.
+            let chattr = |flag: &str| Command::new("chattr").arg(flag).arg(&work).status().expect("chattr").success();
+            assert!(chattr("+i"));
+            let ran = home.step(&["-q", "start", "-a", "it"]).ran();
+            assert!(chattr("-i"));
+            assert!(ran.code == 125 && ran.err.contains("lacks what an upper layer needs"), "{}", ran.err);
+            home.ok(&["start", "-a", "it"]);
+        }),
         check(
             "beside_docker_it_says_where_an_upper_layer_cannot_be",
             [needs::user_namespaces(), on_an_overlay()],
@@ -302,7 +377,7 @@ fn checks() -> Vec<Check> {
             home.refuses(&["commit", "other", &archive], "ENOSPC");
             home.refuses(&["commit", "other", &half.path().join("layer").display().to_string()], "ENOSPC");
             assert!(std::fs::read_dir(half.path()).expect("half").next().is_none());
-            assert!(!home.data().join("step04-data").join(home.id("other")).join("commit").exists());
+            assert!(!home.data().join("step04-data").join(home.id("other")).join("commit").is_symlink());
             home.clear();
             nix::mount::umount(&home.data()).expect("umount");
             nix::mount::umount(half.path()).expect("umount");
@@ -375,7 +450,7 @@ fn ordinary_user(lines: &str, of_root: &str, of_five: &str) {
     let owns = if lines.is_empty() { "" } else { "chown 5:6 /f &&" };
     // What fails without `userxattr`, and what its own user may not look into or remove.
     let script = format!(
-        "mkdir q && mv q r && rmdir r && rm -r /d && mkdir /d && touch /d/new && mkdir c && touch c/d /f && {owns} chmod 0 c"
+        "mkdir q && mv q r && rmdir r && rm -r /d && mkdir /d && touch /d/new && mkdir c && touch c/d /f && {owns} chmod 0 c && chmod 555 /"
     );
     user.ok(&["run", "--name", "it", "--network", "none", "sh", "-c", &script]);
     assert_eq!(before, checksum(&user.root()));
