@@ -129,8 +129,26 @@ pub(crate) fn has_ended(child: Pid) -> Result<bool> {
 /// A field of proc_pid_stat(5), counted from 1.
 fn stat<T: FromStr>(pid: Pid, field: usize) -> Result<T> {
     let path = format!("/proc/{pid}/stat");
-    let stat = kernel_file::read(&path)?;
-    // The second field is a name in parentheses, in which anything may stand.
-    let value = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(field - 3)?.parse().ok());
+    let value = field_of(&kernel_file::read(&path)?, field);
     value.with_context(|| format!("cannot understand {path}"))
+}
+
+fn field_of<T: FromStr>(stat: &str, field: usize) -> Option<T> {
+    // The second field is a name in parentheses, in which anything may stand.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(field.checked_sub(3)?)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field_of;
+
+    #[test]
+    fn a_name_with_a_parenthesis_shifts_no_field() {
+        let stat = "4711 (a) b (c) S 1 4711 4711 0 -1 4194560\n";
+        assert_eq!(field_of::<char>(stat, 3), Some('S'));
+        assert_eq!(field_of::<i32>(stat, 4), Some(1));
+        assert_eq!(field_of::<i32>(stat, 99), None);
+        assert_eq!(field_of::<i32>("", 4), None);
+    }
 }

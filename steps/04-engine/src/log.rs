@@ -242,3 +242,25 @@ fn end_of_line(bytes: &[u8]) -> Option<usize> {
     let begun = head.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
     Some(head.len() - begun)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{LONGEST_LINE, end_of_line};
+
+    #[test]
+    fn a_line_ends_behind_its_newline_or_where_it_is_cut() {
+        assert_eq!(end_of_line(b"one\ntwo\n"), Some(4));
+        assert_eq!(end_of_line(b"not yet"), None);
+        let long = vec![b'x'; LONGEST_LINE + 1];
+        assert_eq!(end_of_line(&long), Some(LONGEST_LINE));
+    }
+
+    #[test]
+    fn a_character_is_not_cut_in_two() {
+        let mut long = vec![b'x'; LONGEST_LINE - 1];
+        long.extend("é and more".bytes());
+        assert_eq!(end_of_line(&long), Some(LONGEST_LINE - 1));
+        // What is no text is cut anywhere.
+        assert!(end_of_line(&vec![0xff; LONGEST_LINE]).is_some_and(|end| end > LONGEST_LINE - 4));
+    }
+}

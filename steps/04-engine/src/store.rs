@@ -269,3 +269,26 @@ fn new_id() -> Result<String> {
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).during("cannot read /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{is_id, name};
+
+    #[test]
+    fn a_name_is_no_path_and_no_option() {
+        for good in ["web", "a", "a_b.c-d", "0", &"x".repeat(64)] {
+            assert_eq!(name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", ".", "..", "../web", "a/b", "-rf", "_a", "a b", "a\u{1b}[2J", "ä", &"x".repeat(65)] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_twelve_small_hexadecimal_digits() {
+        assert!(is_id("0123456789ab"));
+        for bad in ["0123456789a", "0123456789abc", "0123456789aB", "../456789abc", ""] {
+            assert!(!is_id(bad), "{bad:?}");
+        }
+    }
+}
