@@ -204,6 +204,27 @@ fn checks() -> Vec<Check> {
             home.refuses(&["run", "--rm", "--ulimit", "nofile=2:1", "true"], "above the hard one");
             home.refuses(&["run", "--rm", "--ulimit", "nofile=1:99999999999", "true"], "EPERM");
         }),
+        check("what_is_killed_first_where_memory_runs_out_can_be_said", here.clone(), || {
+            let home = Home::new();
+            let number = |pid: Pid| proc(pid, "oom_score_adj").trim().to_owned();
+            let has_it = |option: &[&str], wanted: &str| {
+                let id = sleeping(&home, option);
+                assert_eq!(number(home.init(&id)), wanted, "{option:?}");
+                with_guest(&home, &id, &[], |guest| assert_eq!(number(guest), wanted, "{option:?}"));
+            };
+            let own = number(Pid::this());
+            has_it(&[], &own);
+            has_it(&["--oom-score-adj", "700"], "700");
+            // Below the caller's own it is as the kernel says.
+            let may = std::fs::write("/proc/self/oom_score_adj", "-1").is_ok();
+            std::fs::write("/proc/self/oom_score_adj", &own).expect("as before");
+            if may {
+                has_it(&["--oom-score-adj", "-700"], "-700");
+            } else {
+                home.refuses(&["run", "--rm", "--oom-score-adj", "-700", "true"], "EACCES");
+            }
+        })
+        .differs_in([World::CgroupV2]),
         check("the_callers_keys_are_not_inherited", [needs::user_namespaces(), keys()], || {
             let home = Home::new();
             let word = testing::random_word();
