@@ -1,6 +1,7 @@
 //! Step 09, run as a learner runs it, and looked at from the host.
 
 mod calls;
+mod escapes;
 #[allow(dead_code)]
 #[path = "../../../04-engine/tests/step/home.rs"]
 mod home;
@@ -25,7 +26,10 @@ fn main() -> ExitCode {
     }
     let code = testing::run(
         "step09",
-        [checks(), calls::checks(), paths::checks(), others::checks()].into_iter().flatten().collect(),
+        [checks(), calls::checks(), paths::checks(), escapes::checks(), others::checks()]
+            .into_iter()
+            .flatten()
+            .collect(),
     );
     home::remove_rootfs();
     code
