@@ -5,6 +5,9 @@ mod escapes;
 #[allow(dead_code)]
 #[path = "../../../04-engine/tests/step/home.rs"]
 mod home;
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/killed.rs"]
+mod killed;
 mod others;
 mod paths;
 
@@ -229,6 +232,12 @@ fn checks() -> Vec<Check> {
             }
         })
         .differs_in([World::CgroupV2]),
+        check("an_engine_that_is_killed_leaves_nothing", [range()], || {
+            let at = "--pause=bpf,open_tree,keyctl,capset,seccomp";
+            let run = [&[at, "run"], OTHERS, &["--name", "it", "--oom-score-adj", "1", "sleep", "0.3"]].concat();
+            killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
+        }),
+        check("of_a_hundred_containers_none_is_lost_and_none_is_left", here.clone(), a_hundred).alone(),
         check("the_callers_keys_are_not_inherited", [needs::user_namespaces(), keys()], || {
             let home = Home::new();
             let word = testing::random_word();
@@ -249,6 +258,25 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.ok(&[&["exec", &id], &command[..]].concat()), "ENOKEY");
         }),
     ]
+}
+
+/// Eight at a time, each with a word and a limit of its own.
+fn a_hundred() {
+    let home = Home::new();
+    let one = |number: usize| {
+        let (limit, script) = (format!("nofile={}", 100 + number), format!("echo {number} $(ulimit -n)"));
+        home.step(&[&["-q", "run", "--rm"], OTHERS, &["--ulimit", &limit, "sh", "-c", &script]].concat()).spawn()
+    };
+    let numbers: Vec<_> = (0..100).collect();
+    for eight in numbers.chunks(8) {
+        let runs: Vec<_> = eight.iter().map(|number| (number, one(*number))).collect();
+        for (number, run) in runs {
+            let output = run.wait_with_output().expect("wait");
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert_eq!(out, format!("{number} {}\n", 100 + number), "{err}");
+        }
+    }
+    assert_eq!(home.all(), "");
 }
 
 /// That the kernel keeps keys, and for this user.
