@@ -20,6 +20,7 @@ pub fn checks() -> Vec<Check> {
         check("the_engines_program_is_not_overwritten", here.clone(), the_engines_program_is_not_overwritten),
         check("no_descriptor_of_the_callers_leads_out", here.clone(), no_descriptor_of_the_callers_leads_out),
         check("a_process_that_comes_in_cannot_be_traced", here.clone(), a_process_that_comes_in_cannot_be_traced),
+        check("a_console_that_is_a_link_leads_nowhere", here.clone(), a_console_that_is_a_link_leads_nowhere),
         check("no_link_that_changes_leads_a_volume_out", here, no_link_that_changes_leads_a_volume_out),
     ]
 }
@@ -148,6 +149,37 @@ fn comes_in_untraced(options: &[&str]) {
     assert_eq!(tries(guest), "works: \nmemory");
     drop(stdin);
     step.wait().expect("wait");
+}
+
+/// CVE-2025-52565: the terminal is mounted where `/dev/console` leads, over a file that a mask would have covered.
+fn a_console_that_is_a_link_leads_nowhere() {
+    let home = Home::new();
+    let root = home::own_root(&[]);
+    let rootfs = root.path().join("rootfs");
+    let dev = rootfs.join("dev");
+    std::fs::create_dir_all(&dev).expect("mkdir");
+    std::os::unix::fs::symlink("/proc/uptime", dev.join("console")).expect("link");
+    if needs::root().is_none() {
+        let given = Command::new("chown").args(["-hR", "100000:100000"]).arg(&rootfs).status().expect("chown");
+        assert!(given.success());
+    }
+    let root = rootfs.display().to_string();
+    fn start<'o>(root: &'o str, options: &[&'o str]) -> Vec<&'o str> {
+        [&["run", "-d", "-t", "--rootfs", root], OTHERS, options, &["sleep", "100"]].concat()
+    }
+    let id = home.ok(&start(&root, &[]));
+    let mounts = proc(home.init(&id), "mountinfo");
+    let is_mounted = |at: &str| mounts.lines().any(|line| line.split(' ').nth(4) == Some(at));
+    assert!(is_mounted("/dev/console") && !is_mounted("/proc/uptime"), "{mounts}");
+    // What anyone would write first follows it.
+    let naive = ["sh", "-c", "ln -s /proc/uptime /mnt/console; mount --bind /dev/null /mnt/console; cat /proc/uptime"];
+    assert_eq!(home.ok(&[&["run", "--rm", "--privileged", "--rootfs", &root], OTHERS, &naive].concat()), "");
+    // A whole directory in the place of this step's.
+    let volume = format!("{}:/dev", dev.display());
+    home.refuses(&start(&root, &["-v", &volume]), "/dev/null");
+    std::fs::remove_dir_all(&dev).expect("remove");
+    std::os::unix::fs::symlink("/proc", &dev).expect("link");
+    home.refuses(&start(&root, &[]), "/dev/null");
 }
 
 /// CVE-2021-30465, CVE-2018-15664: the target of a volume is a directory, and a moment later a link to somewhere outside.
