@@ -175,7 +175,10 @@ fn a_console_that_is_a_link_leads_nowhere() {
     let naive = ["sh", "-c", "ln -s /proc/uptime /mnt/console; mount --bind /dev/null /mnt/console; cat /proc/uptime"];
     assert_eq!(home.ok(&[&["run", "--rm", "--privileged", "--rootfs", &root], OTHERS, &naive].concat()), "");
     // A whole directory in the place of this step's.
-    let volume = format!("{}:/dev", dev.display());
+    let other = tempfile::tempdir().expect("tempdir");
+    std::fs::set_permissions(other.path(), PermissionsExt::from_mode(0o755)).expect("chmod");
+    std::os::unix::fs::symlink("/proc/uptime", other.path().join("console")).expect("link");
+    let volume = format!("{}:/dev", other.path().display());
     home.refuses(&start(&root, &["-v", &volume]), "/dev/null");
     std::fs::remove_dir_all(&dev).expect("remove");
     std::os::unix::fs::symlink("/proc", &dev).expect("link");
