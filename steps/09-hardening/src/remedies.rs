@@ -23,7 +23,7 @@ const REMEDIES: &[Remedy] = &[
         call: "setrlimit",
         errno: &[EPERM],
         applies: |_| true,
-        say: "no process inside may have a higher hard limit than the caller has: raise that one first (`ulimit -H`)",
+        say: "no process inside may have a higher hard limit than the caller: raise that first (`ulimit -H`)",
     },
     Remedy {
         call: "echo ",
