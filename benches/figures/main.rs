@@ -67,6 +67,7 @@ fn figures() -> Result<()> {
         calls,
         namespaces: measure::namespaces(&place)?,
         roots: roots::measure(&place, effort)?,
+        lists: measure::lists(&place, &programs::lists(&place)?)?,
         growth: growth::measure(&place, effort)?,
         build,
         // Last: from here on this process sees other cgroups.
@@ -75,7 +76,9 @@ fn figures() -> Result<()> {
             None => None,
         },
     };
-    for name in ["machine", "runs", "one tree", "lives", "phases", "calls", "namespaces", "roots", "growth", "build"] {
+    for name in
+        ["machine", "runs", "one tree", "lives", "phases", "calls", "namespaces", "roots", "lists", "growth", "build"]
+    {
         println!("{}", figures.text(name));
     }
     if !is_quick() {

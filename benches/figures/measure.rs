@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::Effort;
 use crate::place::{Workplace, built};
 use crate::programs::{self, installed};
-use crate::report::{CallFigures, Machine, ProgramFigures, Spread};
+use crate::report::{CallFigures, ListFigures, Machine, ProgramFigures, Spread};
 
 /// Where and with what this was measured.
 pub fn machine(all: &[programs::Contender]) -> Result<Machine> {
@@ -185,6 +185,31 @@ pub fn namespaces(place: &Workplace) -> Result<Vec<CallFigures>> {
         Ok(CallFigures { name: name.to_owned(), count: 1, microseconds: nanoseconds / 1000.0, after_a_rest: None })
     };
     kinds.into_iter().map(one).collect()
+}
+
+/// Nanoseconds of a call under a list of calls and without one, the least of three runs, which take turns.
+pub fn lists(place: &Workplace, all: &[programs::Contender]) -> Result<Vec<ListFigures>> {
+    let mut lists: Vec<_> = all
+        .iter()
+        .map(|it| ListFigures {
+            name: it.name.to_owned(),
+            differs: it.differs.to_owned(),
+            plain: f64::INFINITY,
+            by_argument: f64::INFINITY,
+        })
+        .collect();
+    for _ in 0..3 {
+        for (list, program) in lists.iter_mut().zip(all) {
+            let ran = place.command("sh").args(["-c", &program.command]).output()?;
+            let printed = String::from_utf8_lossy(&ran.stdout);
+            let numbers =
+                printed.trim().split_once(' ').and_then(|(one, other)| one.parse().ok().zip(other.parse().ok()));
+            let (plain, by_argument): (f64, f64) =
+                numbers.with_context(|| format!("{}: {}", program.command, String::from_utf8_lossy(&ran.stderr)))?;
+            (list.plain, list.by_argument) = (list.plain.min(plain), list.by_argument.min(by_argument));
+        }
+    }
+    Ok(lists)
 }
 
 /// Of at least one.

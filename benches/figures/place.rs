@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use hardening::calls::{self, Family};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
@@ -53,7 +54,28 @@ impl Workplace {
         place.plan = place.plan_of_bare()?;
         create_dir(place.path("bundle"))?;
         write(place.path("bundle/config.json"), bundle(&root, limits, &place.plan).to_string())?;
+        place.add_bundle("bundle-with-a-list", &root, &["/bin/true"], true)?;
         Ok(place)
+    }
+
+    /// Another bundle: of this root, with this program, and with step 09's list of calls or with none.
+    pub fn add_bundle(&self, name: &str, root: &Path, program: &[&str], has_list: bool) -> Result<()> {
+        let mut config = bundle(root, self.limits, &self.plan);
+        config["process"]["args"] = json!(program);
+        config["process"]["noNewPrivileges"] = true.into();
+        if has_list {
+            config["linux"]["seccomp"] = list();
+        }
+        create_dir(self.path(name))?;
+        write(self.path(&format!("{name}/config.json")), config.to_string()).context("config.json")
+    }
+
+    /// A root with `bare` in it, and the libraries that it needs.
+    pub fn root_with_bare(&self) -> Result<std::path::PathBuf> {
+        let (script, root) = (crate::project().join("rootfs-scripts/host.sh"), self.dir.path().join("root-with-bare"));
+        let made = Command::new(script).arg(&root).arg(built("bare")).output().context("rootfs-scripts/host.sh")?;
+        ensure!(made.status.success(), "host.sh: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(root)
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -172,6 +194,23 @@ fn device(word: &str) -> Option<serde_json::Value> {
         }
     }
     file.ends_with("/devices.allow").then_some(device)
+}
+
+/// Step 09's list of calls in the same words. Of those that it decides by an argument, the one that is measured.
+fn list() -> serde_json::Value {
+    let names = |families: &[Family]| families.iter().flat_map(calls::names).collect::<Vec<_>>();
+    let mut allowed = names(calls::ALLOWED);
+    allowed.retain(|name| *name != "personality");
+    let argument = |value: u64| {
+        let args = json!([{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}]);
+        json!({"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": args})
+    };
+    let mut rules = vec![
+        json!({"names": allowed, "action": "SCMP_ACT_ALLOW"}),
+        json!({"names": names(calls::FORBIDDEN), "action": "SCMP_ACT_ERRNO", "errnoRet": 1}),
+    ];
+    rules.extend([0, 8, 0x20000, 0x20008, 0xffff_ffff].map(argument));
+    json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": rules})
 }
 
 /// What step 04 makes, in the words of the OCI runtime specification.

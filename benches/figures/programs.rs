@@ -135,6 +135,13 @@ pub fn runs(place: &Workplace) -> Vec<Contender> {
             format!("{} run --bundle {} figures", runtime(place, name), bundle(place)),
         ));
     }
+    for (name, with_a_list) in [("crun", "crun, with a list"), ("runc", "runc, with a list")] {
+        all.push(program(
+            with_a_list,
+            "and step 09's list of calls in that",
+            format!("{} run --bundle '{}' figures", runtime(place, name), place.path("bundle-with-a-list")),
+        ));
+    }
     all.retain(|it| is_there(it.name));
     all
 }
@@ -165,6 +172,32 @@ pub fn lives(place: &Workplace) -> Result<Vec<Contender>> {
         .collect()
 }
 
+/// Each prints what a call costs in there, as `bare call` says it.
+pub fn lists(place: &Workplace) -> Result<Vec<Contender>> {
+    let (root, call) = (place.root_with_bare()?, ["/usr/local/bin/bare", "call"]);
+    let step09 = |options| {
+        let (step09, root) = (built("step09"), root.display());
+        let command = format!("{step09} -q run --rm --network none {options} --rootfs '{root}' {}", call.join(" "));
+        command.replace("  ", " ")
+    };
+    let mut all = vec![
+        ("step09, all calls", "no filter", step09("--security-opt seccomp=unconfined")),
+        ("step09", "two filters, by seccompiler", step09("")),
+    ];
+    for (name, with_a_list) in [("crun", "crun, with a list"), ("runc", "runc, with a list")] {
+        for (name_here, differs, has_list) in
+            [(name, "no filter", false), (with_a_list, "one filter, by libseccomp", true)]
+        {
+            let bundle = format!("call-{name}-{has_list}");
+            place.add_bundle(&bundle, &root, &call, has_list)?;
+            let command = format!("{} run --bundle '{}' figures", runtime(place, name), place.path(&bundle));
+            all.push((name_here, differs, command));
+        }
+    }
+    all.retain(|(name, ..)| is_there(name));
+    Ok(all.into_iter().map(|(name, differs, command)| Contender { name, differs, command }).collect())
+}
+
 fn runtime(place: &Workplace, name: &str) -> String {
     format!("{name} --root '{}'", place.path(name))
 }
@@ -178,7 +211,8 @@ fn is_there(name: &str) -> bool {
     if name.ends_with("a network") || name == "step06 -q run --rm" {
         return is_there("nft");
     }
-    let is_there = name.starts_with("bare") || name.starts_with("step") || installed(name).is_some();
+    let program = name.split(',').next().unwrap_or(name);
+    let is_there = name.starts_with("bare") || name.starts_with("step") || installed(program).is_some();
     if !is_there {
         eprintln!("left out, as it is not installed: {name}");
     }

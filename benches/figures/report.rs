@@ -22,6 +22,9 @@ pub struct Figures {
     pub namespaces: Vec<CallFigures>,
     /// By the size of a root: what it costs a container to have one of its own.
     pub roots: Vec<OwnRoot>,
+    /// Nanoseconds of a call, by what looks at it.
+    #[serde(default)]
+    pub lists: Vec<ListFigures>,
     pub growth: Growth,
     pub build: Build,
 }
@@ -113,6 +116,16 @@ pub struct Beside {
 }
 
 #[derive(Serialize, Deserialize)]
+pub struct ListFigures {
+    pub name: String,
+    pub differs: String,
+    /// Of a call that the list names.
+    pub plain: f64,
+    /// Of one that it allows by its argument.
+    pub by_argument: f64,
+}
+
+#[derive(Serialize, Deserialize)]
 pub struct Build {
     pub seconds: f64,
     pub jobs: usize,
@@ -140,6 +153,7 @@ impl Figures {
             "calls" => self.calls_table(),
             "namespaces" => self.namespaces_table(),
             "roots" => self.roots_table(),
+            "lists" => self.lists_table(),
             "growth" => self.growth_table(),
             "build" => self.build_table(),
             _ => format!("no figures are called {name:?}\n"),
@@ -212,6 +226,15 @@ impl Figures {
         table += "| ---: | ---: | ---: | ---: |\n";
         for OwnRoot { mib, file_kib, files, copy, overlay } in &self.roots {
             table += &format!("| {mib} | {files} of {file_kib} KiB | {copy:.1} | {overlay:.1} |\n");
+        }
+        table
+    }
+
+    fn lists_table(&self) -> String {
+        let mut table = "| program | getpid, ns | personality, ns | what looks at a call |\n".to_owned();
+        table += "| --- | ---: | ---: | --- |\n";
+        for ListFigures { name, differs, plain, by_argument } in &self.lists {
+            table += &format!("| `{name}` | {plain:.0} | {by_argument:.0} | {differs} |\n");
         }
         table
     }

@@ -65,6 +65,8 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let post = Post::open()?;
     let mut program = Program::new(guest.command.clone());
 
+    // Helper, while it is the host's.
+    let join = || each(parts, |part| part.join());
     // Child, once released. It stands at the container's root already: setns(2) has put it there with the mount namespace.
     let enter = || each(parts, |part| post.send(|letter| part.enter_guest(letter)));
     // Child, once started.
@@ -81,7 +83,7 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let joined = member.open()?.context("its first process has ended")?;
     let own = namespaces::own_of(Pid::from_raw(member.pid))?;
     let init = Pid::from_raw(init.pid);
-    let (helper, held) = setns::clone_into(&joined, &own, enter, become_program)?;
+    let (helper, held) = setns::clone_into(&joined, &own, &join, enter, become_program)?;
     // Host, and the child held: ties it to what the container has, before it runs anything.
     each(parts, |part| part.admit_guest(held.pid(), init))?;
     let ready = held.release()?;

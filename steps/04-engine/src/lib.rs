@@ -224,6 +224,10 @@ pub trait Part {
     fn ended(&self) -> Result<()> {
         Ok(())
     }
+    /// Helper, before it joins the container to bring a process in: changes what that process inherits.
+    fn join(&self) -> Result<()> {
+        Ok(())
+    }
     /// Host, and a process that `exec` brings in held: ties it to what the container has. `init` is its first process.
     fn admit_guest(&self, _guest: Pid, _init: Pid) -> Result<()> {
         Ok(())

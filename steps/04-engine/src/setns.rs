@@ -39,8 +39,8 @@ pub struct Helper {
     line: UnixStream,
 }
 
-/// Host: makes a child in the namespaces of another process, and holds it at the gate. Once released it runs `enter`, and
-/// once started `program`. `process` is a pidfd; `namespaces` are those that differ from ours ([`namespaces::own_of`]).
+/// Host: makes a child in the namespaces of another process, and holds it at the gate. Its helper runs `join` before it does
+/// that; once released the child runs `enter`, and once started `program`. `process` is a pidfd; `namespaces` are those that differ from ours ([`namespaces::own_of`]).
 /// Linux 5.8.
 ///
 /// # Errors
@@ -48,15 +48,16 @@ pub struct Helper {
 pub fn clone_into<'a>(
     process: &OwnedFd,
     namespaces: &[Namespace],
+    join: &dyn Fn() -> Result<()>,
     enter: impl FnMut() -> Result<()> + 'a,
     program: impl FnMut() -> Result<()> + 'a,
 ) -> Result<(Helper, Held<'a>)> {
     let mut gate = Gate::new(enter, program)?;
     let (line, helper_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
     let host_end = line.as_raw_fd();
-    let pid = process::fork(|| help(process, namespaces, &mut gate, helper_end, host_end))?;
+    let pid = process::fork(|| help(process, namespaces, join, &mut gate, helper_end, host_end))?;
     let mut helper = Helper { pid, line };
-    let child = if explain::dry_run() { bring_in(process, namespaces, &mut gate)? } else { helper.child()? };
+    let child = if explain::dry_run() { bring_in(process, namespaces, join, &mut gate)? } else { helper.child()? };
     Ok((helper, gate.hold(child)?.with_parent(pid)))
 }
 
@@ -85,6 +86,7 @@ impl Drop for Helper {
 fn help(
     process: &OwnedFd,
     namespaces: &[Namespace],
+    join: &dyn Fn() -> Result<()>,
     gate: &mut Gate,
     mut line: UnixStream,
     host_end: RawFd,
@@ -93,7 +95,7 @@ fn help(
     // Ctrl-Z stops the host and the child; this one has to be there when the child ends.
     let job_control = SigSet::from_iter([Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU]);
     job_control.thread_block().during("cannot block signals")?;
-    let child = match bring_in(process, namespaces, gate) {
+    let child = match bring_in(process, namespaces, join, gate) {
         Ok(child) => child,
         Err(error) => {
             let _ = line.write_all(&Failure::of(&error).to_bytes()); // a host that is gone needs no answer
@@ -122,12 +124,18 @@ fn help(
 
 /// Helper: setns(2) moves a process into every kind of namespace but one, as a pid namespace takes only its children. So it
 /// joins, and makes the child.
-fn bring_in(process: &OwnedFd, namespaces: &[Namespace], gate: &mut Gate) -> Result<Pid> {
+fn bring_in(
+    process: &OwnedFd,
+    namespaces: &[Namespace],
+    join: &dyn Fn() -> Result<()>,
+    gate: &mut Gate,
+) -> Result<Pid> {
     let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
     let number = process.as_raw_fd();
     let may_drop_groups = may_drop_groups(number) && getgroups().is_ok_and(|groups| !groups.is_empty());
     // Before anything of the container's can be in the way, as its /proc is what it likes.
     process::start_clean()?;
+    join()?;
     // From setns on, processes in there can see the helper and the child, and could reach the host's files by
     // /proc/PID/exe and /proc/PID/fd. Until exec nobody but the host's root may look into them: CVE-2019-5736.
     explain::child(call!("prctl(PR_SET_DUMPABLE, 0)")).run(|| set_dumpable(false))?;

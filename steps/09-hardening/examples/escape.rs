@@ -46,6 +46,11 @@ fn main() {
         "clone3" => call(libc::SYS_clone3, []).map(|_| String::new()),
         "newer" => call(9999, []).map(|_| String::new()),
         "foreign" => foreign(),
+        // getpid(2) by its number for programs of 64 bits with pointers of 32.
+        "x32" => call(0x4000_0000 | libc::SYS_getpid, []).map(|_| String::new()),
+        "trace" => {
+            call(libc::SYS_ptrace, [libc::PTRACE_SEIZE as usize, word.parse().expect("a pid")]).map(|_| String::new())
+        }
         "thread" => {
             let thread = std::thread::Builder::new().spawn(|| "a thread".to_owned());
             thread

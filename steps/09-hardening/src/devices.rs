@@ -102,50 +102,59 @@ pub struct Instruction {
 }
 
 const LOAD: u8 = 0x61; // of 32 bits
+const LOAD_HALF: u8 = 0x69; // of 16
 const SET: u8 = 0xb7;
-const COPY: u8 = 0xbf;
-const AND: u8 = 0x57;
-const SHIFT_RIGHT: u8 = 0x77;
 const SKIP_UNLESS_EQUAL: u8 = 0x55;
+const SKIP_IF_ANY_BIT: u8 = 0x45;
 const EXIT: u8 = 0x95;
 
 const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> Instruction {
     Instruction { code, registers: from << 4 | to, offset, number }
 }
 
-/// The program. Register 1 has the address of what is asked: the kind of the device with the access above it, and the two
-/// numbers. Register 0 is the answer.
+/// The program. Register 1 has the address of what is asked, register 0 is the answer. The first line of the list of which all
+/// is so ends it; where there is none, the answer is no.
 pub fn program(rules: &[Rule]) -> Vec<Instruction> {
-    let (answer, question, kind, access, major, minor, rest) = (0, 1, 2, 3, 4, 5, 6);
+    let (answer, question, kind, access, major, minor) = (0, 1, 2, 3, 4, 5);
     let mut program = vec![
-        instruction(LOAD, kind, question, 0, 0),
-        instruction(COPY, access, kind, 0, 0),
-        instruction(AND, kind, 0, 0, 0xffff),
-        instruction(SHIFT_RIGHT, access, 0, 0, 16),
+        instruction(LOAD_HALF, kind, question, 0, 0),
+        instruction(LOAD_HALF, access, question, 2, 0),
         instruction(LOAD, major, question, 4, 0),
         instruction(LOAD, minor, question, 8, 0),
+        instruction(SET, answer, 0, 0, 1),
     ];
     for rule in rules {
-        // What must be so, register by register; else the next rule is looked at.
-        let mut equal = vec![(kind, if rule.is_block { 1 } else { 2 })];
-        equal.extend(rule.major.map(|number| (major, number as i32)));
-        equal.extend(rule.minor.map(|number| (minor, number as i32)));
-        let is_any_access = rule.access == 7;
-        let mut left = equal.len() as i16 + if is_any_access { 2 } else { 5 };
-        for (register, number) in equal {
-            left -= 1;
-            program.push(instruction(SKIP_UNLESS_EQUAL, register, 0, left, number));
+        let mut all_so = vec![(SKIP_UNLESS_EQUAL, kind, if rule.is_block { 1 } else { 2 })];
+        all_so.extend(rule.major.map(|number| (SKIP_UNLESS_EQUAL, major, number as i32)));
+        all_so.extend(rule.minor.map(|number| (SKIP_UNLESS_EQUAL, minor, number as i32)));
+        if rule.access != 7 {
+            all_so.push((SKIP_IF_ANY_BIT, access, i32::from(7 & !rule.access)));
         }
-        if !is_any_access {
-            program.push(instruction(COPY, rest, access, 0, 0));
-            program.push(instruction(AND, rest, 0, 0, !i32::from(rule.access)));
-            program.push(instruction(SKIP_UNLESS_EQUAL, rest, 0, 2, 0));
+        // Else on to the next line: past the checks that are left, and past the exit.
+        for (checks_left, (code, register, number)) in (0..all_so.len() as i16).rev().zip(all_so) {
+            program.push(instruction(code, register, 0, checks_left + 1, number));
         }
-        program.push(instruction(SET, answer, 0, 0, 1));
         program.push(instruction(EXIT, 0, 0, 0, 0));
     }
     program.extend([instruction(SET, answer, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)]);
     program
+}
+
+/// As one would say it.
+impl fmt::Display for Instruction {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Instruction { code, registers, offset, number } = self;
+        let (to, from) = (registers & 15, registers >> 4);
+        match *code {
+            LOAD => write!(f, "r{to} = the 32 bits at r{from} + {offset}"),
+            LOAD_HALF => write!(f, "r{to} = the 16 bits at r{from} + {offset}"),
+            SET => write!(f, "r{to} = {number}"),
+            SKIP_UNLESS_EQUAL => write!(f, "r{to} != {number}: skip {offset}"),
+            SKIP_IF_ANY_BIT => write!(f, "r{to} & {number}: skip {offset}"),
+            EXIT => write!(f, "exit"),
+            other => write!(f, "{other:#x}"),
+        }
+    }
 }
 
 /// A device of the host's that the child may have, too: its node is bound into the root, and a rule allows it.
@@ -201,20 +210,20 @@ mod tests {
     /// What the kernel's machine answers.
     fn answer(program: &[Instruction], kind: u32, access: u32, major: u32, minor: u32) -> u64 {
         let question = [kind | access << 16, major, minor];
-        let mut registers = [0_u64; 7];
+        let mut registers = [0_u64; 6];
         let mut at = 0_usize;
         loop {
             let Instruction { code, registers: both, offset, number } = program[at];
-            let (to, from) = (usize::from(both & 15), usize::from(both >> 4));
+            let to = usize::from(both & 15);
+            let word = question[(offset as usize / 4).min(2)];
             at += 1;
             match code {
-                LOAD => registers[to] = u64::from(question[offset as usize / 4]),
+                LOAD => registers[to] = u64::from(word),
+                LOAD_HALF => registers[to] = u64::from(word >> (offset % 4 * 8) & 0xffff),
                 SET => registers[to] = number as u64,
-                COPY => registers[to] = registers[from],
-                AND => registers[to] &= i64::from(number) as u64,
-                SHIFT_RIGHT => registers[to] >>= number,
                 SKIP_UNLESS_EQUAL if registers[to] != i64::from(number) as u64 => at += offset as usize,
-                SKIP_UNLESS_EQUAL => {}
+                SKIP_IF_ANY_BIT if registers[to] & i64::from(number) as u64 != 0 => at += offset as usize,
+                SKIP_UNLESS_EQUAL | SKIP_IF_ANY_BIT => {}
                 EXIT => return registers[0],
                 other => panic!("{other:#x}"),
             }
@@ -238,13 +247,25 @@ mod tests {
         ] {
             assert_eq!(answer(&program, kind, access, major, minor) == 1, allowed, "{kind} {access} {major}:{minor}");
         }
-        assert_eq!(program.len(), 64);
+        assert_eq!(program.len(), 48);
+    }
+
+    #[test]
+    fn the_text_has_the_table_of_instructions() {
+        let text = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../TUTORIAL.md");
+        let text = std::fs::read_to_string(text).expect("TUTORIAL.md");
+        let rules = ["b *:* m", "c 1:3 rwm"].map(|line| Rule::parse(line).expect("a rule"));
+        let program = program(&rules);
+        let rows = program.iter().enumerate().map(|(number, it)| format!("| {number} | `{it}` | "));
+        let found: Vec<_> = rows.map(|row| text.find(&row).unwrap_or_else(|| panic!("no {row}"))).collect();
+        assert!(found.is_sorted() && found.len() == 14, "{found:?}");
     }
 
     #[test]
     fn a_rule_with_some_rights_allows_these_alone() {
         let program = program(&[Rule::parse("b 7:0 r").expect("a rule")]);
         assert_eq!([2, 4, 6, 1].map(|access| answer(&program, 1, access, 7, 0)), [1, 0, 0, 0]);
+        assert_eq!(answer(&program, 1, 2, 7, 1), 0, "another device");
     }
 
     #[test]

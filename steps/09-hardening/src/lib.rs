@@ -2,7 +2,7 @@
 //!
 //! Until here root inside had every right over its own namespaces, and every system call. Now it has what programs need, and
 //! no more. The functions are in the order in which they run: the host says which devices may be opened
-//! ([`allow_only`]); the child, in its root, covers what in `/proc` and `/sys` is the host's ([`cover`],
+//! ([`allow_only`]), and how soon the child is killed where memory runs out ([`kill_sooner_or_later`]); the child, in its root, covers what in `/proc` and `/sys` is the host's ([`cover`],
 //! [`make_read_only`]); and right before exec, as each process that `exec` brings in, it gives up the rest: its caller's keys
 //! ([`leave_the_callers_keys`]), what it may use up ([`limit`]), the capabilities that it could ever have
 //! ([`drop_from_bounds`]) and has ([`keep_only`]), rights that a program's file gives ([`refuse_new_privileges`]), and
@@ -45,6 +45,7 @@ use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::setrlimit;
+use nix::unistd::Pid;
 use paths::There;
 use seccompiler::BpfProgram;
 use shared::explain::Returned;
@@ -106,6 +107,15 @@ pub fn make_read_only(there: &There) -> Result<()> {
         .run(|| rootfs::sys::mount_read_only(copy.as_fd(), true))?;
     explain::child(call!("move_mount({from}, \"\", {to}, \"\", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH)"))
         .run(|| rootfs::sys::move_mount(copy.as_fd(), there.descriptor.as_fd(), c""))
+}
+
+/// Host: how soon the kernel kills this process, of all on the machine, where memory runs out: from 1000, the first, down to
+/// -1000, never. proc_pid_oom_score_adj(5).
+///
+/// # Errors
+/// EACCES below the caller's own number, without CAP_SYS_RESOURCE over the whole machine.
+pub fn kill_sooner_or_later(process: Pid, number: i32) -> Result<()> {
+    explain::host_echo(number, Path::new(&format!("/proc/{process}/oom_score_adj"))).run()
 }
 
 /// Child: a session keyring of its own. That of the caller has keys to the host's networks and disks, and is inherited.

@@ -30,6 +30,10 @@ pub struct Confinement {
     /// What one process may use up, by the names of `ulimit` and prlimit(1) [default: nofile=1024 and the caller's hard limit]
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit)]
     ulimit: Vec<Ulimit>,
+    /// How soon the kernel kills it where the machine's memory runs out: 1000 is first, -1000 never [default: the caller's, but
+    /// not below 0]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    pub(crate) oom_score_adj: Option<i32>,
     /// A device of the host's that it may use
     #[arg(long, value_name = "PATH[:PATH[:rwm]]", value_parser = devices::device)]
     device: Vec<Device>,

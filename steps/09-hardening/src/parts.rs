@@ -7,11 +7,12 @@ use cgroups::Version;
 use engine::parts::Limited;
 use engine::{Letter, Part, Program, Right};
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use seccompiler::BpfProgram;
 use serde::{Deserialize, Serialize};
-use shared::explain;
 use shared::failure::is;
 use shared::formula::{Formula, Term};
+use shared::{call, explain};
 
 use crate::capabilities::Set;
 use crate::devices::Rule;
@@ -69,6 +70,8 @@ pub struct Confined {
     calls: Calls,
     masks: bool,
     limits: Vec<Ulimit>,
+    /// None: as it has begun.
+    oom_score_adj: Option<i32>,
 }
 
 impl Confined {
@@ -88,6 +91,7 @@ impl Confined {
             calls: options.calls(),
             masks: !options.privileged,
             limits: options.limits()?,
+            oom_score_adj: options.oom_score_adj,
         })
     }
 
@@ -103,6 +107,23 @@ impl Confined {
 impl Part for Confined {
     fn name(&self) -> &'static str {
         "hardening"
+    }
+
+    fn admit(&self, child: Pid) -> Result<()> {
+        self.oom_score_adj.map_or(Ok(()), |number| crate::kill_sooner_or_later(child, number))
+    }
+
+    /// Only root can write to the files of a process that comes in, as that is not dumpable. So it inherits the number; but
+    /// not one below 0, as no child begins with that.
+    fn join(&self) -> Result<()> {
+        let Some(number) = self.oom_score_adj.filter(|number| *number >= 0) else { return Ok(()) };
+        let own = "/proc/self/oom_score_adj";
+        explain::child(call!("echo {number} > {own}")).run(|| std::fs::write(own, number.to_string()))
+    }
+
+    fn admit_guest(&self, guest: Pid, _init: Pid) -> Result<()> {
+        let given = self.oom_score_adj.filter(|number| *number < 0);
+        given.map_or(Ok(()), |number| crate::kill_sooner_or_later(guest, number))
     }
 
     fn enter(&self, _letter: &mut Letter) -> Result<()> {

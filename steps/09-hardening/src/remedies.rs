@@ -5,7 +5,7 @@ use shared::remedy::{Known, PausedCall, Remedy};
 
 /// Of rights, calls and devices.
 pub const KNOWN: Known =
-    Known { calls: &["bpf", "keyctl", "setrlimit", "prctl", "capset", "seccomp"], remedies: REMEDIES, hint };
+    Known { calls: &["bpf", "keyctl", "setrlimit", "prctl", "capset", "seccomp", "echo"], remedies: REMEDIES, hint };
 
 /// What is known of the calls of this step and of those before it.
 pub fn known() -> Vec<&'static Known> {
@@ -23,7 +23,13 @@ const REMEDIES: &[Remedy] = &[
         call: "setrlimit",
         errno: &[EPERM],
         applies: |_| true,
-        say: "no process inside may have a higher hard limit than the caller has: raise that one first (`ulimit -H`)",
+        say: "no process inside may have a higher hard limit than the caller: raise that first (`ulimit -H`)",
+    },
+    Remedy {
+        call: "echo ",
+        errno: &[EACCES],
+        applies: |call| call.ends_with("/oom_score_adj"),
+        say: "a number below the caller's own (`cat /proc/self/oom_score_adj`) takes CAP_SYS_RESOURCE over the whole machine: name a higher one",
     },
     Remedy {
         call: "seccomp",

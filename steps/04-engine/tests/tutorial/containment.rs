@@ -44,7 +44,12 @@ pub struct Playground {
     layers: &'static [&'static str],
 }
 
-pub const ROWS: [Row; 35] = [
+/// What stands in a cell, as the legend above the table says.
+const WORKS: &str = "○";
+const STOPPED: &str = "●";
+const WORKS_ON_V2: &str = "◐";
+
+pub const ROWS: [Row; 39] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -101,6 +106,21 @@ pub const ROWS: [Row; 35] = [
         what: "open a setting of the host for writing (called by root)",
         works: open_setting,
         stopped_by: "user namespace with a range",
+    },
+    Row {
+        what: "have the kernel start a program at a crash (`core_pattern`, called by root)",
+        works: |place, step| place.sh(step, ": >>/proc/sys/kernel/core_pattern").code == 0,
+        stopped_by: "user namespace with a range; and the path is read-only",
+    },
+    Row {
+        what: "have the kernel start a program when a cgroup of version 1 is empty (`release_agent`)",
+        works: open_release_agent,
+        stopped_by: "user namespace, and a cgroup namespace: the file is in a tree's first group alone",
+    },
+    Row {
+        what: "read the kernel's log (where `kernel.dmesg_restrict` is 1)",
+        works: |place, step| escapes(place, step, &["syslog"]),
+        stopped_by: "user namespace; and the list of calls",
     },
     Row {
         what: "type into the terminal that it was started from (where `dev.tty.legacy_tiocsti` is 1)",
@@ -166,6 +186,11 @@ pub const ROWS: [Row; 35] = [
         what: "read a key of the caller's session keyring",
         works: read_key,
         stopped_by: "a session keyring of its own; and the list of calls",
+    },
+    Row {
+        what: "make calls by a queue that no list of calls sees (`io_uring`)",
+        works: |place, step| escapes(place, step, &["io_uring"]),
+        stopped_by: "seccomp: the list of calls",
     },
     Row {
         what: "switch off that addresses are random (`personality`)",
@@ -487,6 +512,19 @@ fn change_root(place: &Playground, step: &str) -> bool {
     root.join(&name).exists()
 }
 
+/// The same, of a tree that it mounts; and in a mount namespace, as step 00 has none.
+fn open_release_agent(place: &Playground, step: &str) -> bool {
+    let dir = if step >= "step03" { "/mnt".into() } else { place.dir.path().join("rootfs/mnt") };
+    let (dir, said) = (dir.display(), place.file(step, "tmp/agent"));
+    let _ = std::fs::remove_file(&said.0);
+    let script = format!(
+        "mount -t cgroup -o pids none {dir} && test -e {dir}/release_agent && : >>{dir}/release_agent && : >{}",
+        said.1.display()
+    );
+    place.on_a_host_of_its_own("--mount", "", step, &script, "");
+    said.0.exists()
+}
+
 /// Opened to be added to, and nothing is.
 fn open_setting(place: &Playground, step: &str) -> bool {
     place.sh(step, ": >>/proc/sys/vm/swappiness").code == 0
@@ -521,7 +559,10 @@ fn read_through_process(place: &Playground, step: &str) -> bool {
     let victim = Victim::new("");
     let file = place.dir.path().join("secret");
     std::fs::write(&file, &word).expect("secret");
-    place.sh(step, &format!("cat /proc/{}/root{}", victim.0.id(), file.display())).out == word
+    let other = format!("cat /proc/{}/root{}", victim.0.id(), file.display());
+    // What it can see anyway: up to step 02, its own first process stands in the host's root, as it does itself.
+    let first = if step >= "step03" { format!("cat /proc/1/root{}", file.display()) } else { "true".to_owned() };
+    place.sh(step, &format!("{other} || {first}")).out == word
 }
 
 fn read_left_open(place: &Playground, step: &str) -> bool {
@@ -604,8 +645,16 @@ pub fn counting_files() -> Option<String> {
         .then(|| "needs a TMPDIR that is not mounted nodev or nosuid".to_owned())
 }
 
+/// Whether the kernel shows its log to root alone.
+fn restricts_log() -> bool {
+    std::fs::read_to_string("/proc/sys/kernel/dmesg_restrict").is_ok_and(|text| text.trim() != "0")
+}
+
 /// All rows are tried on version 1; those that a cgroup decides on a machine of version 2 alone, too.
 fn is_for_here(row: &Row) -> bool {
+    if row.what.contains("of version 1") {
+        return only(Version::V1).is_none();
+    }
     only(Version::V2).is_some() || row.what.contains("cgroup") || row.stopped_by.contains("cgroup")
 }
 
@@ -624,19 +673,22 @@ pub fn table(place: &Playground) -> String {
     );
     for row in ROWS.iter().filter(|row| is_for_here(row)) {
         let tried = place.tried(row);
-        let mut cells = tried.map(|works| if works { "works" } else { "**stopped**" });
+        let mut cells = tried.map(|works| if works { WORKS } else { STOPPED });
         // Where the tree is mounted so, the text's last column says it.
         let is_lifted = row.what.starts_with("the same, with the cgroup tree");
         if is_lifted && has_nsdelegate() && tried[..2] == [true; 2] && !tried[2..].contains(&true) {
-            cells[..5].fill("works");
+            cells[..5].fill(WORKS);
         }
         // And where no upper layer can be, what the text says of the others.
         if row.what == "change the root of another container" && !place.layers.is_empty() {
-            cells[7..].fill("**stopped**");
+            cells[7..].fill(STOPPED);
         }
         // And where the kernel allows it to nobody but root.
         if row.what.starts_with("type into") && crate::legacy_tiocsti().is_some() {
-            cells[..8].fill("works");
+            cells[..8].fill(WORKS);
+        }
+        if row.what.starts_with("read the kernel's log") && !restricts_log() {
+            cells[1..].fill(STOPPED);
         }
         // The differences between the two versions: a list of devices, which v2 has not before step 09.
         let both = match row.what {
@@ -645,7 +697,7 @@ pub fn table(place: &Playground) -> String {
             _ => 0..0,
         };
         if tried[both.clone()].iter().all(|works| *works == only(Version::V1).is_some()) {
-            cells[both].fill("works on v2, **stopped** on v1");
+            cells[both].fill(WORKS_ON_V2);
         }
         table += &format!("| {} | {} | {} |\n", row.what, cells.join(" | "), row.stopped_by);
     }

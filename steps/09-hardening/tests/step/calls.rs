@@ -20,7 +20,7 @@ pub fn checks() -> Vec<Check> {
             for what in ["keys", "layout", "bpf", "io_uring", "userfaultfd", "syslog", "vsock", "namespace"] {
                 assert_eq!(escape(&home, &[], what), "EPERM", "{what}");
             }
-            for what in ["clone3", "newer"] {
+            for what in ["clone3", "newer", "x32"] {
                 assert_eq!(escape(&home, &[], what), "ENOSYS", "{what}");
             }
             // Without the list the kernel has other answers, so it is the list that says so.
@@ -83,6 +83,18 @@ pub fn checks() -> Vec<Check> {
             let script = "busybox sh -c 'busybox echo a | busybox sed s/a/b/; busybox ls / >/dev/null; busybox id -u'";
             assert_eq!(run(&home, &volume, &["sh", "-c", script]), "b\n0");
         }),
+        check("a_program_of_musl_runs_under_the_list", [needs::user_namespaces(), needs::tool("musl-gcc")], || {
+            let home = Home::new();
+            let dir = tempfile::tempdir().expect("tempdir");
+            std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+            let source = dir.path().join("program.c");
+            std::fs::write(&source, MUSL).expect("a source");
+            let mut compiler = std::process::Command::new("musl-gcc");
+            compiler.args(["-static", "-o"]).arg(dir.path().join("program")).arg(&source);
+            assert!(compiler.status().expect("musl-gcc").success());
+            let volume = format!("{}:/mnt:ro", dir.path().display());
+            assert_eq!(run(&home, &["-v", &volume], &["/mnt/program"]), "thread 1\nchild 7\nuser 0");
+        }),
         check("python_runs_under_the_list", [needs::user_namespaces(), python()], || {
             let home = Home::new();
             let python = prefix().expect("python");
@@ -107,8 +119,10 @@ pub fn checks() -> Vec<Check> {
             let script = "set -e; cd /tmp; mkdir -p d/DEBIAN d/usr; printf 'Package: a\\nVersion: 1\\nArchitecture: all\\n\
                           Maintainer: a <a@b>\\nDescription: a\\n' >d/DEBIAN/control; echo file >d/usr/f; \
                           dpkg-deb --root-owner-group -b d a.deb >/dev/null; dpkg-deb -x a.deb o; cat o/usr/f; \
-                          tar cf - d | tar xf - -C o; cat o/d/usr/f; rm -r d o a.deb";
-            assert_eq!(run(&home, &["-v", "/usr:/usr:ro"], &["sh", "-c", script]), "file\nfile");
+                          mkdir -p i/var/lib/dpkg/info i/var/lib/dpkg/updates i/var/lib/dpkg/triggers; : >i/var/lib/dpkg/status; \
+                          dpkg --root=/tmp/i --unpack a.deb >/dev/null; dpkg-query --admindir=i/var/lib/dpkg -W -f '${Status}\n' a; \
+                          tar cf - d | tar xf - -C o; cat o/d/usr/f; rm -r d o i a.deb";
+            assert_eq!(run(&home, &["-v", "/usr:/usr:ro"], &["sh", "-c", script]), "file\ninstall ok unpacked\nfile");
         }),
         check("strace_traces_inside_as_in_docker", [needs::user_namespaces(), needs::tool("strace")], || {
             let home = Home::new();
@@ -153,6 +167,36 @@ pub fn checks() -> Vec<Check> {
         }),
     ]
 }
+
+/// A thread, a child, and another program: what the C library musl makes of them.
+const MUSL: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void *count(void *number) { ++*(int *)number; return 0; }
+
+int main(void) {
+    int number = 0, status;
+    unsigned char byte;
+    struct stat there;
+    char line[16];
+    pthread_t thread;
+    if (pthread_create(&thread, 0, count, &number) || pthread_join(thread, 0)) return 1;
+    if (getrandom(&byte, 1, 0) != 1 || stat("/proc/self/exe", &there)) return 2;
+    pid_t child = fork();
+    if (child == 0) _exit(7);
+    if (waitpid(child, &status, 0) != child) return 3;
+    FILE *program = popen("id -u", "r");
+    if (!program || !fgets(line, sizeof line, program) || pclose(program)) return 4;
+    printf("thread %d\nchild %d\nuser %s", number, WEXITSTATUS(status), line);
+    return 0;
+}
+"#;
 
 /// Where the kernel still lets a program type for others. Documentation/admin-guide/sysctl/kernel.rst has no word of it;
 /// see CONFIG_LEGACY_TIOCSTI.

@@ -1,9 +1,13 @@
 //! Step 09, run as a learner runs it, and looked at from the host.
 
 mod calls;
+mod escapes;
 #[allow(dead_code)]
 #[path = "../../../04-engine/tests/step/home.rs"]
 mod home;
+#[allow(dead_code)]
+#[path = "../../../04-engine/tests/step/killed.rs"]
+mod killed;
 mod others;
 mod paths;
 
@@ -25,7 +29,10 @@ fn main() -> ExitCode {
     }
     let code = testing::run(
         "step09",
-        [checks(), calls::checks(), paths::checks(), others::checks()].into_iter().flatten().collect(),
+        [checks(), calls::checks(), paths::checks(), escapes::checks(), others::checks()]
+            .into_iter()
+            .flatten()
+            .collect(),
     );
     home::remove_rootfs();
     code
@@ -204,6 +211,33 @@ fn checks() -> Vec<Check> {
             home.refuses(&["run", "--rm", "--ulimit", "nofile=2:1", "true"], "above the hard one");
             home.refuses(&["run", "--rm", "--ulimit", "nofile=1:99999999999", "true"], "EPERM");
         }),
+        check("what_is_killed_first_where_memory_runs_out_can_be_said", here.clone(), || {
+            let home = Home::new();
+            let number = |pid: Pid| proc(pid, "oom_score_adj").trim().to_owned();
+            let has_it = |option: &[&str], wanted: &str| {
+                let id = sleeping(&home, option);
+                assert_eq!(number(home.init(&id)), wanted, "{option:?}");
+                with_guest(&home, &id, &[], |guest| assert_eq!(number(guest), wanted, "{option:?}"));
+            };
+            let own = number(Pid::this());
+            has_it(&[], &own);
+            has_it(&["--oom-score-adj", "700"], "700");
+            // Below the caller's own it is as the kernel says.
+            let may = std::fs::write("/proc/self/oom_score_adj", "-1").is_ok();
+            std::fs::write("/proc/self/oom_score_adj", &own).expect("as before");
+            if may {
+                has_it(&["--oom-score-adj", "-700"], "-700");
+            } else {
+                home.refuses(&["run", "--rm", "--oom-score-adj", "-700", "true"], "EACCES");
+            }
+        })
+        .differs_in([World::CgroupV2]),
+        check("an_engine_that_is_killed_leaves_nothing", [range()], || {
+            let at = "--pause=bpf,open_tree,keyctl,capset,seccomp";
+            let run = [&[at, "run"], OTHERS, &["--name", "it", "--oom-score-adj", "1", "sleep", "0.3"]].concat();
+            killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
+        }),
+        check("of_a_hundred_containers_none_is_lost_and_none_is_left", here.clone(), a_hundred).alone(),
         check("the_callers_keys_are_not_inherited", [needs::user_namespaces(), keys()], || {
             let home = Home::new();
             let word = testing::random_word();
@@ -224,6 +258,25 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.ok(&[&["exec", &id], &command[..]].concat()), "ENOKEY");
         }),
     ]
+}
+
+/// Eight at a time, each with a word and a limit of its own.
+fn a_hundred() {
+    let home = Home::new();
+    let one = |number: usize| {
+        let (limit, script) = (format!("nofile={}", 100 + number), format!("echo {number} $(ulimit -n)"));
+        home.step(&[&["-q", "run", "--rm"], OTHERS, &["--ulimit", &limit, "sh", "-c", &script]].concat()).spawn()
+    };
+    let numbers: Vec<_> = (0..100).collect();
+    for eight in numbers.chunks(8) {
+        let runs: Vec<_> = eight.iter().map(|number| (number, one(*number))).collect();
+        for (number, run) in runs {
+            let output = run.wait_with_output().expect("wait");
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert_eq!(out, format!("{number} {}\n", 100 + number), "{err}");
+        }
+    }
+    assert_eq!(home.all(), "");
 }
 
 /// That the kernel keeps keys, and for this user.

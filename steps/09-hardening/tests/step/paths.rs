@@ -45,14 +45,24 @@ pub fn checks() -> Vec<Check> {
                     );
                 }
             }
-            let script = "echo x >/proc/sys/kernel/hostname";
-            assert_ne!(home.step(&["-q", "exec", &id, "sh", "-c", script]).ran().code, 0);
+            for file in ["sys/kernel/hostname", "sys/kernel/core_pattern", "sysrq-trigger", "irq/default_smp_affinity"]
+            {
+                let script = format!(": >>/proc/{file}");
+                assert_ne!(home.step(&["-q", "exec", &id, "sh", "-c", &script]).ran().code, 0, "{file}");
+            }
         })
         .differs_in([World::CgroupV2, World::DockerRoot]),
         check("a_null_device_that_is_none_masks_nothing", here.clone(), || {
             let home = Home::new();
             let decoy = tempfile::NamedTempFile::new().expect("tempfile");
             let volume = format!("{}:/dev/null", decoy.path().display());
+            // What anyone would write first: a mask that shows what the root has put there.
+            std::fs::write(decoy.path(), "decoy").expect("write");
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+            std::fs::set_permissions(decoy.path(), open).expect("chmod");
+            let options = ["--privileged", "-v", &volume];
+            let naive = ["sh", "-c", "mount --bind /dev/null /proc/uptime && cat /proc/uptime"];
+            assert_eq!(run(&home, &options, &naive), "decoy");
             home.refuses(&["run", "--rm", "--network", "none", "-v", &volume, "true"], "is not the null device");
             let dir = tempfile::tempdir().expect("tempdir");
             let volume = format!("{}:/sys", dir.path().display());
