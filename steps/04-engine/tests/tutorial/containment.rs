@@ -665,13 +665,24 @@ fn has_nsdelegate() -> bool {
 }
 
 /// The table as the text has it.
-pub fn table(place: &Playground) -> String {
+/// How many parts of the table are tried side by side.
+pub const PARTS: usize = 4;
+
+/// Whether a row is in this part. What is measured is in none of them: nothing else may run beside it.
+fn is_in(part: Option<usize>, number: usize, row: &Row) -> bool {
+    let is_measured = row.what == "use a whole processor";
+    part.map_or(is_measured, |part| !is_measured && number % PARTS == part)
+}
+
+/// A part of the table, as it is found here; `None`: what is measured.
+pub fn table(place: &Playground, part: Option<usize>) -> String {
     let mut table = format!(
         "| what a program tries | {} | stopped by |\n| --- |{} --- |\n",
         STEPS.map(|step| &step["step".len()..]).join(" | "),
         " --- |".repeat(STEPS.len())
     );
-    for row in ROWS.iter().filter(|row| is_for_here(row)) {
+    let rows = ROWS.iter().enumerate().filter(|(number, row)| is_in(part, *number, row)).map(|(_, row)| row);
+    for row in rows.filter(|row| is_for_here(row)) {
         let tried = place.tried(row);
         let mut cells = tried.map(|works| if works { WORKS } else { STOPPED });
         // Where the tree is mounted so, the text's last column says it.

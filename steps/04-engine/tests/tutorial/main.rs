@@ -87,19 +87,25 @@ fn checks() -> Vec<Check> {
             pictures::are_of_today,
         )
         .differs_in([World::CgroupV2]),
-        check(
-            "the_matrix_is_what_was_found",
-            [needs::root(), groups(), needs::tool("unshare"), needs::tool("bash"), containment::counting_files()],
-            || {
-                let found = containment::table(&containment::Playground::new());
-                let text = tutorial();
-                let is_there = |row: &str| text.lines().any(|line| line == row);
-                assert!(found.lines().all(is_there), "found this, and TUTORIAL.md has something else:\n{found}");
-            },
-        )
-        .differs_in([World::CgroupV2])
-        .alone(),
+        matrix("the_processors_row_of_the_matrix_is_what_was_found", None).alone(),
     ]
+    .into_iter()
+    .chain(
+        (0..containment::PARTS)
+            .map(|part| matrix(&format!("part_{}_of_the_matrix_is_what_was_found", part + 1), Some(part))),
+    )
+    .collect()
+}
+
+fn matrix(name: &str, part: Option<usize>) -> Check {
+    let needs = [needs::root(), groups(), needs::tool("unshare"), needs::tool("bash"), containment::counting_files()];
+    check(name, needs, move || {
+        let found = containment::table(&containment::Playground::new(), part);
+        let text = tutorial();
+        let is_there = |row: &str| text.lines().any(|line| line == row);
+        assert!(found.lines().all(is_there), "found this, and TUTORIAL.md has something else:\n{found}");
+    })
+    .differs_in([World::CgroupV2])
 }
 
 /// The project's directory.
