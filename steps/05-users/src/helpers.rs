@@ -39,14 +39,33 @@ pub fn run(name: &str, child: Pid, ranges: &Ranges) -> Result<()> {
     })?;
     let Some(output) = answer.filter(|output| !output.status.success()) else { return Ok(()) };
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Failure {
-        code: STEP_FAILED,
-        sentence: format!("{name} has not mapped the ids: {}", said.lines().next().unwrap_or("it does not say why")),
-        remedy: Some(
-            "/etc/subuid and /etc/subgid must give this user these ids: `sudo usermod --add-subuids FIRST-LAST \
-                      --add-subgids FIRST-LAST USER`, or leave --uidmap and --gidmap out"
-                .to_owned(),
-        ),
+    let said = said.lines().next().unwrap_or("it does not say why");
+    let remedy = Some(remedy(name, said));
+    Err(Failure { code: STEP_FAILED, sentence: format!("{name} has not mapped the ids: {said}"), remedy }.into())
+}
+
+fn remedy(name: &str, said: &str) -> String {
+    // It has found the lines, and the kernel takes it for an ordinary user.
+    if said.contains("write to") && said.contains("Operation not permitted") {
+        return format!(
+            "{name} has not run with root's rights: it has lost its setuid bit or its capability (reinstall the package \
+             uidmap, or shadow-utils), or lies on a mount with nosuid, or this process has no_new_privs"
+        );
     }
-    .into())
+    "/etc/subuid and /etc/subgid must give this user these ids: `sudo usermod --add-subuids FIRST-LAST --add-subgids \
+     FIRST-LAST USER`, or leave --uidmap and --gidmap out"
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_is_about_what_it_says() {
+        let without_rights = "newuidmap: write to uid_map failed: Operation not permitted";
+        assert!(remedy("newuidmap", without_rights).contains("setuid bit"));
+        let not_given = "newuidmap: uid range [0-10) -> [500000-500010) not allowed";
+        assert!(remedy("newuidmap", not_given).contains("/etc/subuid"));
+    }
 }

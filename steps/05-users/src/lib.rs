@@ -106,9 +106,9 @@ pub fn map_tree(tree: BorrowedFd, attributes: &MountAttributes, child: Pid) -> R
 ///
 /// # Errors
 /// EINVAL where the map has no id 0.
-pub fn become_root() -> Result<()> {
+pub fn become_root(may_set_groups: bool) -> Result<()> {
     let _root = explain::one_line("root inside");
-    switch_to(&Account::ROOT, true)?;
+    switch_to(&Account::ROOT, may_set_groups)?;
     // A process that has changed its ids is not dumpable, and its own /proc/self/fd is closed to it, by which volumes are
     // mounted. Only before it shares a pid namespace with others: one of theirs could look into the engine's memory and
     // files. CVE-2016-9962, CVE-2019-5736.

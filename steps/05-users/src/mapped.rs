@@ -32,7 +32,7 @@ pub fn run(command: &[OsString]) -> Result<u8> {
 /// # Errors
 /// Those of clone(2) and of [`map_ids`](crate::map_ids), and what fails in the child.
 pub fn in_a_namespace_of(map: Option<&Map>, act: impl FnMut() -> Result<()>) -> Result<u8> {
-    let enter = || map.map_or(Ok(()), |_| crate::become_root());
+    let enter = || map.map_or(Ok(()), |map| crate::become_root(map.has_groups));
     let mut gate = Gate::new(enter, act)?;
     let flags = CloneFlags::CLONE_NEWUSER;
     let pid = explain::host(call!("clone(child, stack, CLONE_NEWUSER|SIGCHLD, NULL)"))

@@ -98,7 +98,7 @@ impl Part for MappedNamespaces {
     fn enter(&self, letter: &mut Letter) -> Result<()> {
         self.is_root.set(true);
         // First: until then its mounts would be nobody's, and its rights would end with exec.
-        self.map().map_or(Ok(()), |_| crate::become_root())?;
+        self.map().map_or(Ok(()), |map| crate::become_root(map.has_groups))?;
         self.namespaces.enter(letter)
     }
 
@@ -116,7 +116,7 @@ impl Part for MappedNamespaces {
             None if self.is_root.get() || self.map().is_none() => return Ok(()),
             None => Account::ROOT,
         };
-        let may_set_groups = !matches!(self.choice, Choice::NoRange { has_groups: false, .. });
+        let may_set_groups = self.choice.has_groups();
         program.gives_up(Right::Ids, move || crate::switch_to(&account, may_set_groups));
         Ok(())
     }

@@ -46,6 +46,8 @@ pub struct Map {
     pub gids: Ranges,
     /// Who may.
     pub writer: Writer,
+    /// Whether groups can be set inside.
+    pub has_groups: bool,
 }
 
 /// Who writes a map.
@@ -82,9 +84,27 @@ impl Choice {
         }
     }
 
+    /// Whether setgroups(2) is allowed inside.
+    pub fn has_groups(&self) -> bool {
+        match self {
+            Choice::Host => true,
+            Choice::Ranges(Map { has_groups, .. }) | Choice::NoRange { has_groups, .. } => *has_groups,
+        }
+    }
+
     /// The ranges that root gives: to anybody else open_tree(2) is forbidden on the host.
     pub fn given_by_root(&self) -> Option<&Map> {
         self.map().filter(|map| map.writer == Writer::Root)
+    }
+}
+
+impl Map {
+    /// Of these lines, written by that one: newgidmap(1) denies setgroups(2) where it gives no other group than its user's own: a process could leave that, and
+    /// then read a file that is closed to this group alone. user_namespaces(7), CVE-2014-8989.
+    pub fn new(uids: Ranges, gids: Ranges, writer: Writer) -> Self {
+        let own = getegid().as_raw();
+        let has_groups = writer == Writer::Root || gids.0.iter().any(|range| (range.outside, range.count) != (own, 1));
+        Map { uids, gids, writer, has_groups }
     }
 }
 
@@ -173,7 +193,7 @@ pub fn choose(users: &Users) -> Result<Choice> {
     let given = |one: &[Range], other: &[Range]| Ranges(if one.is_empty() { other.to_vec() } else { one.to_vec() });
     if !users.uidmap.is_empty() || !users.gidmap.is_empty() {
         let (uids, gids) = (given(&users.uidmap, &users.gidmap), given(&users.gidmap, &users.uidmap));
-        return Ok(Choice::Ranges(Map { uids, gids, writer }));
+        return Ok(Choice::Ranges(Map::new(uids, gids, writer)));
     }
     let [uids, gids] = ["/etc/subuid", "/etc/subgid"].map(|file| std::fs::read_to_string(file).unwrap_or_default());
     let user = Name::of(geteuid());
@@ -182,7 +202,7 @@ pub fn choose(users: &Users) -> Result<Choice> {
         return Ok(choice.map_or_else(|why| Choice::NoRange { why, has_groups: false }, Choice::Ranges));
     }
     let read = |name| kernel_file::read(format!("/proc/self/{name}"));
-    let map = Map { uids: of_root(&user, &uids), gids: of_root(&user, &gids), writer };
+    let map = Map::new(of_root(&user, &uids), of_root(&user, &gids), writer);
     Ok(match why_not(&map, &read("status")?, &read("uid_map")?, &read("gid_map")?) {
         None => Choice::Ranges(map),
         Some(why) => Choice::NoRange { why, has_groups: matches!(Ids::of_caller()?, Ids::Each { .. }) },
@@ -253,7 +273,7 @@ fn of_ordinary_user(user: &Name, subuid: &str, subgid: &str) -> Result<Map, Stri
     let (uids, gids) = (ranges("/etc/subuid", subuid)?, ranges("/etc/subgid", subgid)?);
     helpers::missing().map_or(Ok(()), Err)?;
     let own = |id, ranges| Ranges([vec![Range { inside: 0, outside: id, count: 1 }], ranges].concat());
-    Ok(Map { uids: own(user.id, uids), gids: own(getegid().as_raw(), gids), writer: Writer::Helpers })
+    Ok(Map::new(own(user.id, uids), own(getegid().as_raw(), gids), Writer::Helpers))
 }
 
 /// Whether a file's owner is anyone inside. Where it cannot be asked, the call that fails says why.
@@ -315,7 +335,7 @@ mod tests {
     #[test]
     fn a_root_without_these_ids_or_rights_has_no_range() {
         let whole = "         0          0 4294967295\n";
-        let map = Map { uids: Ranges(vec![USUAL]), gids: Ranges(vec![USUAL]), writer: Writer::Root };
+        let map = Map::new(Ranges(vec![USUAL]), Ranges(vec![USUAL]), Writer::Root);
         assert_eq!(why_not(&map, "CapEff:\t000001ffffffffff\n", whole, whole), None);
         let short = "         0     100000      65536\n";
         let why = why_not(&map, "CapEff:\t000001ffffffffff\n", whole, short);

@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn ids_in_attributes_are_those_inside() {
         let range = Ranges(vec![Range { inside: 0, outside: 100_000, count: 65_536 }]);
-        let ids = Ids::Of(Map { uids: range.clone(), gids: range, writer: Writer::Root });
+        let ids = Ids::Of(Map::new(range.clone(), range, Writer::Root));
         let version_3 = [&[1, 0, 0, 3][..], &[0; 16], &100_000_u32.to_le_bytes()].concat();
         assert_eq!(as_inside("security.capability", version_3, &ids), [&[1, 0, 0, 2][..], &[0; 16]].concat());
         let acl = |id: u32| [&[2, 0, 0, 0, 2, 0, 7, 0][..], &id.to_le_bytes()].concat();

@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn ids_of_a_range_are_those_inside_and_others_nobodys() {
         let range = Ranges(vec![Range { inside: 0, outside: 100_000, count: 65_536 }]);
-        let ids = Ids::Of(Map { uids: range.clone(), gids: range, writer: Writer::Root });
+        let ids = Ids::Of(Map::new(range.clone(), range, Writer::Root));
         assert_eq!(ids.inside(100_000, 100_005), (0, 5));
         assert_eq!(ids.inside(0, 0), (65_534, 65_534));
         assert_eq!(Ids::Same.inside(7, 8), (7, 8));
