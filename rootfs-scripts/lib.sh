@@ -226,6 +226,10 @@ unpack() {
     *) set -- ;; # a small busybox
     esac
     if may_chown; then
+        # Without them, a program like ping lacks the capabilities of its file.
+        case $(tar --help 2>&1) in
+        *--xattrs-include*) set -- --xattrs '--xattrs-include=security.capability' "$@" ;;
+        esac
         # By name, the owner would become the user of that name on this machine.
         tar -C "$new" "-x${zip}pf" - --numeric-owner "$@"
     else
@@ -252,13 +256,26 @@ directories() {
 
 # give: each id N becomes $owner + N, which a container whose map begins there has as N
 # again; the highest first, so that none is found twice. chown(2) clears the setuid bit,
-# so the mode is set anew; not of a link, as chmod would change what that leads to.
+# so the mode is set anew; not of a link, as chmod would change what that leads to. It clears
+# the capabilities of a file, too.
 give() {
     [ "$owner" ] || return 0
+    capabilities=$(file_capabilities)
     find "$new" -exec stat -c '%u %g %a' {} + | sort -u | sort -rn | while read -r uid gid mode; do
         must "give it to $owner (only root may)" find "$new" -user "$uid" -group "$gid" -perm "$mode" \
             -exec chown -h "$((owner + uid)):$((owner + gid))" {} + ! -type l -exec chmod "$mode" {} +
     done || exit
+    [ -z "$capabilities" ] || printf '%s\n' "$capabilities" | must 'give capabilities to files' setfattr -h --restore=-
+}
+
+# file_capabilities: those of the new rootfs, as setfattr(1) takes them: for the container whose
+# root is $owner, and for nobody else. That is version 3 of the format, which is version 2 and
+# an id at its end. See capabilities(7). Without getfattr, there are none any more.
+file_capabilities() {
+    command -v getfattr >/dev/null || return 0
+    id=$(printf '%02x%02x%02x%02x' $((owner & 255)) $((owner >> 8 & 255)) $((owner >> 16 & 255)) $((owner >> 24)))
+    getfattr -R -P -h -m '^security\.capability$' -d -e hex --absolute-names -- "$new" |
+        sed "s/^security\.capability=0x\(..\)000002\(.*\)/security.capability=0x\1000003\2$id/"
 }
 
 # finish FROM: puts the new rootfs into place, in one step, and says so.

@@ -12,6 +12,11 @@ fn main() -> ExitCode {
     testing::run("step03", checks())
 }
 
+/// Root, and the tools that set and read them.
+fn capabilities() -> Vec<Option<String>> {
+    all_ids().into_iter().chain(["setcap", "getcap", "getfattr"].map(needs::tool)).collect()
+}
+
 fn checks() -> Vec<Check> {
     vec![
         check("alpine_sh_unpacks_an_archive_with_the_right_checksum", [needs::tool("sha256sum")], || {
@@ -77,6 +82,29 @@ fn checks() -> Vec<Check> {
                     assert!(ran.code == 2 && ran.err.contains("--owner takes an id"), "{ran:?}");
                 }
             }
+        }),
+        check("a_root_with_an_owner_keeps_the_capabilities_of_files", capabilities(), || {
+            let made = Archive::new();
+            let from = made.dir.path().join("from");
+            let set = Command::new("setcap").arg("cap_net_raw+ep").arg(from.join("bin/tool")).status().expect("setcap");
+            assert!(set.success());
+            let mut tar = Command::new("tar");
+            tar.args(["--xattrs", "--xattrs-include=security.capability", "-C"]).arg(&from).arg("-czf").arg(&made.path);
+            output(tar.arg("."));
+            let sum = output(Command::new("sha256sum").arg(&made.path));
+            let of = |options: &[&str], name: &str| {
+                let dest = made.dir.path().join(name);
+                let mut script = Command::new(path("alpine.sh"));
+                script.args(options).arg(&dest).env("ARCHIVE", &made.path);
+                output(script.env("SHA256", sum.split(' ').next().expect("sum")));
+                let tool = dest.join("bin/tool");
+                assert_eq!(tool.metadata().expect("tool").mode() & 0o7777, 0o751);
+                let shown = output(Command::new("getcap").arg("-n").arg(&tool));
+                shown.trim_end().rsplit_once("tool ").map(|(_, rights)| rights.to_owned()).unwrap_or_default()
+            };
+            assert_eq!(of(&[], "plain"), "cap_net_raw=ep");
+            // Of that container's root, and of no other: else whoever runs it on the host would have them.
+            assert_eq!(of(&["--owner", "100000"], "given"), "cap_net_raw=ep [rootid=100000]");
         }),
         check("debian_sh_passes_its_options_to_mmdebstrap", registry(), || {
             let dir = tempfile::tempdir().expect("tempdir");

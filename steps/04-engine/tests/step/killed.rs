@@ -17,6 +17,8 @@ pub enum Who {
     Engine,
     /// The process that it has made, once it has.
     Monitor,
+    /// The process that this one has made: who becomes the program.
+    Child,
 }
 
 /// Does `arguments` again and again, and kills before the first call, the second, until it ends without being killed.
@@ -107,7 +109,11 @@ fn end_at(home: &Home, arguments: &[&str], who: Who, signal: Signal, pause: usiz
         printed += &line;
         if pauses > pause {
             let engine = Pid::from_raw(step.id() as i32);
-            let victim = if who == Who::Engine { Some(engine) } else { child_of(engine) };
+            let victim = match who {
+                Who::Engine => Some(engine),
+                Who::Monitor => child_of(engine),
+                Who::Child => child_of(engine).and_then(child_of),
+            };
             how = if victim.is_some() { How::Killed } else { How::NobodyToKill };
             if let Some(victim) = victim {
                 kill(victim, signal).expect("kill");

@@ -7,12 +7,14 @@ mod home;
 #[path = "../../../04-engine/tests/step/killed.rs"]
 mod killed;
 mod ordinary;
+mod refused;
 mod user;
 
 use std::fs::{create_dir, read_to_string, set_permissions, write};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 
 use home::{Home, alive, rootfs};
@@ -70,6 +72,9 @@ fn give(root: &Path, id: u32) {
     let given = Command::new("chown").args(["-hR", &format!("{id}:{id}")]).arg(root).status().expect("chown");
     assert!(given.success());
 }
+
+/// The calls that this step makes.
+const OWN: &str = "--pause=open_tree,echo '0,mount_setattr,setgroups,setres,prctl,move_mount,fchdir,execve";
 
 fn checks() -> Vec<Check> {
     let mut checks = vec![
@@ -310,9 +315,23 @@ fn checks() -> Vec<Check> {
         check("a_killed_monitor_leaves_nothing_of_a_range", [range()], || {
             killed::at_every_pause(|_| {}, &["create", "--name", "it", "--user", "1000", "true"], killed::Who::Monitor);
         }),
+        check("killed_at_a_call_of_this_step_they_leave_nothing_of_a_mapped_volume", [idmap()], || {
+            let place = tempfile::tempdir().expect("tempdir");
+            let volume = format!("{}:/mnt:idmap", place.path().display());
+            let run = [OWN, "run", "--name", "it", "--user", "1000", "-v", &volume, "true"];
+            killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
+            killed::at_every_pause(|_| {}, &run, killed::Who::Monitor);
+        }),
+        check("a_killed_exec_leaves_nothing_of_another_user", [range()], || {
+            let before = |home: &Home| drop(home.ok(&["run", "-d", "--name", "it", "sleep", "100"]));
+            for who in [killed::Who::Engine, killed::Who::Child] {
+                killed::at_every_pause(before, &[OWN, "exec", "--user", "1000", "it", "true"], who);
+            }
+        }),
+        check("who_comes_by_exec_is_closed_to_the_containers_root", [range()], closed_to_root_inside),
         check("of_a_hundred_containers_none_is_lost_and_none_is_left", [range()], a_hundred).alone(),
     ];
-    checks.extend(user::checks().into_iter().chain(ordinary::checks()));
+    checks.extend(user::checks().into_iter().chain(ordinary::checks()).chain(refused::checks()));
     checks
 }
 
@@ -423,4 +442,29 @@ fn files_are_mapped() {
     assert_eq!(on_disk("theirs"), (1000, 1001, 0o644));
     assert_eq!(on_disk("tool"), (33, 34, 0o6755), "nothing on the disk was changed for it");
     assert_eq!(on_disk("secret"), (0, 0, 0o600));
+}
+
+/// Whose the files below `/proc/PID` are of a process that is about to run a program: one that may look into its memory. Of
+/// `exec`'s it must not be one of the container's, as it still has the engine's memory and files. CVE-2019-5736.
+fn closed_to_root_inside() {
+    let home = Home::new();
+    let owner_before_execve = |words: &[&str]| {
+        let run = home.narrated(&[&["--pause=execve"], words].concat());
+        let mut step = run.with(|command| _ = command.stdin(Stdio::piped())).spawn();
+        // The engine's own, of itself, comes first.
+        writeln!(step.stdin.as_ref().expect("piped")).expect("Enter");
+        let printed = testing::collect(step.stderr.take().expect("piped"));
+        while !printed.recv_timeout(testing::PATIENCE).expect("a pause").starts_with("[Enter] the child") {}
+        let child = deepest(Pid::from_raw(step.id() as i32));
+        assert_eq!(ids(child)[0], "100000", "it is root inside by now");
+        let owner = Path::new("/proc").join(child.to_string()).join("status").metadata().expect("status").uid();
+        drop(step.stdin.take());
+        assert_eq!(testing::end_of(&mut step, testing::PATIENCE), 0);
+        owner
+    };
+    // Nobody is there yet who could look.
+    assert_eq!(owner_before_execve(&["run", "--name", "it", "true"]), 100_000);
+    let id = home.ok(&["run", "-d", "sleep", "100"]);
+    assert_eq!(owner_before_execve(&["exec", &id, "true"]), 0);
+    assert_eq!(owner_before_execve(&["exec", "--user", "0", &id, "true"]), 0);
 }

@@ -197,6 +197,40 @@ pub fn checks() -> Vec<Check> {
             assert_eq!(user.ok(&["exec", "--user", "1000", &id, "id", "-u"]), "1000");
             user.ok(&["stop", "-t", "0", &id]);
         }),
+        check("an_ordinary_user_can_map_the_own_group_alone", [needed()], || {
+            let user = Ordinary::new(RANGE);
+            // newgidmap denies setgroups(2) then: where its user's group is the one that may not read a file, no process
+            // may leave it.
+            for maps in [
+                &["--uidmap", "0:65534:1"][..],
+                &["--uidmap", "0:65534:1", "--uidmap", "1:300000:100", "--gidmap", "0:65534:1"],
+            ] {
+                let id = user.ok(&[&["run", "-d"], maps, &["sleep", "100"]].concat());
+                assert_eq!(proc(user.init(&id), "setgroups"), "deny\n");
+                assert_eq!(user.ok(&["exec", "--user", "0:0", &id, "id", "-g"]), "0");
+                user.ok(&["rm", "-f", &id]);
+            }
+            // One of the range is given by root, and nobody's way around a file.
+            let id = user.ok(&["run", "-d", "--uidmap", "0:65534:1", "--gidmap", "0:300000:1", "sleep", "100"]);
+            assert_eq!(
+                (proc(user.init(&id), "setgroups"), ids(user.init(&id))[2].as_str()),
+                ("allow\n".to_owned(), "")
+            );
+            assert_eq!(user.ok(&["exec", "--user", "0", &id, "id", "-G"]), "0");
+        }),
+        check("a_helper_without_roots_rights_is_named", [needed()], || {
+            let user = Ordinary::new(RANGE);
+            let bin = user.dir.path().join("bin");
+            create_dir(&bin).expect("mkdir");
+            let copy = bin.join("newuidmap");
+            std::fs::copy(process::find_in_path("newuidmap").expect("needed"), &copy).expect("cp");
+            set_permissions(&copy, PermissionsExt::from_mode(0o755)).expect("chmod");
+            let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+            let ran = user.step(&["-q", "run", "--rm", "true"]).with(|command| _ = command.env("PATH", path)).ran();
+            assert!(ran.code == 125 && ran.err.contains("newuidmap has not mapped the ids: "), "{ran:?}");
+            assert!(ran.err.contains("what to do: ") && ran.err.contains("its setuid bit"), "{ran:?}");
+            assert!(!ran.err.contains("usermod"), "the line is there: {ran:?}");
+        }),
         check("an_ordinary_users_program_can_be_another_user", [needed()], || {
             let user = Ordinary::new(RANGE);
             let id =

@@ -1,12 +1,15 @@
 //! `--user`: who a name of the container's is, also where its files are hostile.
 
-use std::fs::{File, create_dir, remove_file, write};
+use std::fs::{File, create_dir, read_to_string, remove_file, write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use nix::sys::stat::Mode;
+use nix::pty::openpty;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::mkfifo;
-use testing::{Check, World, check, proc};
+use testing::{Check, World, check, needs, proc};
 
 use crate::home::{self, Home};
 use crate::{copy_of_root, deepest, idmap, ids, range};
@@ -59,39 +62,53 @@ pub fn checks() -> Vec<Check> {
             let id = home.ok_with_root(&dir, &["create", "--user", "nosuch", "true"]);
             home.refuses(&["start", &id], "no user \"nosuch\"");
         }),
-        check("a_hostile_passwd_is_not_read", [range()], || {
+        check("a_hostile_passwd_or_group_is_not_read", [range()], || {
+            hostile("passwd", "ada:x:7:7::/stolen:\n", "ada", "no user \"ada\"");
+            hostile("group", "log:x:7:\n", "0:log", "no group \"log\"");
+        }),
+        check("no_name_is_looked_up_by_libraries_of_the_root", [range()], || {
             let home = Home::new();
             let (_root, dir) = root_with_users();
-            let passwd = Path::new(&dir).join("etc/passwd");
-            let secret = tempfile::NamedTempFile::new_in("/tmp").expect("tempfile");
-            write(secret.path(), "ada:x:7:7::/stolen:\n").expect("write");
-            type Make<'a> = &'a dyn Fn(&Path);
-            let sparse =
-                |size: u64| move |path: &Path| File::create(path).and_then(|file| file.set_len(size)).expect("file");
-            let cases: [(Make, &str); 7] = [
-                (&|path| mkfifo(path, Mode::from_bits_truncate(0o644)).expect("mkfifo"), "no regular file"),
-                (&|path| create_dir(path).expect("mkdir"), "no regular file"),
-                (&sparse(1 << 30), "larger than 4 MiB"),
-                (&sparse(4 << 20), "no user \"ada\""),
-                // Of the host's root it would be a file, and inside it is nothing.
-                (&|path| symlink(secret.path(), path).expect("symlink"), "no user \"ada\""),
-                (&|path| symlink("/proc/self/fd/0", path).expect("symlink"), "EXDEV"),
-                (&|path| symlink("passwd", path).expect("symlink"), "ELOOP"),
-            ];
-            for (make, word) in cases {
-                remove_file(&passwd).or_else(|_| std::fs::remove_dir(&passwd)).expect("rm");
-                make(&passwd);
-                home.refuses(&["run", "--rm", "--rootfs", &dir, "--user", "ada", "true"], word);
-                // A number needs no file; one that is there must be one, though.
-                if word.starts_with("no user") {
-                    home.ok_with_root(&dir, &["run", "--rm", "--user", "1000", "true"]);
-                }
-            }
-            // One that leads elsewhere inside is followed.
-            remove_file(&passwd).expect("rm");
-            symlink("/usr/passwd", &passwd).expect("symlink");
-            write(Path::new(&dir).join("usr/passwd"), PASSWD).expect("passwd");
-            home.ok_with_root(&dir, &["run", "--rm", "--user", "ada", "true"]);
+            // getpwnam(3) would read which libraries those are, and wait for a writer.
+            let nsswitch = Path::new(&dir).join("etc/nsswitch.conf");
+            let _ = remove_file(&nsswitch);
+            mkfifo(&nsswitch, Mode::from_bits_truncate(0o644)).expect("mkfifo");
+            home.ok_with_root(&dir, &["run", "--rm", "--user", "ada:mail", "true"]);
+            let id = home.ok_with_root(&dir, &["run", "-d", "--user", "ada", "sleep", "100"]);
+            home.ok(&["exec", "--user", "ada:log", &id, "true"]);
+        }),
+        check("a_files_capabilities_hold_in_a_mapped_root", [idmap(), needs::tool("setcap")], || {
+            let home = Home::new();
+            let (_root, dir) = root_with_users();
+            let tool = Path::new(&dir).join("usr/bin/rights");
+            std::fs::copy(Path::new(&dir).join("usr/bin/grep"), &tool).expect("cp");
+            let set = Command::new("setcap").arg("cap_net_raw+ep").arg(&tool).status().expect("setcap");
+            assert!(set.success());
+            let rights = ["run", "--rm", "--user", "ada", "rights", "CapEff", "/proc/self/status"];
+            assert_eq!(home.ok_with_root(&dir, &rights), "CapEff:\t0000000000002000");
+            let without = ["run", "--rm", "--user", "ada", "grep", "CapEff", "/proc/self/status"];
+            assert_eq!(home.ok_with_root(&dir, &without), "CapEff:\t0000000000000000");
+        }),
+        check("the_callers_terminal_is_not_given_away", [range()], || {
+            let home = Home::new();
+            let terminal = openpty(None, None).expect("a terminal");
+            let of = || fstat(&terminal.slave).map(|it| (it.st_uid, it.st_gid, it.st_mode)).expect("fstat");
+            let before = of();
+            let end = || Stdio::from(terminal.slave.try_clone().expect("dup"));
+            let words =
+                ["-q", "run", "--rm", "--user", "1000", "sh", "-c", "test -t 1 && stat -Lc %u:%g /dev/fd/1; cat"];
+            let run = home.step(&words).with(|command| _ = command.stdin(Stdio::piped()).stdout(end()).stderr(end()));
+            let mut run = run.spawn();
+            let mut line = String::new();
+            let mut reader = BufReader::new(File::from(terminal.master.try_clone().expect("dup")));
+            reader.read_line(&mut line).expect("the program runs");
+            // Root outside, who is nobody inside.
+            let owner = if before.0 == 0 { "65534:" } else { "" };
+            assert!(line.starts_with(owner), "{line:?}");
+            assert_eq!(of(), before);
+            drop(run.stdin.take());
+            assert_eq!(testing::end_of(&mut run, testing::PATIENCE), 0);
+            assert_eq!(of(), before);
         }),
         check("a_setuid_root_program_left_in_a_volume_is_not_roots_outside", [idmap()], || {
             let home = Home::new();
@@ -113,6 +130,43 @@ pub fn checks() -> Vec<Check> {
             assert_eq!(left("step04"), (0, 0o4755), "one step earlier it is");
         }),
     ]
+}
+
+/// Puts one after the other at the place of this file. What lies outside has a line that would do.
+fn hostile(name: &str, outside: &str, user: &str, unknown: &str) {
+    let home = Home::new();
+    let (_root, dir) = root_with_users();
+    let file = Path::new(&dir).join("etc").join(name);
+    let plain = read_to_string(&file).expect("read");
+    let secret = tempfile::NamedTempFile::new_in("/tmp").expect("tempfile");
+    write(secret.path(), outside).expect("write");
+    type Make<'a> = &'a dyn Fn(&Path);
+    let sparse = |size: u64| move |path: &Path| File::create(path).and_then(|file| file.set_len(size)).expect("file");
+    let cases: [(Make, &str); 8] = [
+        (&|path| mkfifo(path, Mode::from_bits_truncate(0o644)).expect("mkfifo"), "no regular file"),
+        (&|path| create_dir(path).expect("mkdir"), "no regular file"),
+        (&sparse(1 << 30), "larger than 4 MiB"),
+        (&sparse(4 << 20), unknown),
+        (&|path| write(path, "x".repeat(5 << 20)).expect("one line"), "larger than 4 MiB"),
+        // Of the host's root it would be a file, and inside it is nothing.
+        (&|path| symlink(secret.path(), path).expect("symlink"), unknown),
+        (&|path| symlink("/proc/self/fd/0", path).expect("symlink"), "EXDEV"),
+        (&|path| symlink(name, path).expect("symlink"), "ELOOP"),
+    ];
+    for (make, word) in cases {
+        remove_file(&file).or_else(|_| std::fs::remove_dir(&file)).expect("rm");
+        make(&file);
+        home.refuses(&["run", "--rm", "--rootfs", &dir, "--user", user, "true"], word);
+        // A number needs no file; one that is there must be one, though.
+        if word == unknown {
+            home.ok_with_root(&dir, &["run", "--rm", "--user", "1000:1000", "true"]);
+        }
+    }
+    // One that leads elsewhere inside is followed.
+    remove_file(&file).expect("rm");
+    symlink("/usr/elsewhere", &file).expect("symlink");
+    write(Path::new(&dir).join("usr/elsewhere"), plain).expect("write");
+    home.ok_with_root(&dir, &["run", "--rm", "--user", user, "true"]);
 }
 
 fn is_the_user() {
