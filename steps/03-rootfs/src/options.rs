@@ -21,8 +21,8 @@ pub struct Root {
     /// The directory that becomes its `/` [default: target/rootfs, made from this machine's own tools where it is not there]
     #[arg(long = "rootfs", value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// A directory or file of the host that it sees too
-    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = volume::parse)]
+    /// A directory or file of the host that it sees too; OPTIONS are ro (nothing in it can be written), and from step 05 on idmap (what is root's on the host is root's inside)
+    #[arg(short, long = "volume", value_name = "SRC:DST[:OPTIONS]", value_parser = volume::parse)]
     pub(crate) volumes: Vec<Volume>,
     /// Let it write to nothing but /dev, /proc, volumes, and what is mounted in the root already
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! Directories and files of the host that the child sees too: `-v SRC:DST[:ro]`.
+//! Directories and files of the host that the child sees too: `-v SRC:DST[:OPTIONS]`.
 
 use std::path::{Path, PathBuf};
 
@@ -20,15 +20,22 @@ pub struct Volume {
     pub idmap: bool,
 }
 
+const FORM: &str = "a volume is SRC:DST, SRC:DST:ro, or from step 05 on SRC:DST:idmap or SRC:DST:ro,idmap";
+
 /// A volume, as an option has it.
 pub fn parse(text: &str) -> Result<Volume, String> {
     let parts: Vec<_> = text.split(':').collect();
-    let (source, target, read_only, idmap) = match parts.as_slice() {
-        [source, target] | [source, target, "rw"] => (source, target, false, false),
-        [source, target, "ro"] => (source, target, true, false),
-        [source, target, "idmap"] => (source, target, false, true),
-        [source, target, "ro,idmap"] => (source, target, true, true),
-        _ => return Err("a volume is SRC:DST or SRC:DST:ro".to_owned()),
+    let (source, target, options) = match parts.as_slice() {
+        [source, target] => (source, target, "rw"),
+        [source, target, options] => (source, target, *options),
+        _ => return Err(FORM.to_owned()),
+    };
+    let (read_only, idmap) = match options {
+        "rw" => (false, false),
+        "ro" => (true, false),
+        "idmap" | "rw,idmap" | "idmap,rw" => (false, true),
+        "ro,idmap" | "idmap,ro" => (true, true),
+        _ => return Err(FORM.to_owned()),
     };
     if source.is_empty() {
         return Err("a volume's source is a directory or file of the host".to_owned());
@@ -75,6 +82,7 @@ mod tests {
         assert!(volume("/a:/b:ro").read_only);
         assert_eq!(volume("/a:/b:idmap"), Volume { idmap: true, ..expected.clone() });
         assert_eq!(volume("/a:/b:ro,idmap"), Volume { idmap: true, read_only: true, ..expected });
+        assert_eq!(volume("/a:/b:idmap,ro"), volume("/a:/b:ro,idmap"));
         assert_eq!(volume("a:/b").source, std::env::current_dir().expect("cwd").join("a"));
         for (text, word) in [
             ("/a", "SRC:DST"),
