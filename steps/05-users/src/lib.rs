@@ -1,7 +1,7 @@
 //! Step 05: who does the child believe to be? See user_namespaces(7), mount_setattr(2).
 //!
-//! Until here root inside was the caller outside. Now the ids inside are a range of ids that nobody has outside: root
-//! inside is 100000 there, and owns nothing. The functions are in the order in which they run: the host opens the root
+//! Until here root inside was the caller outside. Now the ids inside are a range of ids that no user of the host logs in
+//! with: root inside is 100000 there, and owns nothing. The functions are in the order in which they run: the host opens the root
 //! before there is a child ([`open_tree`]), and while that is held, maps its ids ([`map_ids`]) and those of the root
 //! ([`map_tree`]); the child becomes root ([`become_root`]) and stands on that ([`stand_on`]), and right before exec it
 //! becomes who its program is to be ([`switch_to`]).

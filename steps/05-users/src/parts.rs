@@ -87,7 +87,10 @@ impl Part for MappedNamespaces {
     fn admit(&self, child: Pid) -> Result<()> {
         match &self.choice {
             Choice::Host => {}
-            Choice::Ranges(map) => crate::map_ids(child, map)?,
+            Choice::Ranges(map) => {
+                crate::map_ids(child, map)?;
+                self.choice.given_by_root().and_then(ranges::others).into_iter().for_each(explain::notice);
+            }
             Choice::NoRange { why, .. } => {
                 explain::notice(format_args!("the ids inside are those of step 01, as {why}"));
             }
@@ -171,6 +174,13 @@ impl MappedRoot {
         let map = namespaces.choice.given_by_root();
         let is_asked_for = root.volumes().iter().any(|volume| volume.idmap);
         ensure!(map.is_some() || !is_asked_for, "a volume with `idmap` takes root, and a range of ids");
+        if let Some(owner) = map.and_then(|map| ranges::strange_owner(rootfs.dir(), map)) {
+            explain::notice(format_args!(
+                "{} belongs to id {owner} of the host's, which is nobody inside: root inside can change nothing in it \
+                 (`chown -hR 0:0 DIR` gives it to root)",
+                rootfs.dir().display()
+            ));
+        }
         let trees = map.map(|map| Trees {
             map: map.clone(),
             root: Some(Tree::new(rootfs.dir(), Path::new("/"), !ranges::is_owner_inside(rootfs.dir(), map), false)),

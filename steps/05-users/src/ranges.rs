@@ -16,7 +16,7 @@ use crate::options::Users;
 
 /// The kernel takes no more lines. user_namespaces(7).
 const MOST: usize = 340;
-/// What root gives where nobody says otherwise: ids that no host has, and as many as the low ones that systems use.
+/// What root gives where nobody says otherwise: ids that nobody logs in with, and as many as the low ones that systems use.
 const USUAL: Range = Range { inside: 0, outside: 100_000, count: 65_536 };
 /// Capabilities without which even root has no range to give, and no root filesystem that belongs to it: their numbers, and
 /// their names. capabilities(7).
@@ -224,17 +224,55 @@ impl Name {
     /// range, are left out.
     fn ranges(&self, file: &str, mut inside: u32) -> Vec<Range> {
         let mut ranges = Vec::new();
-        for line in file.lines() {
-            let Some((name, rest)) = line.split_once(':') else { continue };
-            let is_this = Some(name) == self.name.as_deref() || name.parse() == Ok(self.id);
-            let Ok(range) = range(&format!("{inside}:{rest}")) else { continue };
-            if is_this && ranges.len() < MOST - 1 {
-                inside += range.count;
-                ranges.push(range);
-            }
+        for (_, range) in lines(file).filter(|(name, _)| self.is_called(name)).take(MOST - 1) {
+            let Some(next) = inside.checked_add(range.count) else { break };
+            ranges.push(Range { inside, ..range });
+            inside = next;
         }
         ranges
     }
+
+    fn is_called(&self, name: &str) -> bool {
+        Some(name) == self.name.as_deref() || name.parse() == Ok(self.id)
+    }
+}
+
+/// The lines of such a file that are ranges: whose, and which, from id 0 inside on.
+fn lines(file: &str) -> impl Iterator<Item = (&str, Range)> {
+    file.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(':')?;
+        Some((name, range(&format!("0:{rest}")).ok()?))
+    })
+}
+
+/// Host: which of a map's user ids another user has, too, by a line in `/etc/subuid`, and how root gets some of its own.
+/// Stock distributions give their first user those from 100000 on.
+pub fn others(map: &Map) -> Option<String> {
+    let [uids, gids] = ["/etc/subuid", "/etc/subgid"].map(|file| std::fs::read_to_string(file).unwrap_or_default());
+    let (name, first, last) = shared_with(&Name::of(geteuid()), &map.uids, &uids)?;
+    let free = [&uids, &gids].into_iter().map(|file| beyond(file)).max()?;
+    let free = format!("{free}-{}", free.checked_add(USUAL.count - 1)?);
+    Some(format!(
+        "ids {first} to {last} are user {name}'s, too (/etc/subuid), who can end what runs here; root's own: \
+         `usermod --add-subuids {free} --add-subgids {free} root`"
+    ))
+}
+
+/// The first line of another user's with some of these ids: whose it is, the first such id and the last.
+fn shared_with<'a>(root: &Name, ranges: &Ranges, file: &'a str) -> Option<(&'a str, u32, u32)> {
+    lines(file).filter(|(name, _)| !root.is_called(name)).find_map(|(name, theirs)| {
+        ranges.0.iter().find_map(|ours| {
+            let first = ours.outside.max(theirs.outside);
+            let last = (ours.outside + (ours.count - 1)).min(theirs.outside + (theirs.count - 1));
+            (first <= last).then_some((name, first, last))
+        })
+    })
+}
+
+/// The first id beyond all lines of a file, and beyond those that root usually gives.
+fn beyond(file: &str) -> u32 {
+    let ends = lines(file).map(|(_, range)| range.outside + range.count);
+    ends.chain([USUAL.outside + USUAL.count]).max().unwrap_or_default()
 }
 
 fn of_root(root: &Name, file: &str) -> Ranges {
@@ -274,6 +312,13 @@ fn of_ordinary_user(user: &Name, subuid: &str, subgid: &str) -> Result<Map, Stri
     helpers::missing().map_or(Ok(()), Err)?;
     let own = |id, ranges| Ranges([vec![Range { inside: 0, outside: id, count: 1 }], ranges].concat());
     Ok(Map::new(own(user.id, uids), own(getegid().as_raw(), gids), Writer::Helpers))
+}
+
+/// The owner of a root on the disk, where that is nobody inside, with a map or without one.
+pub fn strange_owner(path: &Path, map: &Map) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = path.metadata().ok()?.uid();
+    (!map.uids.contains_outside(owner) && map.uids.to_outside(owner).is_none()).then_some(owner)
 }
 
 /// Whether a file's owner is anyone inside. Where it cannot be asked, the call that fails says why.
@@ -330,6 +375,18 @@ mod tests {
         let root = Name { id: 0, name: Some("root".to_owned()) };
         assert_eq!(of_root(&root, "ada:100000:65536\n"), Ranges(vec![USUAL]));
         assert_eq!(of_root(&root, "root:500000:1000\n"), Ranges(ranges(&["0:500000:1000"])));
+    }
+
+    #[test]
+    fn ids_of_a_range_that_another_user_has_too_are_found() {
+        let root = Name { id: 0, name: Some("root".to_owned()) };
+        let usual = Ranges(vec![USUAL]);
+        let shared = |file| shared_with(&root, &usual, file);
+        assert_eq!(shared("root:100000:9\n0:100000:9\nada:165536:9\nada:99999:1\n"), None);
+        assert_eq!(shared("bob:1:2\nada:165535:65536\n"), Some(("ada", 165_535, 165_535)));
+        assert_eq!(shared("1000:99000:1001\n"), Some(("1000", 100_000, 100_000)));
+        assert_eq!(beyond("ada:165535:65536\nbob:9:9\n"), 231_071);
+        assert_eq!(beyond(""), 165_536, "not those of the other containers");
     }
 
     #[test]
