@@ -3,10 +3,13 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
 use support::{Checked, Reason, Scratch, chapters, checked, make_root};
 
 /// What the chapter's test says of the solution of the chapter before.
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
         // SAFETY: this process has one thread, so nobody reads the environment meanwhile.
         unsafe { std::env::set_var("CHECK_ROOTFS", root) };
     }
+    let before_all = support::namespace("self", "user");
     println!("\nrunning {} tests", chapters::ALL.len());
     let before = ["start"].into_iter().chain(chapters::ALL.map(|(name, _)| name));
     let chapters = chapters::ALL.into_iter().zip(before).zip(MISSING);
@@ -55,11 +59,45 @@ fn main() -> ExitCode {
         println!("test {name} ... {said}");
         record(name, if said.starts_with("ignored") { &said } else { "ran" });
     }
+    // In one with a single id, the next chapter's test could give no range.
+    assert_eq!(support::namespace("self", "user"), before_all, "a test has left this process in another namespace");
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// In a process of its own, as `cargo test -p mine --test CHAPTER` is: it enters namespaces that the next must not be in.
+fn checked_apart(chapter: support::Chapter, mine: &Path) -> Checked {
+    let (mut reader, mut writer) = std::io::pipe().expect("pipe");
+    // SAFETY: this process has one thread, so the child's copy holds no lock of another.
+    let child = match unsafe { fork() }.expect("fork") {
+        ForkResult::Child => {
+            let outcome = catch_unwind(|| checked(chapter, mine));
+            let words = match &outcome {
+                Ok(Ok(())) => ["ok", "", ""],
+                Ok(Err(Reason::CannotCheck(reason))) => ["cannot check", reason, ""],
+                Ok(Err(Reason::Missing(sentence, seen))) => ["missing", sentence, seen],
+                Err(_) => ["panicked", "", ""],
+            };
+            let _ = writer.write_all(words.join("\0").as_bytes());
+            // Nothing of the parent's is dropped: its directory is not the child's to remove.
+            std::process::exit(0)
+        }
+        ForkResult::Parent { child } => child,
+    };
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("read");
+    waitpid(child, None).expect("wait");
+    let words: Vec<_> = text.splitn(3, '\0').map(str::to_owned).collect();
+    match <[String; 3]>::try_from(words).expect("an outcome") {
+        [kind, ..] if kind == "ok" => Ok(()),
+        [kind, reason, _] if kind == "cannot check" => Err(Reason::CannotCheck(reason)),
+        [kind, sentence, seen] if kind == "missing" => Err(Reason::Missing(sentence, seen)),
+        words => panic!("{words:?}"),
+    }
+}
+
 fn solution(before: &str, name: &str, chapter: support::Chapter, missing: &str) -> Checked {
-    checked(chapter, &example(name))?;
+    checked_apart(chapter, &example(name))?;
     lacks(before, name, chapter, missing)
 }
 
@@ -70,12 +108,12 @@ fn later_solution(number: usize, later: usize) -> Checked {
         "chapter04" | "chapter05" | "chapter06" if name < "chapter04" => {
             lacks(later, name, chapter, support::IN_BACKGROUND)
         }
-        _ => checked(chapter, &example(later)),
+        _ => checked_apart(chapter, &example(later)),
     }
 }
 
 fn lacks(solution: &str, name: &str, chapter: support::Chapter, missing: &str) -> Checked {
-    match checked(chapter, &example(solution)) {
+    match checked_apart(chapter, &example(solution)) {
         Err(Reason::Missing(sentence, _)) if sentence == missing => Ok(()),
         other => {
             support::missing(format!("{solution} on the test of {name}: expected {missing:?}"), format!("{other:?}"))

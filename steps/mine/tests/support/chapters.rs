@@ -297,7 +297,10 @@ impl Drop for Background {
 
 /// Chapter 04: in the background, with a file that says how it ended.
 pub fn engine(mine: &Path) -> Checked {
-    enter_shared_world()?;
+    // In a user namespace of the test's, that of chapter 05 could have no range.
+    if getuid().is_root() || why_no_range().is_some() {
+        enter_shared_world()?;
+    }
     let scratch = Scratch::new();
     let root = make_root()?;
     let code = random_code();
