@@ -9,7 +9,8 @@ pub mod remedies;
 mod report;
 mod trial;
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -176,17 +177,18 @@ fn steps(
             remedy: limits.remedy.clone(),
         }),
     };
+    let users = mapped_root(&default_root()).or_worse(stand.clone());
     vec![
         ("00-process", Verdict::HERE),
         ("01-namespaces", see.clone()),
         ("02-cgroups", see.or_worse(limits)),
         ("03-rootfs", stand.clone()),
         ("04-engine", stand.clone()),
-        ("05-users", range_of_ids().or_worse(stand.clone())),
-        ("06-network", network().or_worse(stand.clone())),
-        ("07-layers", layers(overlay).or_worse(stand.clone())),
-        ("08-terminal", stand.clone()),
-        ("09-hardening", filters(has_seccomp).or_worse(stand)),
+        ("05-users", range_of_ids().or_worse(users.clone())),
+        ("06-network", network().or_worse(users.clone())),
+        ("07-layers", layers(overlay).or_worse(users.clone())),
+        ("08-terminal", users.clone()),
+        ("09-hardening", filters(has_seccomp).or_worse(users)),
     ]
 }
 
@@ -211,12 +213,47 @@ fn filters(has_seccomp: bool) -> Verdict {
     Verdict::less_unless(has_seccomp, reason)
 }
 
+/// The root of a container that is given none: made by the first one. The nearest directory that is there will hold it.
+fn default_root() -> PathBuf {
+    let project =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).canonicalize().unwrap_or_else(|_| "/".into());
+    let root = project.join("target/rootfs");
+    root.ancestors().find(|it| it.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// From step 05 on root's containers own their root by a map of its mount. One that belongs to their ids needs none.
+fn mapped_root(root: &Path) -> Verdict {
+    let is_roots = root.metadata().is_ok_and(|it| it.uid() == 0);
+    let Err(refused) = (if is_root() && is_roots { trial::map(root) } else { Ok(()) }) else { return Verdict::HERE };
+    if refused.errno != Errno::EINVAL || !refused.call.starts_with("mount_setattr") {
+        return Verdict::HERE; // what else is refused, such as a user namespace, is not about this root
+    }
+    let mounts = mountinfo::read(Path::new("/proc/self")).unwrap_or_default();
+    let on = mounts.iter().filter(|mount| root.starts_with(&mount.point)).max_by_key(|it| it.point.as_os_str().len());
+    let kind = on.map_or("unknown", |mount| &mount.kind);
+    Verdict {
+        works: Works::Here,
+        reason: Some(format!("but not with the default root: its file system ({kind}) takes no map of ids")),
+        remedy: Some(
+            "give the step a root that belongs to the container's ids (`rootfs-scripts/host.sh --owner 100000 DIR`, and \
+             --rootfs DIR), or --uidmap 0:0:65536"
+                .to_owned(),
+        ),
+    }
+}
+
 /// Step 05 runs with one id, too, but then nobody is in there but root.
 fn range_of_ids() -> Verdict {
-    let user = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+    let (id, user) = (geteuid(), User::from_uid(geteuid()).ok().flatten().map(|user| user.name));
+    if user.is_none() && !is_root() {
+        let reason = "but with one id inside: newuidmap gives a range only to a user with a name in /etc/passwd";
+        return Verdict::less_unless(false, reason);
+    }
+    // By name or by number. See subuid(5).
+    let is_own = |name: &str| Some(name) == user.as_deref() || name.parse() == Ok(id.as_raw());
     let has_line = |file: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines().filter_map(|line| line.split(':').next()).any(|name| Some(name) == user.as_deref())
+        text.lines().filter_map(|line| line.split(':').next()).any(is_own)
     };
     let has_range = is_root() || (has_line("/etc/subuid") && has_line("/etc/subgid") && is_installed("newuidmap"));
     let reason = "but with one id inside: newuidmap (package uidmap) and a line for this user in /etc/subuid and /etc/subgid \

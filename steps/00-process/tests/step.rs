@@ -1,11 +1,39 @@
 //! Step 00, run as a learner runs it, and looked at from outside.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use testing::{Check, World, check, narrated, needs, program, step};
 
 fn main() -> ExitCode {
     testing::run("step00", checks())
+}
+
+/// Debian's.
+const NOBODY: u32 = 65_534;
+
+/// A user of this name, who may run the program; and files to cover.
+fn nobody() -> Option<String> {
+    let is_there = ["/etc/subuid", "/etc/subgid"].into_iter().find(|file| !std::path::Path::new(file).exists());
+    let runs = || std::process::Command::new(program("step00")).arg("--version").uid(NOBODY).gid(NOBODY).output();
+    let has_name =
+        nix::unistd::User::from_uid(NOBODY.into()).is_ok_and(|user| user.is_some_and(|it| it.name == "nobody"));
+    let reason = (!has_name).then(|| "needs a user nobody".to_owned());
+    reason.or(is_there.map(|file| format!("needs {file}"))).or_else(|| {
+        (!runs().is_ok_and(|it| it.status.success())).then(|| "needs a program that nobody may read".to_owned())
+    })
+}
+
+/// What `check` of this program says of step 05: who can run it, and why not, or with what less.
+fn about_step_05(mut program: std::process::Command) -> (String, String) {
+    program.args(["check", "--json"]);
+    let ran = testing::Run::new(program).ran();
+    let printed: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    let text = |name: &str| printed["steps"][5][name].as_str().unwrap_or_default().to_owned();
+    assert!(text("step").starts_with("05"), "{printed}");
+    (text("works"), text("reason"))
 }
 
 fn checks() -> Vec<Check> {
@@ -106,6 +134,46 @@ fn checks() -> Vec<Check> {
                 assert!(table.contains("what to do: a limit on namespaces is reached"), "{table}");
             },
         ),
+        check("check_tries_the_file_system_of_the_default_root", [needs::root(), needs::user_namespaces()], || {
+            let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target");
+            // What it says of step 05, with this program, where one of them lies on a file system that takes no map.
+            let dir = testing::tempdir();
+            let copy = dir.path().join("step00");
+            std::fs::copy(program("step00"), &copy).expect("cp");
+            mount(Some("proc"), target, Some("proc"), MsFlags::empty(), None::<&str>).expect("mount");
+            let checked = || about_step_05(std::process::Command::new(&copy));
+            let (works, reason) = checked();
+            umount2(target, MntFlags::MNT_DETACH).expect("umount");
+            assert_eq!(works, "here");
+            assert!(
+                reason.contains("not with the default root: its file system (proc) takes no map of ids"),
+                "{reason}"
+            );
+            assert!(!checked().1.contains("(proc)"));
+        }),
+        check("check_knows_who_has_a_range", [needs::root(), needs::tool("newuidmap"), nobody()], || {
+            let shown = |id: u32, lines: &str| {
+                let file = tempfile::NamedTempFile::new_in("/tmp").expect("tempfile");
+                std::fs::write(file.path(), lines).expect("write");
+                std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644)).expect("chmod");
+                let places = ["/etc/subuid", "/etc/subgid"];
+                for place in places {
+                    mount(Some(file.path()), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
+                }
+                let mut command = std::process::Command::new(program("step00"));
+                command.uid(id).gid(id);
+                let (_, reason) = about_step_05(command);
+                places.iter().for_each(|place| umount2(*place, MntFlags::MNT_DETACH).expect("umount"));
+                reason
+            };
+            let one_id = "but with one id inside: ";
+            assert!(!shown(NOBODY, "nobody:300000:65536\n").contains(one_id));
+            assert!(!shown(NOBODY, "65534:300000:65536\n").contains(one_id), "a user is named by its number, too");
+            assert!(shown(NOBODY, "6553:300000:65536\n").contains("a line for this user"));
+            // newuidmap asks for the name of its caller.
+            let nameless = shown(4_123_456, "4123456:300000:65536\n");
+            assert!(nameless.contains(one_id) && nameless.contains("a name in /etc/passwd"), "{nameless}");
+        }),
         check("inside_docker_check_advises_what_docker_can_do", [needs_docker()], || {
             let table = step("step00", ["check"]).ran().out;
             for remedy in table.lines().filter(|line| line.contains("what to do: ")) {

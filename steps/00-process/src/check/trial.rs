@@ -1,17 +1,21 @@
 //! Trials: what the steps will ask of the kernel, asked in a child. Whatever the child changes ends with it.
 
+use std::ffi::{CStr, CString};
 use std::fmt::Display;
 use std::fs::{File, create_dir, write};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{self, Gid, Uid, alarm, getgid, getuid};
+use nix::unistd::{self, Gid, Pid, Uid, alarm, getgid, getuid};
 use shared::failure::{CallFailed, errno_of};
 use shared::kernel_file;
 
@@ -122,6 +126,44 @@ pub fn lay() -> Tried {
     mount_new("overlay", Some("userxattr,lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work"))
 }
 
+/// What root does in step 05: a mount of what is at `path`, in which root inside owns what is root's.
+pub fn map(path: &Path) -> Tried {
+    let name = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+    in_child(|| {
+        let (read, write) = call_with("pipe2()", || unistd::pipe2(OFlag::O_CLOEXEC))?;
+        // A user namespace is there as long as a process is in it.
+        let inside = || {
+            let _ = set_pdeathsig(Signal::SIGKILL);
+            let errno = unshare(CloneFlags::CLONE_NEWUSER).err().map_or(0, |errno| errno as u8);
+            let _ = (&File::from(write)).write_all(&[errno]);
+            loop {
+                unistd::pause();
+            }
+        };
+        let child = call_with("fork()", || sys::fork(inside))?;
+        let mut errno = [0];
+        let made = call_with("clone(CLONE_NEWUSER)", || match File::from(read).read(&mut errno)? {
+            0 => Err(std::io::Error::from_raw_os_error(libc::ECHILD)),
+            _ if errno[0] == 0 => Ok(()),
+            _ => Err(std::io::Error::from_raw_os_error(errno[0].into())),
+        });
+        let mapped = made.and_then(|()| map_as(child, &name));
+        let _ = kill(child, Signal::SIGKILL);
+        let _ = waitpid(child, None);
+        mapped
+    })
+}
+
+/// In such a mount, with the ids of this process's user namespace.
+fn map_as(process: Pid, path: &CStr) -> Tried {
+    for file in ["uid_map", "gid_map"] {
+        echo("0 100000 65536".to_owned(), &format!("/proc/{process}/{file}"))?;
+    }
+    let namespace = format!("/proc/{process}/ns/user");
+    let namespace = call_with(format_args!("open({namespace:?})"), || File::open(&namespace))?;
+    call("mount_setattr(MOUNT_ATTR_IDMAP)", || sys::map_copy_of_mount(path, namespace.as_fd()))
+}
+
 /// Mounts a new file system on `/proc`, the one directory that is sure to be there.
 fn mount_new(kind: &str, options: Option<&str>) -> Tried {
     call(format_args!("mount({kind:?}, \"/proc\", {kind:?})"), || {
@@ -135,6 +177,13 @@ fn echo(value: String, path: &str) -> Tried {
 
 /// Makes the call; a refusal bears its name.
 pub fn call<E: Into<std::io::Error>>(name: impl Display, make: impl FnOnce() -> Result<(), E>) -> Tried {
+    call_with(name, make)
+}
+
+fn call_with<T, E: Into<std::io::Error>>(
+    name: impl Display,
+    make: impl FnOnce() -> Result<T, E>,
+) -> Result<T, CallFailed> {
     make().map_err(|error| CallFailed { call: name.to_string(), errno: errno_of(error.into()) })
 }
 
