@@ -23,6 +23,11 @@ pub enum Who {
 
 /// Does `arguments` again and again, and kills before the first call, the second, until it ends without being killed.
 pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
+    at_every_pause_then(before, arguments, who, |_| {});
+}
+
+/// The same, and looks at what is there after each.
+pub fn at_every_pause_then(before: impl Fn(&Home), arguments: &[&str], who: Who, after: impl Fn(&Home)) {
     let mut killed = 0;
     for pause in pauses() {
         let home = Home::new();
@@ -34,6 +39,7 @@ pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
             How::Finished => break,
         }
         tells_the_truth(&home, &here);
+        after(&home);
         home.clear();
     }
     assert!(killed > 0 || is_slow(), "{who:?} was never killed in {arguments:?}");

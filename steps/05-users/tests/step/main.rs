@@ -324,8 +324,18 @@ fn checks() -> Vec<Check> {
         }),
         check("a_killed_exec_leaves_nothing_of_another_user", [range()], || {
             let before = |home: &Home| drop(home.ok(&["run", "-d", "--name", "it", "sleep", "100"]));
+            let namespace = |pid: Pid| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+            let after = |home: &Home| {
+                let init = home.init("it");
+                let is_guest = |pid: Pid| pid != init && alive(pid) && namespace(pid) == namespace(init);
+                let all = || std::fs::read_dir("/proc").expect("/proc").flatten();
+                let pids = || all().filter_map(|it| it.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+                wait_until("what exec has brought in is gone", || !pids().any(is_guest));
+                assert_eq!(home.status("it"), "running");
+            };
             for who in [killed::Who::Engine, killed::Who::Child] {
-                killed::at_every_pause(before, &[OWN, "exec", "--user", "1000", "it", "true"], who);
+                let exec = [OWN, "exec", "--user", "1000", "it", "true"];
+                killed::at_every_pause_then(before, &exec, who, after);
             }
         }),
         check("who_comes_by_exec_is_closed_to_the_containers_root", [range()], closed_to_root_inside),
