@@ -3,13 +3,14 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, fork, pipe};
 use support::{Checked, Reason, Scratch, chapters, checked, make_root};
 
 /// What the chapter's test says of the solution of the chapter before.
@@ -66,7 +67,8 @@ fn main() -> ExitCode {
 
 /// In a process of its own, as `cargo test -p mine --test CHAPTER` is: it enters namespaces that the next must not be in.
 fn checked_apart(chapter: support::Chapter, mine: &Path) -> Checked {
-    let (mut reader, mut writer) = std::io::pipe().expect("pipe");
+    let (reader, writer) = pipe().expect("pipe");
+    let (mut reader, mut writer) = (File::from(reader), File::from(writer));
     // SAFETY: this process has one thread, so the child's copy holds no lock of another.
     let child = match unsafe { fork() }.expect("fork") {
         ForkResult::Child => {
