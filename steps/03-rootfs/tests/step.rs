@@ -369,6 +369,27 @@ fn checks() -> Vec<Check> {
             let refused = ["-q", "--rootfs", &root, "-v", &twice[0], "-v", &twice[1], "true"];
             testing::refuses("step03", &refused, 125, "two volumes at /volume: ");
         }),
+        check("a_volume_that_another_covers_through_a_link_is_named", [needs::user_namespaces()], || {
+            let [(first, _), (second, word)] = [secret(), secret()];
+            let (first, second) = (first.path().display(), second.path().display());
+            let (root, random) = (rootfs(), testing::random_word());
+            let [link, dir] = ["z", "m"].map(|name| format!("{name}-{random}"));
+            symlink(format!("/{dir}"), root.join(&link)).expect("link");
+            create_dir_all(root.join(&dir).join("sub")).expect("mkdir");
+            // One above the other, and two at one place; each in both orders of the command line.
+            for below in [format!("/{dir}/sub"), format!("/{dir}")] {
+                let volumes = [format!("{second}:{below}"), format!("{first}:/{link}")];
+                let [a, b] = &volumes;
+                for [a, b] in [[a, b], [b, a]] {
+                    let arguments = ["-q", "--rootfs", &rootfs_str(), "-v", a, "-v", b, "true"].map(str::to_owned);
+                    testing::refuses("step03", &arguments, 125, &format!("the volume {second} at {below} is covered"));
+                }
+            }
+            // Beside each other, both are seen.
+            let volumes = [format!("{second}:/{link}/sub"), format!("{first}:/{link}-beside")];
+            let command = ["cat", &format!("/{dir}/sub/secret")];
+            assert_eq!(inside_with(&["-v", &volumes[0], "-v", &volumes[1]], &command).ran().out, word);
+        }),
         check("a_file_in_the_way_is_named_as_the_root_has_it", [needs::user_namespaces()], || {
             let (dir, _) = secret();
             let copy = small_root();
