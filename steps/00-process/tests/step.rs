@@ -37,6 +37,23 @@ fn checks() -> Vec<Check> {
             assert!(printed.contains("Container = cgroup + namespace + rootfs + engine"), "{printed}");
         })
         .differs_in(World::SLOW),
+        check("a_default_run_fits_on_a_screen_and_names_what_is_the_same", [], || {
+            let ran = step("step00", ["true"]).ran();
+            assert!(ran.code == 0 && testing::lines_on_screen(&ran.err) <= 24, "{}", ran.err);
+            let (shown, named) = ran.err.split_once("the same for both").expect("both parts");
+            let begins = |text: &str, word: &str| text.lines().any(|line| line.trim_start().starts_with(word));
+            for what in ["pid ", "state ", "parent "] {
+                assert!(begins(shown, what), "{what}: {}", ran.err);
+            }
+            for term in ["cgroup ", "namespace ", "rootfs ", "rights "] {
+                assert!(begins(named, term) && !begins(shown, term.trim_end()), "{term}: {}", ran.err);
+            }
+            let whole = narrated("step00", ["true"]).ran().err;
+            for kind in ["ipc ", "mnt ", "uid ", "mounts "] {
+                assert!(begins(&whole, kind) && !begins(&ran.err, kind), "{kind}: {whole}");
+            }
+        })
+        .differs_in([World::CgroupV2]),
         check("look_shows_what_the_kernel_says", [], || {
             let mut sleep = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
             let pid = nix::unistd::Pid::from_raw(sleep.id() as i32);

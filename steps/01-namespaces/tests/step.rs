@@ -251,6 +251,11 @@ fn checks() -> Vec<Check> {
             assert!(printed.contains("Container = cgroup + [namespace] + rootfs + engine"), "{printed}");
             live.end();
         }),
+        check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
+            let ran = step("step01", ["true"]).ran();
+            assert!(ran.code == 0 && testing::lines_on_screen(&ran.err) <= 24, "{}", ran.err);
+            assert!(ran.err.lines().any(|line| line.starts_with("host  clone(")), "{}", ran.err);
+        }),
         check("a_dry_run_and_a_real_one_make_the_same_calls", [needs::user_namespaces()], || {
             let [dry, real] =
                 [["--dry-run", "true"], ["--color=never", "true"]].map(|it| narrated("step01", it).ran().err);

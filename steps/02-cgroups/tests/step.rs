@@ -375,8 +375,7 @@ fn checks() -> Vec<Check> {
         .differs_in([World::CgroupV2]),
         check("the_default_run_fits_on_one_screen", [may_make_groups(), needs::user_namespaces()], || {
             let ran = step("step02", ["true"]).ran();
-            let rows: usize = ran.err.lines().map(|line| line.chars().count().max(1).div_ceil(110)).sum();
-            assert!(ran.code == 0 && rows <= 24, "{rows} rows: {}", ran.err);
+            assert!(ran.code == 0 && testing::lines_on_screen(&ran.err) <= 24, "{}", ran.err);
             for call in ["mkdir ", "echo ", "rmdir "] {
                 assert!(ran.err.contains(&format!("host  {call}")), "{call} is new here: {}", ran.err);
             }

@@ -314,8 +314,7 @@ fn checks() -> Vec<Check> {
         ),
         check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
             let ran = step("step03", ["--rootfs", &rootfs_str(), "true"]).ran();
-            let lines: usize = ran.err.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
-            assert!(lines <= 24, "{lines} lines:\n{}", ran.err);
+            assert!(testing::lines_on_screen(&ran.err) <= 24, "{}", ran.err);
             let order = ["mount(", "chdir(", "/proc: ", "/sys: ", "/dev: ", "pivot_root(", "umount2("];
             let found: Vec<_> = ran.err.lines().filter_map(|line| line.strip_prefix("child ")).collect();
             let mut rest = found.iter();
