@@ -1,5 +1,6 @@
 //! Step 00, run as a learner runs it, and looked at from outside.
 
+use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::ExitCode;
 use testing::{Check, World, check, narrated, needs, program, step};
@@ -95,19 +96,20 @@ fn checks() -> Vec<Check> {
             }
         }),
         check("check_agrees_with_what_the_steps_can_do", [], || {
+            let root = Root::make();
             let ran = step("step00", ["check", "--json"]).ran();
             let printed: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
-            let works = |number: &str| {
-                let steps = printed["steps"].as_array().expect("steps").iter();
-                let step = steps.filter(|step| step["step"].as_str().is_some_and(|name| name.starts_with(number)));
-                let [step] = step.collect::<Vec<_>>()[..] else { panic!("{number}: {printed}") };
-                step["works"] == "here"
-            };
-            for (number, name) in [("01", "step01"), ("02", "step02")] {
-                let ran = step(name, ["true"]).ran();
-                let without_user = step(name, ["--namespaces", "pid,mount,net,ipc,uts", "true"]).ran();
-                let runs = ran.code == 0 || without_user.code == 0;
-                assert_eq!(works(number), runs, "{name}: {printed} {}", ran.err);
+            let claims = printed["steps"].as_array().expect("steps");
+            assert_eq!(claims.len(), STEPS.len(), "{printed}");
+            for (name, claim) in STEPS.into_iter().zip(claims) {
+                assert_eq!(claim["step"].as_str().map(|it| &it[..2]), Some(&name[4..]), "{claim}");
+                let run =
+                    |options: &[&str]| step(name, root.default_run(name, options)).with(|it| root.have_store(it)).ran();
+                let option = option_that_is_needed(claim);
+                let (plain, with_it) = (run(&[]), run(&option));
+                let (runs, needs_it) = (claim["works"] == "here", !option.is_empty());
+                assert_eq!(plain.code == 0, runs && !needs_it, "{name}: {claim} {}", plain.err);
+                assert_eq!(with_it.code == 0, runs, "{name} {option:?}: {claim} {}", with_it.err);
             }
             assert_eq!(ran.code == 0, printed["ok"] == true, "{printed}");
         })
@@ -245,15 +247,61 @@ fn checks() -> Vec<Check> {
             testing::refuses("step00", &["-q", &tool.display().to_string()], 126, &format!("{path} is mounted noexec"));
             nix::mount::umount(dir.path()).expect("umount");
         }),
-        check("a_small_stack_is_enough", [], || {
-            for name in ["step00", "step01", "step02", "step03", "step04"] {
-                let mut shell = std::process::Command::new("sh");
-                shell.args(["-c", "ulimit -s 300; exec \"$0\" --help"]).arg(program(name));
-                let ran = testing::Run::new(shell).ran();
-                assert_eq!(ran.code, 0, "{name}: {}", ran.err);
+        check("a_small_stack_is_enough_or_refused_before_anything_is_made", [needs::user_namespaces()], || {
+            let root = Root::make();
+            for name in STEPS {
+                for (kib, code) in [(256, 0), (64, 125)] {
+                    let mut shell = std::process::Command::new("sh");
+                    shell.args(["-c", &format!("ulimit -s {kib}; exec \"$0\" \"$@\"")]).arg(program(name));
+                    shell.args(root.default_run(name, &[]));
+                    let ran = testing::Run::new(shell).with(|it| root.have_store(it)).ran();
+                    assert_eq!(ran.code, code, "{name}, {kib} KiB: {}", ran.err);
+                    assert_eq!(ran.err.contains("the stack of this process is limited to"), code != 0, "{}", ran.err);
+                }
             }
         }),
     ]
+}
+
+const STEPS: [&str; 10] =
+    ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08", "step09"];
+
+/// A root for those steps that give the program one, and a store for those that keep containers.
+struct Root(tempfile::TempDir);
+
+impl Root {
+    fn make() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        testing::make_root(&dir.path().join("root"), &[]);
+        Root(dir)
+    }
+
+    fn have_store(&self, command: &mut std::process::Command) {
+        command.env("XDG_RUNTIME_DIR", self.0.path()).env("XDG_DATA_HOME", self.0.path());
+    }
+
+    /// The arguments of a step that runs `true` as it does by default.
+    fn default_run(&self, name: &str, options: &[&str]) -> Vec<OsString> {
+        let root = self.0.path().join("root").into_os_string();
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let has_engine = name >= "step04";
+        let mut arguments = words(if has_engine { &["run", "--rm"] } else { &[] });
+        arguments.extend(words(options));
+        if name >= "step03" {
+            arguments.extend(["--rootfs".into(), root]);
+        }
+        arguments.push("true".into());
+        arguments
+    }
+}
+
+/// What `check` says that a step has to be given, as it does not run here without: `but with `--no-overlay` alone`.
+fn option_that_is_needed(claim: &serde_json::Value) -> Vec<&str> {
+    let [reason, remedy] = ["reason", "remedy"].map(|word| claim[word].as_str().unwrap_or_default());
+    let in_reason = reason.split_once("but with `").and_then(|(_, rest)| rest.split_once("` alone"));
+    let in_remedy = remedy.split_once("give the step the option ");
+    let option = in_reason.map(|(option, _)| option).or(in_remedy.map(|(_, option)| option));
+    option.map(|option| option.split(' ').collect()).unwrap_or_default()
 }
 
 fn another_users_first_process() -> Option<String> {
