@@ -96,7 +96,7 @@ fn checks() -> Vec<Check> {
             }
         }),
         check("check_agrees_with_what_the_steps_can_do", [], || {
-            let root = Root::make();
+            let root = Ground::make();
             let ran = step("step00", ["check", "--json"]).ran();
             let printed: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
             let claims = printed["steps"].as_array().expect("steps");
@@ -248,7 +248,7 @@ fn checks() -> Vec<Check> {
             nix::mount::umount(dir.path()).expect("umount");
         }),
         check("a_small_stack_is_enough_or_refused_before_anything_is_made", [needs::user_namespaces()], || {
-            let root = Root::make();
+            let root = Ground::make();
             for name in STEPS {
                 for (kib, code) in [(256, 0), (64, 125)] {
                     let mut shell = std::process::Command::new("sh");
@@ -267,13 +267,13 @@ const STEPS: [&str; 10] =
     ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08", "step09"];
 
 /// A root for those steps that give the program one, and a store for those that keep containers.
-struct Root(tempfile::TempDir);
+struct Ground(tempfile::TempDir);
 
-impl Root {
+impl Ground {
     fn make() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         testing::make_root(&dir.path().join("root"), &[]);
-        Root(dir)
+        Ground(dir)
     }
 
     fn have_store(&self, command: &mut std::process::Command) {

@@ -100,27 +100,27 @@ fn look(path: &Path, kind: OFlag) -> Result<Option<Place>> {
 struct Found(Option<Place>);
 
 /// Whether a call has made it, or somebody else before.
-enum Made {
+enum Creation {
     Now,
     Before,
 }
 
-fn made(result: nix::Result<()>) -> nix::Result<Made> {
+fn made(result: nix::Result<()>) -> nix::Result<Creation> {
     match result {
-        Err(Errno::EEXIST) => Ok(Made::Before),
-        result => result.map(|()| Made::Now),
+        Err(Errno::EEXIST) => Ok(Creation::Before),
+        result => result.map(|()| Creation::Now),
     }
 }
 
-impl Returned for Made {
+impl Returned for Creation {
     fn printed(&self) -> String {
         match self {
-            Made::Now => "0".to_owned(),
-            Made::Before => "EEXIST (fine)".to_owned(),
+            Creation::Now => "0".to_owned(),
+            Creation::Before => "EEXIST (fine)".to_owned(),
         }
     }
     fn stand_in() -> std::io::Result<Self> {
-        Ok(Made::Now)
+        Ok(Creation::Now)
     }
 }
 
