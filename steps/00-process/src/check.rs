@@ -5,7 +5,6 @@
 //! from what an ordinary user was refused.
 
 mod groups;
-pub mod remedies;
 mod report;
 mod trial;
 

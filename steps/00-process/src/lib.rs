@@ -17,7 +17,7 @@ mod id_words;
 pub mod look;
 mod pass_on;
 mod program;
-mod remedies;
+pub mod remedies;
 pub mod status;
 pub mod sys;
 mod terminal;

@@ -59,7 +59,7 @@ enum Instead {
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
         Ok(options) => {
-            explain::run(&options.narration, [process::known(), process::check::remedies::known()].concat(), || {
+            explain::run(&options.narration, [process::known(), process::remedies::of_tried_calls()].concat(), || {
                 match options.instead {
                     None => run(&options.command),
                     Some(Instead::Look { pid, other }) => look(pid, other),

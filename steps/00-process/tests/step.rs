@@ -310,5 +310,5 @@ fn another_users_first_process() -> Option<String> {
 }
 
 fn needs_docker() -> Option<String> {
-    (!process::check::remedies::in_docker()).then(|| "needs to run inside Docker".to_owned())
+    (!process::remedies::in_docker()).then(|| "needs to run inside Docker".to_owned())
 }

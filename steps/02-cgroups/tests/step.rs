@@ -284,7 +284,7 @@ fn checks() -> Vec<Check> {
             || {
                 let ran = step("step02", ["true"]).ran();
                 assert_eq!(ran.code, 125, "{}", ran.err);
-                let advice = if process::check::remedies::in_docker() { "docker run " } else { "sudo" };
+                let advice = if process::remedies::in_docker() { "docker run " } else { "sudo" };
                 let wanted = ["error: ", "what to do: ", advice];
                 assert!(wanted.iter().all(|part| ran.err.contains(part)), "{}", ran.err);
                 assert!(!ran.err.contains("Container ="), "{}", ran.err);
