@@ -8,6 +8,7 @@ mod groups;
 mod report;
 mod trial;
 
+use std::cmp::Ordering;
 use std::path::Path;
 
 use anyhow::Result;
@@ -297,9 +298,20 @@ impl Verdict {
         if self.works == Works::WithRoot { Verdict { works: Works::NotHere, ..self } } else { self }
     }
 
-    /// The first one, unless there is more to say of the other.
+    /// The one that works for fewer; of two that work for the same, what either has to say.
     fn or_worse(self, other: Self) -> Self {
-        let weight = |verdict: &Verdict| (verdict.works, verdict.reason.is_some());
-        if weight(&other) > weight(&self) { other } else { self }
+        let both = |one: Option<String>, other: Option<String>| match (one, other) {
+            (Some(one), Some(other)) if one != other => Some(format!("{one}; {other}")),
+            (one, other) => one.or(other),
+        };
+        match self.works.cmp(&other.works) {
+            Ordering::Less => other,
+            Ordering::Greater => self,
+            Ordering::Equal => Verdict {
+                works: self.works,
+                reason: both(self.reason, other.reason),
+                remedy: both(self.remedy, other.remedy),
+            },
+        }
     }
 }
