@@ -9,11 +9,12 @@ mod report;
 mod trial;
 
 use std::cmp::Ordering;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::{User, geteuid};
 use shared::explain;
 use shared::failure::CallFailed;
@@ -176,6 +177,7 @@ fn steps(
             remedy: limits.remedy.clone(),
         }),
     };
+    let layers = layers(overlay).or_worse(stand.clone());
     vec![
         ("00-process", Verdict::HERE),
         ("01-namespaces", see.clone()),
@@ -183,10 +185,10 @@ fn steps(
         ("03-rootfs", stand.clone()),
         ("04-engine", stand.clone()),
         ("05-users", range_of_ids().or_worse(stand.clone())),
-        ("06-network", network().or_worse(stand.clone())),
-        ("07-layers", layers(overlay).or_worse(stand.clone())),
-        ("08-terminal", stand.clone()),
-        ("09-hardening", filters(has_seccomp).or_worse(stand)),
+        ("06-network", network().or_worse(stand)),
+        ("07-layers", layers.clone()),
+        ("08-terminal", layers.clone()),
+        ("09-hardening", filters(has_seccomp).or_worse(layers)),
     ]
 }
 
@@ -201,8 +203,25 @@ fn network() -> Verdict {
 
 /// Step 07 runs as the steps before, too.
 fn layers(overlay: &Verdict) -> Verdict {
-    let reason = overlay.reason.as_ref().map(|why| format!("but with `--no-overlay` alone: {why}"));
-    Verdict { works: Works::Here, reason, remedy: overlay.remedy.clone() }
+    let (data, other) = (data(), "name a directory on another one, such as ext4, xfs or btrfs, in XDG_DATA_HOME");
+    // As a Docker container's root is. The kernel takes none for what is written above the layers.
+    let is_overlay = statfs(&data).is_ok_and(|it| it.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
+    let (why, remedy) = match &overlay.reason {
+        Some(why) => (Some(why.clone()), overlay.remedy.clone()),
+        None if is_overlay => {
+            (Some(format!("the file system of {} is an overlay itself", data.display())), Some(other.to_owned()))
+        }
+        None => (None, None),
+    };
+    Verdict { works: Works::Here, reason: why.map(|why| format!("but with `--no-overlay` alone: {why}")), remedy }
+}
+
+/// Where the engine (step 04) keeps what containers write, as far as that is there. See the XDG base directory
+/// specification.
+fn data() -> PathBuf {
+    let of = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_dir());
+    let usual = || if geteuid().is_root() { "/var/lib".into() } else { of("HOME").unwrap_or("/var/tmp".into()) };
+    of("XDG_DATA_HOME").unwrap_or_else(usual)
 }
 
 /// Step 09 runs without its list of calls, too.

@@ -476,6 +476,7 @@ fn checks() -> Vec<Check> {
                         // SAFETY: takes numbers, and touches no memory of ours.
                         nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) })?;
                         nix::sys::prctl::set_no_new_privs()?;
+                        // SAFETY: the same.
                         nix::errno::Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) }).map(drop)
                     })
                 })
