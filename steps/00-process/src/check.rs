@@ -177,15 +177,18 @@ fn steps(
             remedy: limits.remedy.clone(),
         }),
     };
-    let layers = layers(overlay).or_worse(stand.clone());
+    // Each is all that the one before it is.
+    let users = range_of_ids().or_worse(stand.clone());
+    let network = network().or_worse(users.clone());
+    let layers = layers(overlay).or_worse(network.clone());
     vec![
         ("00-process", Verdict::HERE),
         ("01-namespaces", see.clone()),
         ("02-cgroups", see.or_worse(limits)),
         ("03-rootfs", stand.clone()),
-        ("04-engine", stand.clone()),
-        ("05-users", range_of_ids().or_worse(stand.clone())),
-        ("06-network", network().or_worse(stand)),
+        ("04-engine", stand),
+        ("05-users", users),
+        ("06-network", network),
         ("07-layers", layers.clone()),
         ("08-terminal", layers.clone()),
         ("09-hardening", filters(has_seccomp).or_worse(layers)),
@@ -194,6 +197,14 @@ fn steps(
 
 /// Step 06 runs without anybody to reach, too.
 fn network() -> Verdict {
+    let has_no_bridge = |refused: CallFailed| refused.errno == Errno::ENOPKG;
+    if is_root() && contain(CloneFlags::CLONE_NEWNET, trial::bridge).is_err_and(has_no_bridge) {
+        return Verdict {
+            works: Works::Here,
+            reason: Some("but with `--network none` alone: this kernel has no bridges".to_owned()),
+            remedy: Some("sudo modprobe bridge veth".to_owned()),
+        };
+    }
     let (tool, reason) = match is_root() {
         true => ("nft", "but nobody outside is reached from inside: nft (package nftables) would write the rules"),
         false => ("pasta", "but nobody is reached: pasta (package passt) would play the network"),
