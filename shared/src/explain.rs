@@ -71,6 +71,9 @@ struct Frame {
 /// Bytes of stack with which clap parses the command line of step 04, which has the most commands.
 const ENOUGH_STACK: u64 = 1 << 20;
 
+/// Bytes of stack that are more than any step uses, built for debugging, beside its arguments and variables.
+const LEAST_STACK: u64 = 256 << 10;
+
 static FRAME: OnceLock<Frame> = OnceLock::new();
 
 /// The command line as clap has parsed it, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
@@ -80,9 +83,17 @@ pub fn parse<O: clap::Parser + Send>() -> Result<O, ExitCode> {
 
 /// The same of these words, the first of which is the program's name.
 pub fn parse_from<O: clap::Parser + Send>(words: Vec<OsString>) -> Result<O, ExitCode> {
+    let stack = getrlimit(Resource::RLIMIT_STACK).map_or(ENOUGH_STACK, |(soft, _)| soft);
+    // The kernel would end the step somewhere between its calls, and what it had made would be left.
+    if stack < LEAST_STACK {
+        let (stack, least) = (stack >> 10, LEAST_STACK >> 10);
+        line(format_args!("error: the stack of this process is limited to {stack} KiB, and a step may need {least}"));
+        line(format_args!("what to do: ulimit -s 8192; above the hard limit (ulimit -H -s) only root may raise it"));
+        return Err(ExitCode::from(STEP_FAILED));
+    }
     // With many commands clap needs more than the caller's `ulimit -s` may leave. A thread has a stack of its own; it has
     // ended when a step clones, which takes a process with one thread.
-    let has_small_stack = getrlimit(Resource::RLIMIT_STACK).is_ok_and(|(soft, _)| soft < ENOUGH_STACK);
+    let has_small_stack = stack < ENOUGH_STACK;
     let parse = || O::try_parse_from(words);
     let parsed = if has_small_stack {
         let parsed = std::thread::scope(|scope| scope.spawn(parse).join());

@@ -256,6 +256,11 @@ pub fn random_word() -> String {
     bytes.iter().map(|byte| (b'a' + byte % 26) as char).collect()
 }
 
+/// How many lines it takes on a screen of 110 columns.
+pub fn lines_on_screen(text: &str) -> usize {
+    text.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum()
+}
+
 /// What the kernel says at `/proc/PID/…`.
 pub fn proc(pid: Pid, name: &str) -> String {
     let path = format!("/proc/{pid}/{name}");

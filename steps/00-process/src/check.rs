@@ -5,16 +5,17 @@
 //! from what an ordinary user was refused.
 
 mod groups;
-pub mod remedies;
 mod report;
 mod trial;
 
+use std::cmp::Ordering;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::{User, geteuid};
 use shared::explain;
 use shared::failure::CallFailed;
@@ -177,23 +178,34 @@ fn steps(
             remedy: limits.remedy.clone(),
         }),
     };
-    let users = mapped_root(&default_root()).or_worse(stand.clone());
+    // Each is all that the one before it is.
+    let users = range_of_ids().or_worse(mapped_root(&default_root())).or_worse(stand.clone());
+    let network = network().or_worse(users.clone());
+    let layers = layers(overlay).or_worse(network.clone());
     vec![
         ("00-process", Verdict::HERE),
         ("01-namespaces", see.clone()),
         ("02-cgroups", see.or_worse(limits)),
         ("03-rootfs", stand.clone()),
-        ("04-engine", stand.clone()),
-        ("05-users", range_of_ids().or_worse(users.clone())),
-        ("06-network", network().or_worse(users.clone())),
-        ("07-layers", layers(overlay).or_worse(users.clone())),
-        ("08-terminal", users.clone()),
-        ("09-hardening", filters(has_seccomp).or_worse(users)),
+        ("04-engine", stand),
+        ("05-users", users),
+        ("06-network", network),
+        ("07-layers", layers.clone()),
+        ("08-terminal", layers.clone()),
+        ("09-hardening", filters(has_seccomp).or_worse(layers)),
     ]
 }
 
 /// Step 06 runs without anybody to reach, too.
 fn network() -> Verdict {
+    let has_no_bridge = |refused: CallFailed| refused.errno == Errno::ENOPKG;
+    if is_root() && contain(CloneFlags::CLONE_NEWNET, trial::bridge).is_err_and(has_no_bridge) {
+        return Verdict {
+            works: Works::Here,
+            reason: Some("but with `--network none` alone: this kernel has no bridges".to_owned()),
+            remedy: Some("sudo modprobe bridge veth".to_owned()),
+        };
+    }
     let (tool, reason) = match is_root() {
         true => ("nft", "but nobody outside is reached from inside: nft (package nftables) would write the rules"),
         false => ("pasta", "but nobody is reached: pasta (package passt) would play the network"),
@@ -203,8 +215,25 @@ fn network() -> Verdict {
 
 /// Step 07 runs as the steps before, too.
 fn layers(overlay: &Verdict) -> Verdict {
-    let reason = overlay.reason.as_ref().map(|why| format!("but with `--no-overlay` alone: {why}"));
-    Verdict { works: Works::Here, reason, remedy: overlay.remedy.clone() }
+    let (data, other) = (data(), "name a directory on another one, such as ext4, xfs or btrfs, in XDG_DATA_HOME");
+    // As a Docker container's root is. The kernel takes none for what is written above the layers.
+    let is_overlay = statfs(&data).is_ok_and(|it| it.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
+    let (why, remedy) = match &overlay.reason {
+        Some(why) => (Some(why.clone()), overlay.remedy.clone()),
+        None if is_overlay => {
+            (Some(format!("the file system of {} is an overlay itself", data.display())), Some(other.to_owned()))
+        }
+        None => (None, None),
+    };
+    Verdict { works: Works::Here, reason: why.map(|why| format!("but with `--no-overlay` alone: {why}")), remedy }
+}
+
+/// Where the engine (step 04) keeps what containers write, as far as that is there. See the XDG base directory
+/// specification.
+fn data() -> PathBuf {
+    let of = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_dir());
+    let usual = || if geteuid().is_root() { "/var/lib".into() } else { of("HOME").unwrap_or("/var/tmp".into()) };
+    of("XDG_DATA_HOME").unwrap_or_else(usual)
 }
 
 /// Step 09 runs without its list of calls, too.
@@ -335,9 +364,20 @@ impl Verdict {
         if self.works == Works::WithRoot { Verdict { works: Works::NotHere, ..self } } else { self }
     }
 
-    /// The first one, unless there is more to say of the other.
+    /// The one that works for fewer; of two that work for the same, what either has to say.
     fn or_worse(self, other: Self) -> Self {
-        let weight = |verdict: &Verdict| (verdict.works, verdict.reason.is_some());
-        if weight(&other) > weight(&self) { other } else { self }
+        let both = |one: Option<String>, other: Option<String>| match (one, other) {
+            (Some(one), Some(other)) if one != other => Some(format!("{one}; {other}")),
+            (one, other) => one.or(other),
+        };
+        match self.works.cmp(&other.works) {
+            Ordering::Less => other,
+            Ordering::Greater => self,
+            Ordering::Equal => Verdict {
+                works: self.works,
+                reason: both(self.reason, other.reason),
+                remedy: both(self.remedy, other.remedy),
+            },
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What a program inherits from its caller, and what of it is reset here: the lists of fork(2), execve(2) and signal(7).
+//! What a program inherits from its caller, and what of it is reset here: the lists of fork(2), execve(2),
+//! prctl(2) and signal(7).
 //!
 //! | attribute of the caller | in the program | why |
 //! | --- | --- | --- |
@@ -16,7 +17,9 @@
 //! | umask, environment, working directory | kept; the root's own from step 03 on | until then the program stands in the caller's files |
 //! | resource limits | kept | `ulimit` is meant (step 09 has options for them) |
 //! | securebits, inheritable and ambient capabilities | kept; a new user namespace resets them | user_namespaces(7) |
-//! | no_new_privs, seccomp filters | kept | cannot be undone; both only forbid |
+//! | no_new_privs, seccomp filters, PR_SET_MDWE | kept | cannot be undone; all of them only forbid |
+//! | PR_SET_THP_DISABLE, PR_SET_MEMORY_MERGE, PR_MCE_KILL | kept | made to be set for the programs that one starts |
+//! | PR_SET_IO_FLUSHER | kept | to reset it takes the host's CAP_SYS_RESOURCE, as it has taken to set it |
 //! | session, terminal, keyring | kept | steps 08 and 09 |
 //! | NUMA memory policy, coredump filter, speculation control, login uid | kept | nothing here depends on them |
 //!

@@ -82,6 +82,11 @@ impl Look {
         table::draw(self, other, &[38, 38])
     }
 
+    /// The same without what is the same: that is named, and not shown.
+    pub fn differences(&self, other: &Look) -> String {
+        table::draw_differences(self, other, [38, 38])
+    }
+
     /// Calls the process something else than its pid and its name.
     pub fn titled(self, title: &str) -> Look {
         Look { title: format!("{title} ({})", self.title), ..self }

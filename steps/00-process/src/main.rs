@@ -59,7 +59,7 @@ enum Instead {
 fn main() -> ExitCode {
     match explain::parse::<Options>() {
         Ok(options) => {
-            explain::run(&options.narration, [process::known(), process::check::remedies::known()].concat(), || {
+            explain::run(&options.narration, [process::known(), process::remedies::of_tried_calls()].concat(), || {
                 match options.instead {
                     None => run(&options.command),
                     Some(Instead::Look { pid, other }) => look(pid, other),
@@ -111,7 +111,8 @@ fn accompany(host: Pid, child: Pid) -> Result<u8> {
 
 /// Host: what cannot be looked at runs all the same.
 fn show(host: Pid, child: Pid) {
-    match Look::at(host).and_then(|host| Ok(host.titled("host").beside(&Look::at(child)?.titled("child")))) {
+    let table = if explain::verbose() { Look::beside } else { Look::differences };
+    match Look::at(host).and_then(|host| Ok(table(&host.titled("host"), &Look::at(child)?.titled("child")))) {
         Ok(both) => explain::line(format_args!("{}", both.trim_end())),
         Err(error) => explain::note(format_args!("{error:#}")),
     }

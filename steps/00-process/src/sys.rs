@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
@@ -77,6 +78,14 @@ pub fn pidfd_send_signal(process: BorrowedFd, signal: i32) -> nix::Result<()> {
     // SAFETY: without a siginfo the kernel fills in its own, as kill(2) does.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, no_info, 0) };
     Errno::result(result).map(drop)
+}
+
+/// Makes a bridge, as brctl(8) does: ENOPKG where the kernel has none. SIOCBRADDBR in the kernel's linux/sockios.h.
+pub fn add_bridge(name: &CStr) -> nix::Result<()> {
+    const SIOCBRADDBR: libc::Ioctl = 0x89a0;
+    let any = UnixDatagram::unbound().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    // SAFETY: the name ends with a NUL byte and outlives the call, which only reads it.
+    Errno::result(unsafe { libc::ioctl(any.as_raw_fd(), SIOCBRADDBR, name.as_ptr()) }).map(drop)
 }
 
 /// Whether this process is in the user namespace that the machine has begun with: rights over a cgroup's devices and over

@@ -1,7 +1,6 @@
 //! Why execve(2) has refused. Its EACCES alone has six causes; the sentence names the one that it was.
 
 use std::ffi::{CStr, OsStr, OsString};
-use std::fmt::Display;
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,6 +12,8 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, faccessat, getegid, geteuid};
 use shared::failure::{self, Failure};
+
+use crate::id_words;
 
 /// A shell's exit code for a command that was found but cannot be executed.
 pub const NOT_EXECUTABLE: u8 = 126;
@@ -110,11 +111,11 @@ fn noexec(file: &Path) -> Option<PathBuf> {
     Some(mount.to_owned())
 }
 
-/// `mode 0700, of user 0 and group 0, and this process is user 1000 and group 1000`.
-fn rights(path: &Path) -> impl Display {
-    let this = format!("this process is user {} and group {}", geteuid(), getegid());
-    path.metadata()
-        .map_or(this.clone(), |it| format!("{}, of user {} and group {}; {this}", mode(&it), it.uid(), it.gid()))
+/// `mode 0700, of user 0 and group 0; this process is user 1000 and group 1000`.
+fn rights(path: &Path) -> String {
+    let whose = |uid, gid| format!("{} and {}", id_words::user(uid), id_words::group(gid));
+    let this = format!("this process is {}", whose(geteuid().as_raw(), getegid().as_raw()));
+    path.metadata().map_or(this.clone(), |it| format!("{}, of {}; {this}", mode(&it), whose(it.uid(), it.gid())))
 }
 
 fn mode(it: &Metadata) -> String {

@@ -1,5 +1,6 @@
 //! Step 00, run as a learner runs it, and looked at from outside.
 
+use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
@@ -65,6 +66,23 @@ fn checks() -> Vec<Check> {
             assert!(printed.contains("Container = cgroup + namespace + rootfs + engine"), "{printed}");
         })
         .differs_in(World::SLOW),
+        check("a_default_run_fits_on_a_screen_and_names_what_is_the_same", [], || {
+            let ran = step("step00", ["true"]).ran();
+            assert!(ran.code == 0 && testing::lines_on_screen(&ran.err) <= 24, "{}", ran.err);
+            let (shown, named) = ran.err.split_once("the same for both").expect("both parts");
+            let begins = |text: &str, word: &str| text.lines().any(|line| line.trim_start().starts_with(word));
+            for what in ["pid ", "state ", "parent "] {
+                assert!(begins(shown, what), "{what}: {}", ran.err);
+            }
+            for term in ["cgroup ", "namespace ", "rootfs ", "rights "] {
+                assert!(begins(named, term), "{term}: {}", ran.err);
+            }
+            let whole = narrated("step00", ["true"]).ran().err;
+            for kind in ["ipc ", "mnt ", "uid ", "mounts "] {
+                assert!(begins(&whole, kind) && !begins(&ran.err, kind), "{kind}: {whole}");
+            }
+        })
+        .differs_in([World::CgroupV2]),
         check("look_shows_what_the_kernel_says", [], || {
             let mut sleep = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
             let pid = nix::unistd::Pid::from_raw(sleep.id() as i32);
@@ -106,19 +124,20 @@ fn checks() -> Vec<Check> {
             }
         }),
         check("check_agrees_with_what_the_steps_can_do", [], || {
-            let ran = step("step00", ["check", "--json"]).ran();
+            let root = Ground::make();
+            let ran = step("step00", ["check", "--json"]).with(|it| root.have_store(it)).ran();
             let printed: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
-            let works = |number: &str| {
-                let steps = printed["steps"].as_array().expect("steps").iter();
-                let step = steps.filter(|step| step["step"].as_str().is_some_and(|name| name.starts_with(number)));
-                let [step] = step.collect::<Vec<_>>()[..] else { panic!("{number}: {printed}") };
-                step["works"] == "here"
-            };
-            for (number, name) in [("01", "step01"), ("02", "step02")] {
-                let ran = step(name, ["true"]).ran();
-                let without_user = step(name, ["--namespaces", "pid,mount,net,ipc,uts", "true"]).ran();
-                let runs = ran.code == 0 || without_user.code == 0;
-                assert_eq!(works(number), runs, "{name}: {printed} {}", ran.err);
+            let claims = printed["steps"].as_array().expect("steps");
+            assert_eq!(claims.len(), STEPS.len(), "{printed}");
+            for (name, claim) in STEPS.into_iter().zip(claims) {
+                assert_eq!(claim["step"].as_str().map(|it| &it[..2]), Some(&name[4..]), "{claim}");
+                let run =
+                    |options: &[&str]| step(name, root.default_run(name, options)).with(|it| root.have_store(it)).ran();
+                let options = options_that_are_needed(claim);
+                let (plain, with_them) = (run(&[]), run(&options));
+                let runs = claim["works"] == "here";
+                assert_eq!(plain.code == 0, runs && options.is_empty(), "{name}: {claim} {}", plain.err);
+                assert_eq!(with_them.code == 0, runs, "{name} {options:?}: {claim} {}", with_them.err);
             }
             assert_eq!(ran.code == 0, printed["ok"] == true, "{printed}");
         })
@@ -296,15 +315,68 @@ fn checks() -> Vec<Check> {
             testing::refuses("step00", &["-q", &tool.display().to_string()], 126, &format!("{path} is mounted noexec"));
             nix::mount::umount(dir.path()).expect("umount");
         }),
-        check("a_small_stack_is_enough", [], || {
-            for name in ["step00", "step01", "step02", "step03", "step04"] {
-                let mut shell = std::process::Command::new("sh");
-                shell.args(["-c", "ulimit -s 300; exec \"$0\" --help"]).arg(program(name));
-                let ran = testing::Run::new(shell).ran();
-                assert_eq!(ran.code, 0, "{name}: {}", ran.err);
+        check("a_small_stack_is_enough_or_refused_before_anything_is_made", [needs::user_namespaces()], || {
+            let root = Ground::make();
+            for name in STEPS {
+                let run_after = |command: &str| {
+                    let mut shell = std::process::Command::new("sh");
+                    shell.args(["-c", &format!("{command}; exec \"$0\" \"$@\"")]).arg(program(name));
+                    shell.args(root.default_run(name, &[]));
+                    testing::Run::new(shell).with(|it| root.have_store(it)).ran()
+                };
+                // An ordinary user's step 02 may make no group.
+                let (usual, small) = (run_after("true"), run_after("ulimit -s 256"));
+                assert_eq!(small.code, usual.code, "{name}: {}", small.err);
+                let refused = run_after("ulimit -s 64");
+                let sentence = "error: the stack of this process is limited to 64 KiB";
+                assert!(refused.code == 125 && refused.err.starts_with(sentence), "{name}: {refused:?}");
             }
         }),
     ]
+}
+
+const STEPS: [&str; 10] =
+    ["step00", "step01", "step02", "step03", "step04", "step05", "step06", "step07", "step08", "step09"];
+
+/// A root for those steps that give the program one, and a store for those that keep containers.
+struct Ground(tempfile::TempDir);
+
+impl Ground {
+    fn make() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        testing::make_root(&dir.path().join("root"), &[]);
+        Ground(dir)
+    }
+
+    fn have_store(&self, command: &mut std::process::Command) {
+        command.env("XDG_RUNTIME_DIR", self.0.path()).env("XDG_DATA_HOME", self.0.path());
+    }
+
+    /// The arguments of a step that runs `true` as it does by default.
+    fn default_run(&self, name: &str, options: &[&str]) -> Vec<OsString> {
+        let root = self.0.path().join("root").into_os_string();
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let has_engine = name >= "step04";
+        let mut arguments = words(if has_engine { &["run", "--rm"] } else { &[] });
+        arguments.extend(words(options));
+        if name >= "step03" {
+            arguments.extend(["--rootfs".into(), root]);
+        }
+        arguments.push("true".into());
+        arguments
+    }
+}
+
+/// What `check` says that a step has to be given, as it does not run here without: `but with `--no-overlay` alone`,
+/// `give the step the option --namespaces …`, `or --uidmap …`.
+fn options_that_are_needed(claim: &serde_json::Value) -> Vec<&str> {
+    let [reason, remedy] = ["reason", "remedy"].map(|word| claim[word].as_str().unwrap_or_default());
+    let in_reason = reason.split("but with `").skip(1).filter_map(|rest| rest.split_once("` alone"));
+    let in_remedy = remedy.split("; ").filter_map(|way| {
+        let map = || Some(&way[way.find(" or --uidmap ")? + " or ".len()..]);
+        way.strip_prefix("give the step the option ").or_else(map)
+    });
+    in_reason.map(|(option, _)| option).chain(in_remedy).flat_map(|option| option.split(' ')).collect()
 }
 
 fn another_users_first_process() -> Option<String> {
@@ -313,5 +385,5 @@ fn another_users_first_process() -> Option<String> {
 }
 
 fn needs_docker() -> Option<String> {
-    (!process::check::remedies::in_docker()).then(|| "needs to run inside Docker".to_owned())
+    (!process::remedies::in_docker()).then(|| "needs to run inside Docker".to_owned())
 }

@@ -5,7 +5,7 @@ use shared::remedy::{Known, PausedCall};
 /// Of clone and of what gives the new namespaces their content.
 pub const KNOWN: Known = Known {
     calls: &["clone", "clone3", "setgroups", "mount", "sethostname", "ioctl", "unshare", "echo"],
-    remedies: process::check::remedies::NAMESPACES,
+    remedies: process::remedies::NAMESPACES,
     hint,
 };
 

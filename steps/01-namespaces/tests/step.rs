@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::sys::signal::Signal;
@@ -248,6 +251,11 @@ fn checks() -> Vec<Check> {
             assert!(printed.contains("Container = cgroup + [namespace] + rootfs + engine"), "{printed}");
             live.end();
         }),
+        check("a_default_run_fits_on_a_screen", [needs::user_namespaces()], || {
+            let ran = step("step01", ["true"]).ran();
+            assert!(ran.code == 0 && testing::lines_on_screen(&ran.err) <= 24, "{}", ran.err);
+            assert!(ran.err.lines().any(|line| line.starts_with("host  clone(")), "{}", ran.err);
+        }),
         check("a_dry_run_and_a_real_one_make_the_same_calls", [needs::user_namespaces()], || {
             let [dry, real] =
                 [["--dry-run", "true"], ["--color=never", "true"]].map(|it| narrated("step01", it).ran().err);
@@ -360,10 +368,48 @@ fn checks() -> Vec<Check> {
             std::fs::copy("/bin/true", &tool).expect("a copy");
             let nobody = Some(65534);
             std::os::unix::fs::chown(&home, nobody, nobody).expect("chown");
-            std::fs::set_permissions(&home, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
+            std::fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).expect("chmod");
             let ran = step("step01", [&tool]).ran();
             assert_eq!(ran.code, 0, "{}", ran.err);
         }),
+        check(
+            "whose_a_closed_directory_is_is_said_as_it_is_outside",
+            [needs::root(), needs::user_namespaces()],
+            || {
+                let dir = tempfile::tempdir().expect("a directory");
+                let open =
+                    |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("chmod");
+                // The test's own directories, up to that of all temporary files.
+                dir.path().ancestors().take_while(|path| path.to_string_lossy().contains("/check-")).for_each(open);
+                let step01 = dir.path().join("step01");
+                std::fs::copy(program("step01"), &step01).expect("a copy");
+                let no_id = |what: &str| format!("a {what} that has no id in this user namespace");
+                let refused = |owner, group, path: &str| {
+                    let home = dir.path().join(format!("{owner}-{group}"));
+                    std::fs::create_dir(&home).expect("a directory");
+                    std::fs::write(home.join("plain"), "").expect("a file");
+                    for (path, mode) in [(home.join("plain"), 0o654), (home.clone(), 0o700)] {
+                        std::os::unix::fs::chown(&path, Some(owner), Some(group)).expect("chown");
+                        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("chmod");
+                    }
+                    let mut nobody = Command::new(&step01);
+                    nobody.arg("-q").arg(home.join(path)).uid(65534).gid(65534);
+                    testing::Run::new(nobody).ran()
+                };
+                for owner in [1234, 0] {
+                    let ran = refused(owner, owner, "tool");
+                    let whose = format!("mode 0700, of {} and {}; this process", no_id("user"), no_id("group"));
+                    let caller = "this process is user 0 (65534 outside) and group 0 (65534 outside)";
+                    assert!(
+                        ran.code == 126 && ran.err.contains(&whose) && ran.err.contains(caller),
+                        "{owner}: {ran:?}"
+                    );
+                }
+                let ran = refused(65534, 1234, "plain");
+                let whose = format!("mode 0654, of user 0 (65534 outside) and {}; ", no_id("group"));
+                assert!(ran.code == 126 && ran.err.contains(&whose), "{ran:?}");
+            },
+        ),
         check("a_root_that_may_not_map_all_ids_learns_why", [needs::root(), needs::user_namespaces()], || {
             let without = |capability: libc::c_ulong| {
                 step("step01", ["cat", "/proc/self/uid_map"])
@@ -421,6 +467,31 @@ fn checks() -> Vec<Check> {
                 })
                 .until_ready();
             assert_eq!(own(live.pid()), before);
+            live.end();
+        }),
+        check("what_the_caller_has_set_for_its_programs_reaches_them", [needs::user_namespaces()], || {
+            let live = step("step01", WAIT)
+                .with(|it| {
+                    before_exec(it, || {
+                        // SAFETY: takes numbers, and touches no memory of ours.
+                        nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) })?;
+                        nix::sys::prctl::set_no_new_privs()?;
+                        // SAFETY: the same.
+                        nix::errno::Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) }).map(drop)
+                    })
+                })
+                .until_ready();
+            let status = proc(live.pid(), "status");
+            for line in ["THP_enabled:\t0", "NoNewPrivs:\t1"] {
+                assert!(status.lines().any(|it| it == line), "{line}: {status}");
+            }
+            // The fields behind the name, from the state on: the nice value is the 17th. proc_pid_stat(5).
+            let stat = proc(live.pid(), "stat");
+            assert_eq!(
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(16)),
+                Some("19"),
+                "{stat}"
+            );
             live.end();
         }),
         check(
@@ -496,7 +567,6 @@ fn own_namespaces(options: &[&str]) -> BTreeSet<&'static str> {
 
 /// In the process that becomes the step, right before it does.
 fn before_exec(command: &mut Command, act: impl Fn() -> nix::Result<()> + Send + Sync + 'static) {
-    use std::os::unix::process::CommandExt;
     // SAFETY: the closures here make system calls and allocate nothing that another thread could have locked.
     unsafe { command.pre_exec(move || Ok(act()?)) };
 }

@@ -23,7 +23,7 @@ const LONG_PATH: usize = 2048;
 /// rmdir(2), again while the kernel still counts a process that has just ended: EBUSY.
 pub fn rmdir(dir: &Path) -> std::io::Result<()> {
     let since = Instant::now();
-    let in_use = || Below::of(dir).groups.len() > 1 || !words(&dir.join("cgroup.procs")).is_empty();
+    let in_use = || Subtree::of(dir).groups.len() > 1 || !words(&dir.join("cgroup.procs")).is_empty();
     loop {
         match std::fs::remove_dir(dir) {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !in_use() && since.elapsed() < PATIENCE => {
@@ -41,7 +41,7 @@ pub fn rmdir(dir: &Path) -> std::io::Result<()> {
 /// # Errors
 /// Where a process does not end, or a group cannot be removed.
 pub fn empty(dir: &Path) -> Result<()> {
-    let below = Below::of(dir);
+    let below = Subtree::of(dir);
     make_mortal(&below.groups)?;
     let (top, inner) = below.groups.split_last().unzip();
     inner.unwrap_or_default().iter().try_for_each(|dir| {
@@ -56,19 +56,19 @@ pub fn empty(dir: &Path) -> Result<()> {
 /// # Errors
 /// Where a process does not end.
 pub fn end_all(dir: &Path) -> Result<()> {
-    let below = Below::of(dir);
+    let below = Subtree::of(dir);
     make_mortal(&below.groups)?;
     below.groups.iter().try_for_each(|dir| end_in(dir))
 }
 
 /// The groups below one, and that one as the last: where a container can mount a cgroup file system, it can make some.
-struct Below {
+struct Subtree {
     groups: Vec<PathBuf>,
     /// Open as long as paths begin with their descriptors.
     _deep: Vec<File>,
 }
 
-impl Below {
+impl Subtree {
     fn of(top: &Path) -> Self {
         let (mut groups, mut deep) = (vec![top.to_owned()], Vec::new());
         let mut looked = 0;
@@ -90,7 +90,7 @@ impl Below {
             looked += 1;
         }
         groups.reverse();
-        Below { groups, _deep: deep }
+        Subtree { groups, _deep: deep }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is known of this step's calls: what to do where they fail, what to look at while `--pause` holds them.
 
-use process::check::remedies::{CGROUPS, in_cgroups};
+use process::remedies::{CGROUPS, in_cgroups};
 use shared::remedy::{Known, PausedCall};
 
 /// Of making a cgroup, limiting it, entering it and removing it.

@@ -284,7 +284,7 @@ fn checks() -> Vec<Check> {
             || {
                 let ran = step("step02", ["true"]).ran();
                 assert_eq!(ran.code, 125, "{}", ran.err);
-                let advice = if process::check::remedies::in_docker() { "docker run " } else { "sudo" };
+                let advice = if process::remedies::in_docker() { "docker run " } else { "sudo" };
                 let wanted = ["error: ", "what to do: ", advice];
                 assert!(wanted.iter().all(|part| ran.err.contains(part)), "{}", ran.err);
                 assert!(!ran.err.contains("Container ="), "{}", ran.err);
@@ -375,8 +375,7 @@ fn checks() -> Vec<Check> {
         .differs_in([World::CgroupV2]),
         check("the_default_run_fits_on_one_screen", [may_make_groups(), needs::user_namespaces()], || {
             let ran = step("step02", ["true"]).ran();
-            let rows: usize = ran.err.lines().map(|line| line.chars().count().max(1).div_ceil(110)).sum();
-            assert!(ran.code == 0 && rows <= 24, "{rows} rows: {}", ran.err);
+            assert!(ran.code == 0 && testing::lines_on_screen(&ran.err) <= 24, "{}", ran.err);
             for call in ["mkdir ", "echo ", "rmdir "] {
                 assert!(ran.err.contains(&format!("host  {call}")), "{call} is new here: {}", ran.err);
             }

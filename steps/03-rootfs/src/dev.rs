@@ -7,6 +7,7 @@ use namespaces::{Namespace, View, mount};
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, SFlag, umask};
 use process::sys::in_first_user_namespace;
+use shared::explain::Returned;
 use shared::{call, explain, kernel_file};
 
 use crate::inside::{Make, Place, place};
@@ -72,10 +73,20 @@ fn mount_new(dev: &Place, name: &str, kind: &str, flags: MsFlags, data: Option<&
 
 /// Child: the permission bits that new files do not get. umask(2), which cannot fail.
 pub fn set_umask(mask: u32) -> Result<()> {
-    explain::child(call!("umask({mask:#o})")).run(|| {
-        umask(Mode::from_bits_truncate(mask));
-        Ok::<_, nix::Error>(())
-    })
+    let set = || Ok::<_, nix::Error>(Mask(umask(Mode::from_bits_truncate(mask))));
+    explain::child(call!("umask({mask:03o})")).run(set).map(drop)
+}
+
+/// What umask(2) returns: the mask before.
+struct Mask(Mode);
+
+impl Returned for Mask {
+    fn printed(&self) -> String {
+        format!("{:03o}", self.0.bits())
+    }
+    fn stand_in() -> std::io::Result<Self> {
+        Ok(Mask(Mode::empty()))
+    }
 }
 
 /// Whether the kernel knows a type of file system. proc_filesystems(5).

@@ -19,7 +19,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, makedev, mkdirat, mknodat};
 use nix::unistd::{AccessFlags, chdir, faccessat, fchdir, symlinkat};
 use shared::explain::Returned;
 use shared::failure::{During, is};
-use shared::{call, explain};
+use shared::{call, explain, kernel_file};
 
 use crate::why;
 
@@ -61,10 +61,29 @@ pub fn place(path: &Path, make: Make) -> Result<Place> {
 
 /// Child: the place at this path, if anything is there.
 fn find(path: &Path, wanted: Make) -> Result<Option<Place>> {
-    let (kind, printed) = match wanted {
-        Make::Directory => (OFlag::O_DIRECTORY, "O_PATH|O_DIRECTORY|O_CLOEXEC"),
-        Make::File => (OFlag::empty(), "O_PATH|O_CLOEXEC"),
-    };
+    let kind = if wanted == Make::Directory { OFlag::O_DIRECTORY } else { OFlag::empty() };
+    let place = look(path, kind)?;
+    if let (Some(place), Make::File) = (&place, wanted) {
+        let there = fstat(place).during(path.display())?;
+        let is_directory = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
+        ensure!(!is_directory, "/{} is a directory: a file cannot be mounted on it", path.display());
+    }
+    Ok(place)
+}
+
+/// Child: the number of the mount that is seen at this path, if anything is there. proc_pid_fdinfo(5), *mnt_id*.
+///
+/// # Errors
+/// Those of openat2(2).
+pub fn mount_at(path: &Path) -> Result<Option<u64>> {
+    let place = look(relative(path), OFlag::empty())?;
+    let Some(place) = place.filter(|_| !explain::dry_run()) else { return Ok(None) };
+    let info = kernel_file::read(format!("/proc/self/fdinfo/{}", place.as_raw_fd()))?;
+    Ok(info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()))
+}
+
+fn look(path: &Path, kind: OFlag) -> Result<Option<Place>> {
+    let printed = if kind.is_empty() { "O_PATH|O_CLOEXEC" } else { "O_PATH|O_DIRECTORY|O_CLOEXEC" };
     let Found(place) = explain::child(call!("openat2(AT_FDCWD, {path:?}, {{{printed}, RESOLVE_IN_ROOT}})"))
         .run(|| match open(path, kind) {
             Err(Errno::ENOENT) => Ok(Found(None)),
@@ -74,11 +93,6 @@ fn find(path: &Path, wanted: Make) -> Result<Option<Place>> {
             Some(dir) if is(&error, Errno::EACCES) => why::refused(error, &dir),
             _ => error,
         })?;
-    if let (Some(place), Make::File) = (&place, wanted) {
-        let there = fstat(place).during(path.display())?;
-        let is_directory = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR;
-        ensure!(!is_directory, "/{} is a directory: a file cannot be mounted on it", path.display());
-    }
     Ok(place)
 }
 
@@ -86,27 +100,27 @@ fn find(path: &Path, wanted: Make) -> Result<Option<Place>> {
 struct Found(Option<Place>);
 
 /// Whether a call has made it, or somebody else before.
-enum Made {
+enum Creation {
     Now,
     Before,
 }
 
-fn made(result: nix::Result<()>) -> nix::Result<Made> {
+fn made(result: nix::Result<()>) -> nix::Result<Creation> {
     match result {
-        Err(Errno::EEXIST) => Ok(Made::Before),
-        result => result.map(|()| Made::Now),
+        Err(Errno::EEXIST) => Ok(Creation::Before),
+        result => result.map(|()| Creation::Now),
     }
 }
 
-impl Returned for Made {
+impl Returned for Creation {
     fn printed(&self) -> String {
         match self {
-            Made::Now => "0".to_owned(),
-            Made::Before => "EEXIST (fine)".to_owned(),
+            Creation::Now => "0".to_owned(),
+            Creation::Before => "EEXIST (fine)".to_owned(),
         }
     }
     fn stand_in() -> std::io::Result<Self> {
-        Ok(Made::Now)
+        Ok(Creation::Now)
     }
 }
 

@@ -86,7 +86,7 @@ pub fn fill_and_pivot(root: &Root, view: &View, mount_volume: impl Fn(&Volume) -
     mount_proc(view)?;
     mount_sys(view)?;
     dev::make(view)?; // binds the host's devices where it may make none
-    mount_volumes(root, mount_volume)?; // after those, as a volume may lie in one of them
+    volume::mount_all(&root.volumes, mount_volume)?; // after those, as a volume may lie in one of them
     make_workdir(root)?; // after the volumes, as it may lie in one
     if root.read_only {
         read_only::set_root_read_only()?; // after every mount point has been made
@@ -133,16 +133,7 @@ fn mount_sys(view: &View) -> Result<()> {
     mount("sysfs", &sys.path(), Some("sysfs"), flags, None)
 }
 
-/// Child: the host's directories and files that were asked for.
-fn mount_volumes(root: &Root, mount_volume: impl Fn(&Volume) -> Result<()>) -> Result<()> {
-    for volume in volume::in_mount_order(&root.volumes)? {
-        let _volume = explain::one_line(volume.target.display());
-        mount_volume(volume)?;
-    }
-    Ok(())
-}
-
-/// Child: one of them, from where the host has it.
+/// Child: a directory or file of the host that was asked for, from where the host has it.
 ///
 /// # Errors
 /// Those of mount(2); one with `idmap`.

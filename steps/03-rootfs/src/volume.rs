@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use shared::explain;
 
+use crate::inside::mount_at;
 use crate::options::path_inside;
 
 /// A directory or file of the host that the child sees too.
@@ -46,6 +48,35 @@ pub fn parse(text: &str) -> Result<Volume, String> {
         return Err("a volume at / would cover the root; give it as --rootfs".to_owned());
     }
     Ok(Volume { source, target, read_only, idmap })
+}
+
+/// Child: mounts each with `mount`, and none over another.
+///
+/// # Errors
+/// Those of `mount`; the volume that another covers: the order is that of the targets' names, and with `/z -> /m` in the root
+/// one at `/z` is mounted over one at `/m/sub`.
+pub fn mount_all(volumes: &[Volume], mount: impl Fn(&Volume) -> Result<()>) -> Result<()> {
+    let ordered = in_mount_order(volumes)?;
+    let mut seen = Vec::new();
+    for (at, volume) in ordered.iter().enumerate() {
+        let _volume = explain::one_line(volume.target.display());
+        mount(volume)?;
+        // The last one is covered by none.
+        if at + 1 < ordered.len() {
+            seen.push((volume, mount_at(&volume.target)?));
+        }
+    }
+    let _all = explain::one_line("volumes");
+    for (Volume { source, target, .. }, mount) in seen {
+        ensure!(
+            mount_at(target)? == mount,
+            "the volume {} at {} is covered by another, as a link in the root leads to it or above it: name the targets \
+             without links",
+            source.display(),
+            target.display()
+        );
+    }
+    Ok(())
 }
 
 /// A directory before what lies in it, whatever their order on the command line: mounted after its child, it would cover

@@ -38,7 +38,7 @@ pub fn create<R: Recipe>(container: &Container, life: &Life) -> Result<()> {
 
 fn make<R: Recipe>(container: &Container, life: &Life) -> Result<()> {
     let recipe: R = container.config.recipe()?;
-    let door = Door(door::listen(container)?);
+    let door = OwnDoor(door::listen(container)?);
     let plan = recipe.plan(&container.identity())?;
     let made = R::parts(&plan);
     let parts: Vec<_> =
@@ -57,9 +57,9 @@ fn leave(container: &Container, ready: Ready, state: State) -> Result<()> {
 }
 
 /// The child's last part: it waits itself for the command that has it begin.
-struct Door(UnixListener);
+struct OwnDoor(UnixListener);
 
-impl Part for Door {
+impl Part for OwnDoor {
     fn name(&self) -> &'static str {
         "start"
     }

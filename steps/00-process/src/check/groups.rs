@@ -26,7 +26,7 @@ pub struct Groups {
 }
 
 /// A tree of groups, and where this process is in it.
-struct Tree {
+struct GroupTree {
     is_v2: bool,
     controllers: Vec<String>,
     top: PathBuf,
@@ -38,7 +38,7 @@ impl Groups {
     pub fn find() -> Result<Self> {
         let mounts = mountinfo::read(Path::new("/proc/self"))?;
         let memberships = read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let trees: Vec<Tree> = memberships.lines().filter_map(|line| tree(line, &mounts)).collect();
+        let trees: Vec<GroupTree> = memberships.lines().filter_map(|line| tree(line, &mounts)).collect();
         let version = match (trees.iter().any(|tree| !tree.is_v2), trees.iter().any(|tree| tree.is_v2)) {
             (true, true) => "hybrid",
             (true, false) => "v1",
@@ -58,7 +58,7 @@ impl Groups {
 }
 
 /// From a line `4:memory:/user.slice` (v1) or `0::/user.slice` (v2), and the mount that it belongs to.
-fn tree(membership: &str, mounts: &[Mount]) -> Option<Tree> {
+fn tree(membership: &str, mounts: &[Mount]) -> Option<GroupTree> {
     let (names, path) = membership.split_once(':')?.1.split_once(':')?;
     let names: Vec<String> = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     // A tree with just a name (systemd's) keeps processes together and limits nothing.
@@ -81,10 +81,10 @@ fn tree(membership: &str, mounts: &[Mount]) -> Option<Tree> {
     }
     let own = mount.point.join(own);
     let controllers = if is_v2 { words(&mount.point.join("cgroup.controllers")) } else { names };
-    Some(Tree { is_v2, controllers, top: mount.point.clone(), own })
+    Some(GroupTree { is_v2, controllers, top: mount.point.clone(), own })
 }
 
-impl Tree {
+impl GroupTree {
     /// The controllers that a new group would have. On v1 it is made in this process's own group. On v2 a group with
     /// processes can hand no controller on, so it may have to be made further up.
     fn usable(&self) -> Result<Vec<String>, CallFailed> {

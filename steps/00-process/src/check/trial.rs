@@ -117,6 +117,11 @@ pub fn stand() -> Tried {
     call("umount2(\".\", MNT_DETACH)", || umount2(".", MntFlags::MNT_DETACH))
 }
 
+/// What root does in step 06, in a network of its own: a bridge.
+pub fn bridge() -> Tried {
+    call("ioctl(SIOCBRADDBR, \"check\")", || sys::add_bridge(c"check"))
+}
+
 /// What step 07 does inside: an overlay of three directories, in memory.
 pub fn lay() -> Tried {
     mount_new("tmpfs", None)?;

@@ -18,15 +18,44 @@ pub(super) fn draw(first: &Look, second: &Look, widths: &[usize]) -> String {
     for term in TERMS {
         let _ = writeln!(text, "{}", term.bold());
         for what in questions(first, second, term) {
-            let mark = mark(&first.answer(term, what), &second.answer(term, what));
-            // That a pid or a command line is another one says nothing.
-            let mark = if term == "process" { " ".normal() } else { mark };
+            let mark = mark_of(term, &first.answer(term, what), &second.answer(term, what));
             row(&mut text, what, mark, shown.iter().map(|look| look.answer(term, what)).collect(), widths);
         }
     }
     let whose = if widths.len() == 1 { "as for the process that looks" } else { "for both" };
     let _ = writeln!(text, "{}", format!("= the same {whose}   ≠ not the same   ? cannot be compared").dimmed());
     text
+}
+
+/// Two columns as well, with the rows alone that differ or that cannot be compared; then for each term, by name, what is the
+/// same.
+pub(super) fn draw_differences(first: &Look, second: &Look, widths: [usize; 2]) -> String {
+    let mut text = String::new();
+    row(&mut text, "", " ".normal(), vec![Ok(first.title.clone()), Ok(second.title.clone())], &widths);
+    let mut same = String::new();
+    for term in TERMS {
+        let is_same =
+            |what: &&str| matches!((first.answer(term, what), second.answer(term, what)), (Ok(a), Ok(b)) if a == b);
+        let (alike, different): (Vec<_>, Vec<_>) = questions(first, second, term).into_iter().partition(is_same);
+        if !different.is_empty() {
+            let _ = writeln!(text, "{}", term.bold());
+        }
+        for what in different {
+            let (one, other) = (first.answer(term, what), second.answer(term, what));
+            row(&mut text, what, mark_of(term, &one, &other), vec![one, other], &widths);
+        }
+        if !alike.is_empty() {
+            row(
+                &mut same,
+                term,
+                " ".normal(),
+                vec![Ok(alike.join(", "))],
+                &[widths[0] + " ≠ ".chars().count() + widths[1]],
+            );
+        }
+    }
+    let _ = writeln!(text, "{}", "the same for both (each value: --verbose)".bold());
+    text + &same
 }
 
 /// What is known of the one or of the other, each once.
@@ -38,6 +67,11 @@ fn questions<'a>(first: &'a Look, second: &'a Look, term: &str) -> Vec<&'a str> 
         }
     }
     questions
+}
+
+/// That a pid or a command line is another one says nothing.
+fn mark_of(term: &str, one: &Reading, other: &Reading) -> ColoredString {
+    if term == "process" { " ".normal() } else { mark(one, other) }
 }
 
 fn mark(one: &Reading, other: &Reading) -> ColoredString {
@@ -82,6 +116,7 @@ fn wrap(cell: &Reading, width: usize) -> Vec<ColoredString> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding;
     use super::*;
 
     #[test]
@@ -92,6 +127,36 @@ mod tests {
         assert_eq!(lines("/a/long/path", 5), ["/a/lo", "ng/pa", "th"]);
         assert_eq!(lines("", 5), [""]);
         assert_eq!(lines("a\u{1b}", 9), ["a\\u{1b}"], "printable");
+    }
+
+    #[test]
+    fn what_is_the_same_is_named_and_what_differs_is_shown() {
+        colored::control::set_override(false);
+        let look = |pid: &str, mnt: Reading, net: Reading| Look {
+            title: "a process".to_owned(),
+            findings: vec![
+                finding("process", "pid", Ok(pid.to_owned())),
+                finding("namespace", "ipc", Ok("4026531839".to_owned())),
+                finding("namespace", "mnt", mnt),
+                finding("namespace", "net", net),
+                finding("namespace", "uts", Ok("4026531838".to_owned())),
+            ],
+        };
+        let [first, second] =
+            [("7", "1"), ("8", "2")].map(|(pid, mnt)| look(pid, Ok(mnt.into()), Err("hidden".into())));
+        let drawn = draw_differences(&first, &second, [12, 12]);
+        let lines: Vec<_> = drawn.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let expected = [
+            "a process a process",
+            "process",
+            "pid 7 8",
+            "namespace",
+            "mnt 1 ≠ 2",
+            "net hidden ? hidden",
+            "the same for both (each value: --verbose)",
+            "namespace ipc, uts",
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[test]
