@@ -3,7 +3,7 @@
 //! Until here the child had its caller's terminal, or none. Now it gets one of its own: a pair of ends, of which the
 //! program has one, and the host the other. The functions are in the order in which they run. The child makes the pair
 //! in its own `/dev/pts` ([`make`]), has it as its console ([`bind_console`]), and takes it as the terminal of a session
-//! of its own ([`take`]); its monitor has the other end. On the caller's side that terminal is made a mere pipe of keys
+//! of its own ([`take`]), which is its user's ([`give`]); its monitor has the other end. On the caller's side that terminal is made a mere pipe of keys
 //! ([`Raw`]), and says how large its window is ([`size_of`], [`set_size`]). A program without a terminal loses the caller's all
 //! the same ([`leave`]).
 //!
@@ -31,6 +31,7 @@ mod sys;
 mod talk;
 
 use std::fs::File;
+use std::io::stdin;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -41,7 +42,7 @@ use nix::mount::MsFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
+use nix::unistd::{Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, getsid, setsid};
 use shared::failure::During;
 use shared::{call, explain};
 
@@ -114,6 +115,15 @@ pub fn take(peer: BorrowedFd) -> Result<()> {
         dup2_stdout(peer)?;
         dup2_stderr(peer)
     })
+}
+
+/// Child that is root until now: its terminal belongs to the user that it becomes. Else a program could read and write it, and
+/// not open it once more, by `/dev/stdout` or the name that tty(1) prints; nor could mesg(1) change who may write to it.
+///
+/// # Errors
+/// EINVAL where the map has no such id. fchown(2).
+pub fn give(uid: u32) -> Result<()> {
+    explain::child(call!("fchown(0, {uid}, -1)")).run(|| fchown(stdin(), Some(Uid::from_raw(uid)), None))
 }
 
 /// Child without a terminal of its own: leaves its caller's session, too. In it, it could push keys into that terminal as if

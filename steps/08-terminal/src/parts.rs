@@ -142,8 +142,11 @@ impl Part for Terminal {
 
     fn confine(&self, program: &mut Program) -> Result<()> {
         let interactive = self.interactive;
-        if !self.tty {
-            program.gives_up(Right::Session, move || crate::leave(interactive));
+        match program.uid {
+            _ if !self.tty => program.gives_up(Right::Session, move || crate::leave(interactive)),
+            // Known by now: in the order of the parts, namespaces come first.
+            Some(uid) => program.gives_up(Right::Session, move || crate::give(uid)),
+            None => {}
         }
         if self.init {
             program.gives_up(Right::Place, init::stay);

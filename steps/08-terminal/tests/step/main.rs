@@ -6,6 +6,9 @@ mod home;
 #[allow(dead_code)]
 #[path = "../../../04-engine/tests/step/killed.rs"]
 mod killed;
+#[allow(dead_code)]
+#[path = "../../../05-users/tests/step/ordinary.rs"]
+mod ordinary;
 mod screen;
 
 use std::process::{Command, ExitCode};
@@ -13,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use home::{Home, alive, rootfs};
 use nix::sys::signal::{Signal, kill};
+use ordinary::{Ordinary, RANGE};
 use screen::Screen;
 use testing::{Check, World, check, needs, proc, wait_until};
 
@@ -38,6 +42,29 @@ fn shell(home: &Home, options: &[&str], shell: &str) -> Screen {
     screen.expect("# ");
     screen
 }
+
+/// For [`ordinary`]: a root who has the ids to give.
+fn range() -> Option<String> {
+    let nested = (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned());
+    needs::root().or_else(needs::user_namespaces).or(nested)
+}
+
+/// For [`ordinary`], whose checks are another step's.
+fn ids(_: nix::unistd::Pid) -> [String; 3] {
+    unreachable!()
+}
+
+/// A copy of the root that is the test's own.
+fn copy_of_root() -> tempfile::TempDir {
+    let dir = testing::tempdir();
+    let copied = Command::new("cp").arg("-a").arg(rootfs()).arg(dir.path().join("rootfs")).status().expect("cp");
+    assert!(copied.success());
+    dir
+}
+
+/// A user's terminal can be opened once more, by each of its names, and closed to others, as mesg(1) does.
+const OPENS_ITS_TERMINAL: &str =
+    "for it in /dev/tty /dev/stdout $(tty); do echo here >$it; done; chmod go-w $(tty) && stat -c %u $(tty)";
 
 /// Those of this step, and some that they stand between.
 const NEW_CALLS: &str =
@@ -205,6 +232,32 @@ fn checks() -> Vec<Check> {
             screen.types("sleep 100 & exit 7\r");
             assert_eq!(screen.ended().0, 7);
             home.ok(&["rm", "-f", "it"]);
+        }),
+        check(
+            "a_terminal_belongs_to_its_user",
+            [needs::root(), needs::user_namespaces(), needs::own_or_all_ids()],
+            || {
+                let home = Home::new();
+                let opens = ["sh", "-c", OPENS_ITS_TERMINAL];
+                let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
+                for (user, uid) in [("1000:1000", 1000), ("0", 0)] {
+                    let shown = format!("here\r\nhere\r\nhere\r\n{uid}\r");
+                    assert_eq!(home.ok(&made("run", &["--rm", "-t", "--user", user], &opens)[1..]), shown, "run");
+                    assert_eq!(home.ok(&[&["exec", "-t", "--user", user, &id], &opens[..]].concat()), shown, "exec");
+                }
+                home.ok(&["rm", "-f", &id]);
+            },
+        ),
+        check("an_ordinary_users_program_has_its_terminal_too", [ordinary::needed()], || {
+            let user = Ordinary::new(RANGE);
+            let opens = ["sh", "-c", OPENS_ITS_TERMINAL];
+            let id = user.ok(&["run", "-d", "--network", "none", "sleep", "100"]);
+            for (of, uid) in [("1000:1000", 1000), ("0", 0)] {
+                let shown = format!("here\r\nhere\r\nhere\r\n{uid}\r");
+                let run = ["run", "--rm", "--network", "none", "-t", "--user", of];
+                assert_eq!(user.ok(&[&run, &opens[..]].concat()), shown, "run");
+                assert_eq!(user.ok(&[&["exec", "-t", "--user", of, &id], &opens[..]].concat()), shown, "exec");
+            }
         }),
         check("a_created_one_is_started_and_attached", NEEDED(), || {
             let home = Home::new();
