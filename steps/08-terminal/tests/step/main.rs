@@ -109,6 +109,32 @@ fn checks() -> Vec<Check> {
         }),
         check("bash_has_job_control", NEEDED(), || job_control("bash")).differs_in([World::SystemdUser]),
         check("another_shell_has_it_too", NEEDED(), || job_control("sh")),
+        check(
+            "less_draws_a_screen_and_draws_it_again_where_that_changes",
+            [needs::user_namespaces(), inside("less")],
+            || {
+                let home = Home::new();
+                let script = "seq -f 'n%g.' 1000 >/numbers; exec less -X /numbers";
+                let mut screen =
+                    on_screen(&home, &made("run", &["-it", "-e", "TERM=xterm", "--name", "it"], &["sh", "-c", script]));
+                screen.expect("n32.");
+                screen.resize([12, 60]);
+                screen.expect("n11.");
+                assert_eq!(until_prompt(&mut screen), "", "it stops there");
+                screen.types(" ");
+                screen.expect("n22.");
+                assert_eq!(until_prompt(&mut screen), "");
+                screen.types("\u{10}\u{11}");
+                assert_eq!(screen.ended().0, 0);
+                // Another terminal, three times as large, is filled at once.
+                let mut screen = on_screen(&home, &["-q", "attach", "it"]);
+                assert!(screen.expect("n43.").contains("n12."));
+                screen.types("q");
+                assert_eq!(screen.ended().0, 0);
+            },
+        ),
+        check("vi_is_left_and_comes_back", [needs::user_namespaces(), needs::tool("bash"), inside("vi")], vi),
+        check("tmux_shows_vi_at_every_size", [needs::user_namespaces(), needs::tool("tmux"), inside("vi")], in_tmux),
         check("the_last_output_is_never_lost", NEEDED(), || {
             let home = Home::new();
             let script =
@@ -467,6 +493,18 @@ fn checks() -> Vec<Check> {
     ]
 }
 
+/// That the root has this program, which it has from this machine.
+fn inside(program: &str) -> Option<String> {
+    let path = rootfs().join("bin").join(program);
+    (!path.exists()).then(|| format!("needs {program}"))
+}
+
+/// What else less shows before it asks, whose prompt is `:` or the file's name.
+fn until_prompt(screen: &mut Screen) -> String {
+    let shown = screen.expect("\u{1b}[K");
+    shown.trim_matches(['\r', '\n', ':']).to_owned()
+}
+
 fn job_control(name: &str) {
     let home = Home::new();
     let mut screen = shell(&home, &["-it"], name);
@@ -493,6 +531,89 @@ fn job_control(name: &str) {
     let (code, shown) = screen.ended();
     assert!(!shown.contains("job control"), "{shown}");
     assert_eq!(code, 0, "{name}: Ctrl-D");
+}
+
+fn vi() {
+    let home = Home::new();
+    // Of an xterm, vim asks this and that, which nobody here answers.
+    let mut screen = on_screen(&home, &made("run", &["--rm", "-it", "-e", "TERM=vt100"], &["bash"]));
+    screen.expect("# ");
+    screen.says("echo zone >/f");
+    screen.types("vi /f\r");
+    screen.expect("zone");
+    screen.types("x");
+    screen.expect("one");
+    // Its own shell's job control, and then it draws again.
+    screen.types("\u{1a}");
+    screen.expect("topped");
+    screen.types("fg\r");
+    screen.expect("one");
+    screen.resize([15, 70]);
+    screen.expect("one");
+    screen.types(":wq\r");
+    screen.expect("written");
+    screen.expect("# ");
+    assert_eq!(screen.says("cat /f; stty size"), "one\n15 70");
+    screen.types("exit\r");
+    assert_eq!(screen.ended().0, 0);
+}
+
+/// tmux(1) is a terminal that can be asked for what stands on its screen.
+fn in_tmux() {
+    struct Tmux<'a>(&'a Home);
+    impl Tmux<'_> {
+        fn command(&self, arguments: &[&str]) -> Command {
+            let mut command = Command::new("tmux");
+            command.args(["-f", "/dev/null", "-S"]).arg(self.0.path().join("tmux")).args(arguments);
+            command.env("XDG_RUNTIME_DIR", self.0.path()).env("XDG_DATA_HOME", self.0.data());
+            command
+        }
+    }
+    impl Drop for Tmux<'_> {
+        fn drop(&mut self) {
+            let _ = self.command(&["kill-server"]).output();
+        }
+    }
+    let home = Home::new();
+    let terminal = Tmux(&home);
+    let tmux = |arguments: &[&str]| {
+        let output = terminal.command(arguments).output().expect("tmux");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (step, root) = (testing::program("step08").display().to_string(), rootfs().display().to_string());
+    let run = format!(
+        "{step} -q run -it --name it -e TERM=screen --network none --rootfs {root} sh -c 'echo sword >/f; exec vi /f'"
+    );
+    tmux(&["new-session", "-d", "-x", "70", "-y", "20", "sh"]);
+    let types = |line: &str| drop(tmux(&["send-keys", line, "Enter"]));
+    // vi writes a ~ where a file has no line.
+    let shows = |first: &str, rows: usize| {
+        wait_until(&format!("{first:?} stands above {rows} empty lines"), || {
+            let screen = tmux(&["capture-pane", "-p"]);
+            screen.lines().next() == Some(first) && screen.lines().filter(|line| *line == "~").count() == rows
+        });
+    };
+    types(&run);
+    shows("sword", 18);
+    tmux(&["send-keys", "x"]);
+    shows("word", 18);
+    for (size, rows) in [(["-x", "50", "-y", "10"], 8), (["-x", "90", "-y", "30"], 28)] {
+        tmux(&[&["resize-window"], &size[..]].concat());
+        shows("word", rows);
+    }
+    tmux(&["send-keys", "C-p", "C-q"]);
+    // Nobody has cleared the screen.
+    types("clear; echo back");
+    shows("back", 0);
+    assert_eq!(home.status("it"), "running");
+    types(&format!("{step} -q attach it"));
+    shows("word", 28);
+    types(":wq");
+    wait_until("it has ended", || home.status("it") == "stopped");
+    assert_eq!(home.json("it")["end"]["code"], 0);
+    types("clear; echo back");
+    shows("back", 0);
 }
 
 fn init() {
