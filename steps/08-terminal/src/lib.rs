@@ -15,7 +15,7 @@
 //! - `-i` without `-t` is for the foreground: a container in the background that has no terminal has no input.
 //! - Without `-t` standard output and error are the caller's, as until here: a program whose output is a terminal can read
 //!   from it, too, as long as the command runs.
-//! - `exec` ends with its command: it has no detach keys.
+//! - What `exec` runs is in no record: one that was detached from cannot be attached to again.
 
 #![deny(unsafe_code)]
 

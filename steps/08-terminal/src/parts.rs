@@ -27,6 +27,9 @@ pub struct Terminal {
     tty: bool,
     interactive: bool,
     init: bool,
+    /// `exec`: those that detach.
+    #[serde(skip)]
+    keys: Keys,
     /// The container's, in the store.
     directory: PathBuf,
     /// Monitor: until there is a terminal to connect to.
@@ -44,6 +47,9 @@ pub struct Terminal {
     /// `exec`.
     #[serde(skip)]
     caller: OnceCell<Caller>,
+    /// `exec`: the caller detaches.
+    #[serde(skip)]
+    leaves: Cell<bool>,
 }
 
 impl Terminal {
@@ -56,7 +62,8 @@ impl Terminal {
 
     /// The same, for a process that `exec` brings in.
     pub fn for_guest(options: &GuestTalking) -> Self {
-        Terminal { tty: options.tty, interactive: options.interactive, ..Terminal::default() }
+        let GuestTalking { tty, interactive, ref detach_keys } = *options;
+        Terminal { tty, interactive, keys: detach_keys.clone(), ..Terminal::default() }
     }
 }
 
@@ -111,7 +118,7 @@ impl Part for Terminal {
 
     fn begun(&self) -> Result<()> {
         let Some(master) = self.master.take() else { return Ok(()) };
-        let caller = Caller::new(Far::Terminal(master), self.interactive, &Keys::none())?;
+        let caller = Caller::new(Far::Terminal(master), self.interactive, &self.keys)?;
         self.caller.set(caller).ok().context("it has begun already")
     }
 
@@ -121,12 +128,20 @@ impl Part for Terminal {
 
     fn serve(&self) {
         self.hub.get().into_iter().for_each(Hub::serve);
-        // Where the caller can be reached no more, its program shall know.
-        if let Some(caller) = self.caller.get() {
-            if !matches!(caller.serve(), Ok(None | Some(Left::Container))) {
-                caller.hang_up();
-            }
+        let Some(caller) = self.caller.get() else { return };
+        match caller.serve() {
+            Ok(None | Some(Left::Container)) => {}
+            Ok(Some(Left::Caller)) => self.leaves.set(true),
+            // The caller can be reached no more: its program shall know.
+            Err(_) => caller.hang_up(),
         }
+    }
+
+    fn farewell(&self) -> Option<Letter> {
+        let caller = self.caller.get().filter(|_| self.leaves.take())?;
+        caller.restore();
+        let peer = self.peer.take(); // or the terminal would end where the program closes it
+        Some(Letter { descriptors: caller.take_far().into_iter().chain(peer).collect(), ..Letter::default() })
     }
 
     fn ended(&self) -> Result<()> {

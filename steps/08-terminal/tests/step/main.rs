@@ -11,11 +11,15 @@ mod killed;
 mod ordinary;
 mod screen;
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use home::{Home, alive, rootfs};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use ordinary::{Ordinary, RANGE};
 use screen::Screen;
 use testing::{Check, World, check, needs, proc, wait_until};
@@ -50,7 +54,7 @@ fn range() -> Option<String> {
 }
 
 /// For [`ordinary`], whose checks are another step's.
-fn ids(_: nix::unistd::Pid) -> [String; 3] {
+fn ids(_: Pid) -> [String; 3] {
     unreachable!()
 }
 
@@ -259,6 +263,47 @@ fn checks() -> Vec<Check> {
             assert_eq!(screen.ended().0, 7);
             home.ok(&["rm", "-f", "it"]);
         }),
+        check("one_detaches_from_exec_and_its_program_goes_on", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-d", "--name", "it"], &["sleep", "100"])[1..]);
+            // It is to write more than a terminal keeps, while nobody is there.
+            let script = "echo ready; read go; i=0; while [ $i -lt 3000 ]; do echo 012345678901234567890; i=$((i+1)); done; echo end >/end; sleep 1000";
+            let mut screen = on_screen(&home, &["exec", "-it", "it", "sh", "-c", script]);
+            screen.expect("ready");
+            wait_until("it is raw", || screen.is_raw());
+            let terminal = std::fs::metadata(format!("/proc/{}/fd/0", screen.pid())).expect("a terminal");
+            let helper = testing::child_of(screen.pid()).expect("a helper");
+            screen.types("\r\u{10}\u{11}");
+            let (code, shown) = screen.ended();
+            assert!(code == 0 && shown.contains("detached: the program goes on"), "{code} {shown}");
+            wait_until("it has written all", || home.step(&["-q", "exec", "it", "test", "-s", "/end"]).ran().code == 0);
+            assert!(has_nothing_of(helper, &terminal));
+            // Other keys; and what is left ends with the container.
+            let screen = on_screen(&home, &["-q", "exec", "-it", "--detach-keys", "ctrl-x,y", "it", "sleep", "1000"]);
+            wait_until("it is raw", || screen.is_raw());
+            let other = testing::child_of(screen.pid()).expect("a helper");
+            screen.types("\u{18}y");
+            assert_eq!(screen.ended().0, 0);
+            assert!(alive(helper) && alive(other));
+            home.ok(&["rm", "-f", "it"]);
+            wait_until("both have ended", || !alive(helper) && !alive(other));
+        }),
+        check("what_goes_on_after_exec_ends_with_its_helper", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-d", "--name", "it"], &["sleep", "100"])[1..]);
+            let screen = on_screen(&home, &["-q", "exec", "-it", "it", "sleep", "1000"]);
+            wait_until("it is raw", || screen.is_raw());
+            let helper = testing::child_of(screen.pid()).expect("a helper");
+            let program = testing::child_of(helper).expect("a program");
+            screen.types("\u{10}\u{11}");
+            assert_eq!(screen.ended().0, 0);
+            assert!(alive(program));
+            kill(helper, Signal::SIGKILL).expect("kill");
+            wait_until("it has ended", || !alive(program));
+            // As the host's first process does, which they are left to: their pid namespace ends no sooner.
+            let _ = (waitpid(helper, None), waitpid(program, None));
+            home.ok(&["rm", "-f", "it"]);
+        }),
         check(
             "a_terminal_belongs_to_its_user",
             [needs::root(), needs::user_namespaces(), needs::own_or_all_ids()],
@@ -405,15 +450,8 @@ fn checks() -> Vec<Check> {
             let terminal = std::fs::metadata(format!("/proc/{}/fd/0", screen.pid())).expect("a terminal");
             screen.types("\u{10}\u{11}");
             assert_eq!(screen.ended().0, 0);
-            let id = |it: &std::fs::Metadata| {
-                use std::os::unix::fs::MetadataExt;
-                (it.dev(), it.ino())
-            };
             for process in [home.init("it"), home.monitor("it")] {
-                for fd in std::fs::read_dir(format!("/proc/{process}/fd")).expect("fd").flatten() {
-                    let it = std::fs::metadata(fd.path()).map(|it| id(&it));
-                    assert_ne!(it.ok(), Some(id(&terminal)), "{process}: {:?}", fd.path());
-                }
+                assert!(has_nothing_of(process, &terminal), "{process}");
             }
             home.ok(&["rm", "-f", "it"]);
         }),
@@ -491,6 +529,13 @@ fn checks() -> Vec<Check> {
             assert_eq!(home.all(), "");
         }),
     ]
+}
+
+/// Whether a process has no descriptor of a terminal.
+fn has_nothing_of(process: Pid, terminal: &Metadata) -> bool {
+    let id = |it: &Metadata| (it.dev(), it.ino());
+    let fds = std::fs::read_dir(format!("/proc/{process}/fd")).expect("fd").flatten();
+    fds.flat_map(|fd| std::fs::metadata(fd.path())).all(|it| id(&it) != id(terminal))
 }
 
 /// That the root has this program, which it has from this machine.
