@@ -14,6 +14,7 @@ mod screen;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use home::{Home, alive, rootfs};
@@ -53,6 +54,11 @@ fn range() -> Option<String> {
     needs::root().or_else(needs::user_namespaces).or(nested)
 }
 
+/// A root whose containers have users.
+fn ordinary_inside() -> Option<String> {
+    needs::root().or_else(needs::user_namespaces).or_else(needs::own_or_all_ids)
+}
+
 /// For [`ordinary`], whose checks are another step's.
 fn ids(_: Pid) -> [String; 3] {
     unreachable!()
@@ -72,7 +78,7 @@ const OPENS_ITS_TERMINAL: &str =
 
 /// Those of this step, and some that they stand between.
 const NEW_CALLS: &str =
-    "--pause=bind,clone,open(,ioctl,mount(\"/dev/pts,setsid,dup2,connect,prctl,fork,setpgid,execve,echo … >";
+    "--pause=bind,clone,open(,ioctl,mount(\"/dev/pts,setsid,dup2,connect,prctl,fork,setpgid,setresuid,execve,echo … >";
 
 type Way = fn(&Home, &Screen);
 
@@ -304,21 +310,17 @@ fn checks() -> Vec<Check> {
             let _ = (waitpid(helper, None), waitpid(program, None));
             home.ok(&["rm", "-f", "it"]);
         }),
-        check(
-            "a_terminal_belongs_to_its_user",
-            [needs::root(), needs::user_namespaces(), needs::own_or_all_ids()],
-            || {
-                let home = Home::new();
-                let opens = ["sh", "-c", OPENS_ITS_TERMINAL];
-                let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
-                for (user, uid) in [("1000:1000", 1000), ("0", 0)] {
-                    let shown = format!("here\r\nhere\r\nhere\r\n{uid}\r");
-                    assert_eq!(home.ok(&made("run", &["--rm", "-t", "--user", user], &opens)[1..]), shown, "run");
-                    assert_eq!(home.ok(&[&["exec", "-t", "--user", user, &id], &opens[..]].concat()), shown, "exec");
-                }
-                home.ok(&["rm", "-f", &id]);
-            },
-        ),
+        check("a_terminal_belongs_to_its_user", [ordinary_inside()], || {
+            let home = Home::new();
+            let opens = ["sh", "-c", OPENS_ITS_TERMINAL];
+            let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
+            for (user, uid) in [("1000:1000", 1000), ("0", 0)] {
+                let shown = format!("here\r\nhere\r\nhere\r\n{uid}\r");
+                assert_eq!(home.ok(&made("run", &["--rm", "-t", "--user", user], &opens)[1..]), shown, "run");
+                assert_eq!(home.ok(&[&["exec", "-t", "--user", user, &id], &opens[..]].concat()), shown, "exec");
+            }
+            home.ok(&["rm", "-f", &id]);
+        }),
         check("an_ordinary_users_program_has_its_terminal_too", [ordinary::needed()], || {
             let user = Ordinary::new(RANGE);
             let opens = ["sh", "-c", OPENS_ITS_TERMINAL];
@@ -527,6 +529,20 @@ fn checks() -> Vec<Check> {
                 }
             }
             assert_eq!(home.all(), "");
+        }),
+        check("a_hundred_detached_at_eight_at_a_time", NEEDED(), || {
+            let home = Home::new();
+            let next = AtomicUsize::new(0);
+            let one_after_the_other = || {
+                while let number @ ..100 = next.fetch_add(1, Ordering::Relaxed) {
+                    let script = format!("tty; echo n{number}");
+                    let id = home.ok(&made("run", &["-d", "-t"], &["sh", "-c", &script])[1..]);
+                    assert_eq!(home.ok(&["logs", "-f", &id]), format!("/dev/pts/0\r\nn{number}\r"));
+                }
+            };
+            std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(one_after_the_other))));
+            wait_until("all have ended", || home.all().matches("\"stopped\"").count() == 100);
+            home.clear();
         }),
     ]
 }
