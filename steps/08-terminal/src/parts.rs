@@ -1,6 +1,7 @@
 //! This step as a part of a container.
 
 use std::cell::{Cell, OnceCell};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -32,6 +33,9 @@ pub struct Terminal {
     keys: Keys,
     /// The container's, in the store.
     directory: PathBuf,
+    /// Without a terminal: the caller's, for writing.
+    #[serde(skip)]
+    outputs: Cell<[Option<File>; 2]>,
     /// Monitor: until there is a terminal to connect to.
     #[serde(skip)]
     listener: Cell<Option<OwnedFd>>,
@@ -63,7 +67,9 @@ impl Terminal {
     /// The same, for a process that `exec` brings in.
     pub fn for_guest(options: &GuestTalking) -> Self {
         let GuestTalking { tty, interactive, ref detach_keys } = *options;
-        Terminal { tty, interactive, keys: detach_keys.clone(), ..Terminal::default() }
+        let guest = Terminal { tty, interactive, keys: detach_keys.clone(), ..Terminal::default() };
+        guest.outputs.set(crate::write_only());
+        guest
     }
 }
 
@@ -73,8 +79,9 @@ impl Part for Terminal {
     }
 
     fn prepare(&self, _formula: &mut Formula) -> Result<()> {
-        if self.tty {
-            self.listener.set(Some(line::listen_in(&self.directory)?));
+        match self.tty {
+            true => self.listener.set(Some(line::listen_in(&self.directory)?)),
+            false => self.outputs.set(crate::write_only()),
         }
         Ok(())
     }
@@ -158,7 +165,10 @@ impl Part for Terminal {
     fn confine(&self, program: &mut Program) -> Result<()> {
         let interactive = self.interactive;
         match program.uid {
-            _ if !self.tty => program.gives_up(Right::Session, move || crate::leave(interactive)),
+            _ if !self.tty => {
+                let outputs = self.outputs.take();
+                program.gives_up(Right::Session, move || crate::leave(interactive, outputs));
+            }
             // Known by now: in the order of the parts, namespaces come first.
             Some(uid) => program.gives_up(Right::Session, move || crate::give(uid)),
             None => {}

@@ -445,6 +445,20 @@ fn checks() -> Vec<Check> {
             let (_, unread, shown) = tries(&["-t"]);
             assert_eq!(unread, 0, "{shown}");
         }),
+        check("nothing_is_read_from_the_callers_terminal", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let script = "for fd in 0 1 2; do read line <&$fd && echo \"$fd: $line\"; done; echo end >&2";
+            let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
+            for words in [made("run", &["--rm"], &["sh", "-c", script]), vec!["-q", "exec", &id, "sh", "-c", script]] {
+                let mut screen = on_screen(&home, &words);
+                screen.types("one\rtwo\rthree\r");
+                let shown = screen.expect("end");
+                assert!(!["0: ", "1: one", "2: "].iter().any(|read| shown.contains(read)), "{words:?}: {shown}");
+                assert!(shown.contains("one"), "what is typed is echoed: {shown}");
+                screen.code();
+            }
+            home.ok(&["rm", "-f", &id]);
+        }),
         check("a_detached_one_has_nothing_of_the_callers_terminal", NEEDED(), || {
             let home = Home::new();
             let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
