@@ -85,7 +85,7 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let joined = member.open()?.context("its first process has ended")?;
     let own = namespaces::own_of(Pid::from_raw(member.pid))?;
     let init = Pid::from_raw(init.pid);
-    let (helper, held) = setns::clone_into(&joined, &own, &join, enter, become_program)?;
+    let (mut helper, held) = setns::clone_into(&joined, &own, &join, enter, become_program)?;
     // Host, and the child held: ties it to what the container has, before it runs anything.
     each(parts, |part| part.admit_guest(held.pid(), init))?;
     let ready = held.release()?;
@@ -93,17 +93,18 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let _running = ready.start()?;
     each(parts, |part| part.begun())?;
     let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
-    let ended = process::wait_beside(helper.pid, &ends, || {
+    let pid = helper.pid;
+    let ended = process::wait_beside(pid, &ends, || {
         parts.iter().for_each(|part| part.serve());
         if let Some(letter) = parts.iter().find_map(|part| part.farewell()) {
-            leave(&helper, &letter);
+            leave(&mut helper, &letter);
         }
     });
     each(parts, |part| part.ended()).and(ended)
 }
 
 /// Host, whose caller detaches: ends, and the program goes on.
-fn leave(helper: &Helper, letter: &Letter) -> ! {
+fn leave(helper: &mut Helper, letter: &Letter) -> ! {
     let code = match helper.leave(letter) {
         Ok(()) => {
             explain::notice("detached: the program goes on, until it or the container ends");

@@ -80,16 +80,17 @@ impl Helper {
     /// first of them, so that the program never waits for a reader. This process must end right after it, and drop nothing.
     ///
     /// # Errors
-    /// EPIPE, where the helper has just ended.
-    pub fn leave(&self, letter: &Letter) -> Result<()> {
+    /// EPIPE or an early end of the file, where the helper has just ended.
+    pub fn leave(&mut self, letter: &Letter) -> Result<()> {
         // Inside, /dev/null is whatever the container has made it.
         let null = File::open("/dev/null").during("cannot open /dev/null")?;
         let numbers: Vec<_> =
             [null.as_raw_fd()].into_iter().chain(letter.descriptors.iter().map(AsRawFd::as_raw_fd)).collect();
         let (line, rights) = (self.line.as_raw_fd(), [ControlMessage::ScmRights(&numbers)]);
         sendmsg::<()>(line, &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None)
-            .map(drop)
-            .during("cannot hand the program over to the helper")
+            .during("cannot hand the program over to the helper")?;
+        // Until it has left the session: where this process leads that, its end is a SIGHUP to all in the foreground.
+        self.line.read_exact(&mut [0]).during("the helper has not taken the program over")
     }
 }
 
@@ -135,7 +136,7 @@ fn help(
     let look = || match sys::receive(line.as_fd(), 1) {
         Err(Errno::EAGAIN) => {}
         Ok((_, kept)) if !kept.is_empty() => {
-            let code = outlive_host(child, kept).unwrap_or_else(|_| {
+            let code = outlive_host(child, kept, &line).unwrap_or_else(|_| {
                 end();
                 STEP_FAILED
             });
@@ -151,10 +152,11 @@ fn help(
 }
 
 /// Helper whose host has left on purpose: the rest of its life. Nothing of the caller's stays open, neither streams nor session.
-fn outlive_host(child: Pid, mut kept: Vec<OwnedFd>) -> Result<u8> {
+fn outlive_host(child: Pid, mut kept: Vec<OwnedFd>, mut line: &UnixStream) -> Result<u8> {
     setsid().during("setsid()")?;
     let null = kept.remove(0);
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).during("dup2()")?;
+    line.write_all(&[0]).during("cannot answer the host")?;
     let written = kept.first().context("there is nothing to read")?;
     process::wait_beside(child, &[written.as_fd()], || _ = read(written, &mut [0; 4096]))
 }

@@ -67,9 +67,9 @@ impl Terminal {
     /// The same, for a process that `exec` brings in.
     pub fn for_guest(options: &GuestTalking) -> Self {
         let GuestTalking { tty, interactive, ref detach_keys } = *options;
-        let guest = Terminal { tty, interactive, keys: detach_keys.clone(), ..Terminal::default() };
-        guest.outputs.set(crate::write_only());
-        guest
+        // With a terminal, its helper would keep them open once the caller has detached.
+        let outputs = Cell::new(if tty { [None, None] } else { crate::write_only() });
+        Terminal { tty, interactive, keys: detach_keys.clone(), outputs, ..Terminal::default() }
     }
 }
 
