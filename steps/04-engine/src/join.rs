@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
+use shared::explain;
 use shared::failure::{Failure, STEP_FAILED};
 use shared::signals;
 
 use crate::container::Container;
 use crate::identity::Process;
-use crate::letter::Post;
-use crate::{Part, Program, Recipe, each, setns};
+use crate::letter::{Letter, Post};
+use crate::setns::Helper;
+use crate::{Part, Program, Recipe, each, setns, sys};
 
 /// How long to wait for a container that seems to be just ending.
 const SOON: Duration = Duration::from_millis(500);
@@ -83,7 +85,7 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let joined = member.open()?.context("its first process has ended")?;
     let own = namespaces::own_of(Pid::from_raw(member.pid))?;
     let init = Pid::from_raw(init.pid);
-    let (helper, held) = setns::clone_into(&joined, &own, &join, enter, become_program)?;
+    let (mut helper, held) = setns::clone_into(&joined, &own, &join, enter, become_program)?;
     // Host, and the child held: ties it to what the container has, before it runs anything.
     each(parts, |part| part.admit_guest(held.pid(), init))?;
     let ready = held.release()?;
@@ -91,8 +93,28 @@ fn run(parts: &[&dyn Part], guest: &Guest, init: Process) -> Result<u8> {
     let _running = ready.start()?;
     each(parts, |part| part.begun())?;
     let ends: Vec<_> = parts.iter().flat_map(|part| part.watch()).collect();
-    let ended = process::wait_beside(helper.pid, &ends, || parts.iter().for_each(|part| part.serve()));
+    let pid = helper.pid;
+    let ended = process::wait_beside(pid, &ends, || {
+        parts.iter().for_each(|part| part.serve());
+        if let Some(letter) = parts.iter().find_map(|part| part.farewell()) {
+            leave(&mut helper, &letter);
+        }
+    });
     each(parts, |part| part.ended()).and(ended)
+}
+
+/// Host, whose caller detaches: ends, and the program goes on.
+fn leave(helper: &mut Helper, letter: &Letter) -> ! {
+    let code = match helper.leave(letter) {
+        Ok(()) => {
+            explain::notice("detached: the program goes on, until it or the container ends");
+            0
+        }
+        Err(error) => explain::report(&error),
+    };
+    explain::flush();
+    // Not by way of `Drop`: that would end the child.
+    sys::exit(code)
 }
 
 /// Host: whose namespaces are joined: the first process's, or, where that is an init of ours (step 08), its program's. Such

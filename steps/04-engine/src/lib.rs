@@ -220,6 +220,11 @@ pub trait Part {
     /// Host, right before the program begins, and while it runs, after each signal too: reads what can be read now, and
     /// never waits.
     fn serve(&self) {}
+    /// Host, after [`serve`](Part::serve), where `exec` runs a program: not empty once its caller detaches. The descriptors are
+    /// kept until that program ends, and the first of them is read; it does not block.
+    fn farewell(&self) -> Option<Letter> {
+        None
+    }
     /// Host, and the program gone: receives what it has left to be read.
     fn ended(&self) -> Result<()> {
         Ok(())

@@ -17,6 +17,8 @@ pub struct Program {
     pub environment: Environment,
     /// Those that come on top of them; of two of one name, the last.
     pub variables: Vec<(OsString, OsString)>,
+    /// Who it becomes, inside, where it gives up to be root: what was made for it alone is to be this user's.
+    pub uid: Option<u32>,
     /// Where, inside, a process that `exec` brings in begins. The first one stands there already.
     pub workdir: PathBuf,
     /// For an error: `in the root /srv/web`.
@@ -59,6 +61,7 @@ impl Program {
             command,
             environment,
             variables: Vec::new(),
+            uid: None,
             workdir,
             place: String::new(),
             asker: None,

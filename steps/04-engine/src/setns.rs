@@ -9,8 +9,11 @@
 //! The helper stays as the child's parent. A pid namespace ends only when each process of it has been waited for, also one
 //! that came in by setns(2). So were the host its parent, a host that Ctrl-Z has stopped, or that waits for Enter, would
 //! keep the container from ending; and where it is killed, a PID 1 that waits for nobody would do so for ever.
+//!
+//! So it is the helper, too, that stays with a program whose caller detaches ([`Helper::leave`]).
 
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -18,17 +21,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use namespaces::{Gate, Held, Namespace, flag_names};
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, close, getgroups, setgroups};
+use nix::unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, getgroups, read, setgroups, setsid};
 use shared::call;
 use shared::explain;
-use shared::failure::{During, Failure, answer};
+use shared::failure::{During, Failure, STEP_FAILED, answer};
 use shared::kernel_file;
 use shared::signals;
 
+use crate::letter::Letter;
 use crate::sys;
 
 /// The child's parent. Dropped, it ends the child.
@@ -68,6 +74,23 @@ impl Helper {
         let mut pid = [0; 4];
         self.line.read_exact(&mut pid).during("cannot hear the helper")?;
         Ok(Pid::from_raw(i32::from_ne_bytes(pid)))
+    }
+
+    /// Host, whose caller leaves while the program goes on: the helper keeps these descriptors until that ends, and reads the
+    /// first of them, so that the program never waits for a reader. This process must end right after it, and drop nothing.
+    ///
+    /// # Errors
+    /// EPIPE or an early end of the file, where the helper has just ended.
+    pub fn leave(&mut self, letter: &Letter) -> Result<()> {
+        // Inside, /dev/null is whatever the container has made it.
+        let null = File::open("/dev/null").during("cannot open /dev/null")?;
+        let numbers: Vec<_> =
+            [null.as_raw_fd()].into_iter().chain(letter.descriptors.iter().map(AsRawFd::as_raw_fd)).collect();
+        let (line, rights) = (self.line.as_raw_fd(), [ControlMessage::ScmRights(&numbers)]);
+        sendmsg::<()>(line, &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None)
+            .during("cannot hand the program over to the helper")?;
+        // Until it has left the session: where this process leads that, its end is a SIGHUP to all in the foreground.
+        self.line.read_exact(&mut [0]).during("the helper has not taken the program over")
     }
 }
 
@@ -109,10 +132,16 @@ fn help(
         let _ = kill(child, Signal::SIGKILL);
         std::thread::sleep(Duration::from_millis(10)); // a frozen one dies later
     };
-    line.set_nonblocking(true).during("cannot wait for the host")?;
-    // The host writes nothing: where something can be read, it has died.
-    let look = || match (&line).read(&mut [0]) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+    // The host writes nothing unless it leaves: else, where something can be read, it has died.
+    let look = || match sys::receive(line.as_fd(), 1) {
+        Err(Errno::EAGAIN) => {}
+        Ok((_, kept)) if !kept.is_empty() => {
+            let code = outlive_host(child, kept, &line).unwrap_or_else(|_| {
+                end();
+                STEP_FAILED
+            });
+            sys::exit(code)
+        }
         _ => end(),
     };
     let code = process::wait_beside(child, &[line.as_fd()], look).inspect_err(|_| {
@@ -120,6 +149,16 @@ fn help(
         let _ = waitpid(child, None);
     })?;
     sys::exit(code)
+}
+
+/// Helper whose host has left on purpose: the rest of its life. Nothing of the caller's stays open, neither streams nor session.
+fn outlive_host(child: Pid, mut kept: Vec<OwnedFd>, mut line: &UnixStream) -> Result<u8> {
+    setsid().during("setsid()")?;
+    let null = kept.remove(0);
+    dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).during("dup2()")?;
+    line.write_all(&[0]).during("cannot answer the host")?;
+    let written = kept.first().context("there is nothing to read")?;
+    process::wait_beside(child, &[written.as_fd()], || _ = read(written, &mut [0; 4096]))
 }
 
 /// Helper: setns(2) moves a process into every kind of namespace but one, as a pid namespace takes only its children. So it

@@ -1,6 +1,6 @@
 //! This step as parts of a container: those of step 04 ([`Namespaces`], [`Rootfs`]), with a range of ids.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Ref, RefCell};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -31,9 +31,6 @@ pub struct MappedNamespaces {
     user: Option<Who>,
     /// Whether the home directory of that user is the program's HOME.
     sets_home: bool,
-    /// In the child, once it is.
-    #[serde(skip)]
-    is_root: Cell<bool>,
 }
 
 impl MappedNamespaces {
@@ -50,7 +47,6 @@ impl MappedNamespaces {
             choice,
             user: users.user.clone(),
             sets_home: !root.sets("HOME"),
-            is_root: Cell::new(false),
         })
     }
 
@@ -99,26 +95,24 @@ impl Part for MappedNamespaces {
     }
 
     fn enter(&self, letter: &mut Letter) -> Result<()> {
-        self.is_root.set(true);
         // First: until then its mounts would be nobody's, and its rights would end with exec.
         self.map().map_or(Ok(()), |map| crate::become_root(map.has_groups))?;
         self.namespaces.enter(letter)
     }
 
+    fn enter_guest(&self, _letter: &mut Letter) -> Result<()> {
+        // One that has joined the user namespace is nobody there yet, and a terminal that it makes (step 08) would be nobody's.
+        self.map().map_or(Ok(()), |map| crate::switch_to(&Account::ROOT, map.has_groups))
+    }
+
     fn confine(&self, program: &mut Program) -> Result<()> {
-        let account = match &self.user {
-            Some(who) => {
-                let account = lookup::look_up(who)?;
-                self.check(who, &account)?;
-                if self.sets_home {
-                    program.variables.push(("HOME".into(), account.home.clone().into()));
-                }
-                account
-            }
-            // It is root already; one that has joined the user namespace is nobody there yet.
-            None if self.is_root.get() || self.map().is_none() => return Ok(()),
-            None => Account::ROOT,
-        };
+        let Some(who) = &self.user else { return Ok(()) }; // it is root
+        let account = lookup::look_up(who)?;
+        self.check(who, &account)?;
+        if self.sets_home {
+            program.variables.push(("HOME".into(), account.home.clone().into()));
+        }
+        program.uid = Some(account.uid);
         let may_set_groups = self.choice.has_groups();
         program.gives_up(Right::Ids, move || crate::switch_to(&account, may_set_groups));
         Ok(())

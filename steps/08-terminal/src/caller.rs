@@ -137,6 +137,16 @@ impl Caller {
         self.ways.borrow().shown.is_empty()
     }
 
+    /// The other end, which is somebody else's from here on.
+    pub fn take_far(&self) -> Option<OwnedFd> {
+        self.ways.borrow_mut().far.take().map(|(Far::Terminal(fd) | Far::Monitor(fd))| fd)
+    }
+
+    /// The caller's terminal, as it was.
+    pub fn restore(&self) {
+        self.raw.iter().for_each(Raw::restore);
+    }
+
     /// As a closed terminal does: the program gets SIGHUP. Nothing is to be done from here on.
     pub fn hang_up(&self) {
         let mut ways = self.ways.borrow_mut();
@@ -150,7 +160,7 @@ impl Caller {
         if self.stops.read_signal().during("cannot read a signal")?.is_none() {
             return Ok(());
         }
-        self.raw.iter().for_each(Raw::restore);
+        self.restore();
         raise(Signal::SIGSTOP).during("raise(SIGSTOP)")?;
         self.again()
     }
@@ -171,17 +181,21 @@ impl Caller {
         }
         let mut keys = [0; LOAD];
         let count = match read(stdin(), &mut keys) {
-            Ok(0) | Err(Errno::EIO) => return Ok(true), // the terminal is gone
+            // A container goes on without it; what `exec` runs gets SIGHUP, as it has nobody else.
+            Ok(0) | Err(Errno::EIO) => {
+                ensure!(matches!(ways.far, Some(Far::Monitor(_))), "the terminal is gone");
+                return Ok(true);
+            }
             read => read.during("cannot read what is typed")?,
         };
-        let Some(passed) = ways.keys.pass(&keys[..count]) else { return Ok(true) };
+        let (passed, is_last) = ways.keys.pass(&keys[..count]);
         ways.typed.extend(passed);
-        if ways.keys.holds() {
+        if !is_last && ways.keys.holds() {
             self.clock
                 .set(Expiration::OneShot(MOMENT.into()), TimerSetTimeFlags::empty())
                 .during("timerfd_settime()")?;
         }
-        Ok(false)
+        Ok(is_last)
     }
 
     fn show(&self, ways: &mut Ways) -> Result<()> {

@@ -15,13 +15,6 @@ impl Default for Keys {
     }
 }
 
-impl Keys {
-    /// Nothing detaches.
-    pub fn none() -> Self {
-        Keys(Vec::new())
-    }
-}
-
 impl FromStr for Keys {
     type Err = String;
 
@@ -65,8 +58,8 @@ impl Watch {
         Watch { keys: keys.0.clone(), held: 0 }
     }
 
-    /// What of these bytes is for the container; `None` where they end with the last of the keys. What follows is dropped.
-    pub fn pass(&mut self, typed: &[u8]) -> Option<Vec<u8>> {
+    /// What of these bytes is for the container, and whether the last of the keys was among them. What follows that is dropped.
+    pub fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::new();
         for byte in typed {
             // What was held may begin the keys once more, one later: of `a,a,b` in `aaab`.
@@ -79,10 +72,10 @@ impl Watch {
                 _ => passed.push(*byte),
             }
             if self.held > 0 && self.held == self.keys.len() {
-                return None;
+                return (passed, true);
             }
         }
-        Some(passed)
+        (passed, false)
     }
 
     /// What was held back, after a while in which nothing has followed.
@@ -116,7 +109,7 @@ mod tests {
     fn keys_are_written_as_docker_has_them() {
         assert_eq!(keys("ctrl-p,ctrl-q"), Keys::default());
         assert_eq!(keys("ctrl-\\,a,ctrl-@").0, [28, b'a', 0]);
-        assert_eq!(keys(""), Keys::none());
+        assert_eq!(keys(""), Keys(vec![]));
         for text in ["ctrl-p,ctrl-q", "ctrl-\\,a,ctrl-@", ""] {
             assert_eq!(keys(text).to_string(), text);
         }
@@ -128,22 +121,22 @@ mod tests {
     #[test]
     fn what_is_no_sequence_is_passed_on() {
         let mut watch = Watch::new(&Keys::default());
-        assert_eq!(watch.pass(b"ls\r"), Some(b"ls\r".to_vec()));
-        assert_eq!(watch.pass(&[16]), Some(vec![]));
+        assert_eq!(watch.pass(b"ls\r"), (b"ls\r".to_vec(), false));
+        assert_eq!(watch.pass(&[16]), (vec![], false));
         assert!(watch.holds());
-        assert_eq!(watch.pass(b"x"), Some(vec![16, b'x']));
-        assert_eq!(watch.pass(&[16, 16]), Some(vec![16]));
+        assert_eq!(watch.pass(b"x"), (vec![16, b'x'], false));
+        assert_eq!(watch.pass(&[16, 16]), (vec![16], false));
         assert_eq!(watch.give_up(), [16]);
         assert!(!watch.holds());
-        assert_eq!(watch.pass(&[b'a', 16, 17, b'b']), None);
+        assert_eq!(watch.pass(&[b'a', 16, 17, b'b']), (vec![b'a'], true));
     }
 
     #[test]
     fn a_sequence_that_begins_within_another_is_found() {
         let mut watch = Watch::new(&keys("a,a,b"));
-        assert_eq!(watch.pass(b"aaa"), Some(b"a".to_vec()));
-        assert_eq!(watch.pass(b"b"), None);
-        assert_eq!(Watch::new(&keys("")).pass(&[16, 17]), Some(vec![16, 17]));
-        assert_eq!(Watch::new(&keys("a")).pass(b"a"), None);
+        assert_eq!(watch.pass(b"aaa"), (b"a".to_vec(), false));
+        assert_eq!(watch.pass(b"b"), (vec![], true));
+        assert_eq!(Watch::new(&keys("")).pass(&[16, 17]), (vec![16, 17], false));
+        assert_eq!(Watch::new(&keys("a")).pass(b"a"), (vec![], true));
     }
 }

@@ -3,7 +3,7 @@
 //! Until here the child had its caller's terminal, or none. Now it gets one of its own: a pair of ends, of which the
 //! program has one, and the host the other. The functions are in the order in which they run. The child makes the pair
 //! in its own `/dev/pts` ([`make`]), has it as its console ([`bind_console`]), and takes it as the terminal of a session
-//! of its own ([`take`]); its monitor has the other end. On the caller's side that terminal is made a mere pipe of keys
+//! of its own ([`take`]), which is its user's ([`give`]); its monitor has the other end. On the caller's side that terminal is made a mere pipe of keys
 //! ([`Raw`]), and says how large its window is ([`size_of`], [`set_size`]). A program without a terminal loses the caller's all
 //! the same ([`leave`]).
 //!
@@ -13,9 +13,9 @@
 //!
 //! Left open:
 //! - `-i` without `-t` is for the foreground: a container in the background that has no terminal has no input.
-//! - Without `-t` standard output and error are the caller's, as until here: a program whose output is a terminal can read
-//!   from it, too, as long as the command runs.
-//! - `exec` ends with its command: it has no detach keys.
+//! - Without `-t` standard output and error are the caller's, as until here. Where root inside is the caller outside, a program
+//!   can open that terminal once more by `/proc/self/fd/1`, to read.
+//! - What `exec` runs is in no record: one that was detached from cannot be attached to again.
 
 #![deny(unsafe_code)]
 
@@ -31,7 +31,9 @@ mod sys;
 mod talk;
 
 use std::fs::File;
+use std::io::{IsTerminal, stderr, stdin, stdout};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Result;
@@ -41,7 +43,7 @@ use nix::mount::MsFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
+use nix::unistd::{Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, getsid, setsid};
 use shared::failure::During;
 use shared::{call, explain};
 
@@ -116,22 +118,51 @@ pub fn take(peer: BorrowedFd) -> Result<()> {
     })
 }
 
+/// Child that is root until now: its terminal belongs to the user that it becomes. Else a program could read and write it, and
+/// not open it once more, by `/dev/stdout` or the name that tty(1) prints; nor could mesg(1) change who may write to it.
+///
+/// # Errors
+/// EINVAL where the map has no such id. fchown(2).
+pub fn give(uid: u32) -> Result<()> {
+    explain::child(call!("fchown(0, {uid}, -1)")).run(|| fchown(stdin(), Some(Uid::from_raw(uid)), None))
+}
+
 /// Child without a terminal of its own: leaves its caller's session, too. In it, it could push keys into that terminal as if
 /// they had been typed, and the caller's shell would obey them: TIOCSTI, CVE-2017-5226. And it could read what is typed:
-/// so its input is empty, unless the caller hands its own in (`--interactive`).
+/// so its input is empty, unless the caller hands its own in (`--interactive`), and where its output is a terminal, that is one
+/// that can only be written to ([`write_only`]).
 ///
 /// # Errors
 /// Those of setsid(2), none of which is known to happen.
-pub fn leave(interactive: bool) -> Result<()> {
+pub fn leave(interactive: bool, outputs: [Option<File>; 2]) -> Result<()> {
     // In the background it has left it already, for the log.
     if explain::dry_run() || getsid(None) != Ok(Pid::this()) {
         explain::child(call!("setsid()")).run(setsid)?;
+    }
+    let [out, error] = outputs;
+    // In the background they lead to the log by now.
+    if let Some(out) = out.filter(|_| stdout().is_terminal()) {
+        explain::child(call!("dup2({}, 1)", out.as_raw_fd())).run(|| dup2_stdout(&out))?;
+    }
+    if let Some(error) = error.filter(|_| stderr().is_terminal()) {
+        explain::child(call!("dup2({}, 2)", error.as_raw_fd())).run(|| dup2_stderr(&error))?;
     }
     if interactive {
         return Ok(());
     }
     let null = File::open("/dev/null").during("cannot open /dev/null")?;
     explain::child(call!("dup2({}, 0)", null.as_raw_fd())).run(|| dup2_stdin(&null))
+}
+
+/// Host: the caller's own standard output and error, where they are terminals, opened once more to be written to alone. A
+/// shell has a terminal open both ways, so that whoever has its output can read what is typed. `None` too where the terminal is
+/// another user's, as after su(1).
+pub fn write_only() -> [Option<File>; 2] {
+    let anew = |number: u8, is_terminal: bool| {
+        let open = || File::options().write(true).custom_flags(libc::O_NOCTTY).open(format!("/proc/self/fd/{number}"));
+        is_terminal.then(open)?.ok()
+    };
+    [anew(1, stdout().is_terminal()), anew(2, stderr().is_terminal())]
 }
 
 /// The size of the window that this terminal is in.

@@ -38,6 +38,9 @@ pub struct GuestTalking {
     /// Give it a terminal of its own
     #[arg(short, long)]
     pub(crate) tty: bool,
+    /// The keys that detach from its terminal: it goes on, and cannot be attached to again
+    #[arg(long, value_name = "KEY,…", default_value_t)]
+    pub(crate) detach_keys: Keys,
 }
 
 /// The options of `exec`, those of the steps before among them.

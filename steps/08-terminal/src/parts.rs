@@ -1,6 +1,7 @@
 //! This step as a part of a container.
 
 use std::cell::{Cell, OnceCell};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -27,8 +28,14 @@ pub struct Terminal {
     tty: bool,
     interactive: bool,
     init: bool,
+    /// `exec`: those that detach.
+    #[serde(skip)]
+    keys: Keys,
     /// The container's, in the store.
     directory: PathBuf,
+    /// Without a terminal: the caller's, for writing.
+    #[serde(skip)]
+    outputs: Cell<[Option<File>; 2]>,
     /// Monitor: until there is a terminal to connect to.
     #[serde(skip)]
     listener: Cell<Option<OwnedFd>>,
@@ -44,6 +51,9 @@ pub struct Terminal {
     /// `exec`.
     #[serde(skip)]
     caller: OnceCell<Caller>,
+    /// `exec`: the caller detaches.
+    #[serde(skip)]
+    leaves: Cell<bool>,
 }
 
 impl Terminal {
@@ -56,7 +66,10 @@ impl Terminal {
 
     /// The same, for a process that `exec` brings in.
     pub fn for_guest(options: &GuestTalking) -> Self {
-        Terminal { tty: options.tty, interactive: options.interactive, ..Terminal::default() }
+        let GuestTalking { tty, interactive, ref detach_keys } = *options;
+        // With a terminal, its helper would keep them open once the caller has detached.
+        let outputs = Cell::new(if tty { [None, None] } else { crate::write_only() });
+        Terminal { tty, interactive, keys: detach_keys.clone(), outputs, ..Terminal::default() }
     }
 }
 
@@ -66,8 +79,9 @@ impl Part for Terminal {
     }
 
     fn prepare(&self, _formula: &mut Formula) -> Result<()> {
-        if self.tty {
-            self.listener.set(Some(line::listen_in(&self.directory)?));
+        match self.tty {
+            true => self.listener.set(Some(line::listen_in(&self.directory)?)),
+            false => self.outputs.set(crate::write_only()),
         }
         Ok(())
     }
@@ -111,7 +125,7 @@ impl Part for Terminal {
 
     fn begun(&self) -> Result<()> {
         let Some(master) = self.master.take() else { return Ok(()) };
-        let caller = Caller::new(Far::Terminal(master), self.interactive, &Keys::none())?;
+        let caller = Caller::new(Far::Terminal(master), self.interactive, &self.keys)?;
         self.caller.set(caller).ok().context("it has begun already")
     }
 
@@ -121,12 +135,20 @@ impl Part for Terminal {
 
     fn serve(&self) {
         self.hub.get().into_iter().for_each(Hub::serve);
-        // Where the caller can be reached no more, its program shall know.
-        if let Some(caller) = self.caller.get() {
-            if !matches!(caller.serve(), Ok(None | Some(Left::Container))) {
-                caller.hang_up();
-            }
+        let Some(caller) = self.caller.get() else { return };
+        match caller.serve() {
+            Ok(None | Some(Left::Container)) => {}
+            Ok(Some(Left::Caller)) => self.leaves.set(true),
+            // The caller can be reached no more: its program shall know.
+            Err(_) => caller.hang_up(),
         }
+    }
+
+    fn farewell(&self) -> Option<Letter> {
+        let caller = self.caller.get().filter(|_| self.leaves.take())?;
+        caller.restore();
+        let peer = self.peer.take(); // or the terminal would end where the program closes it
+        Some(Letter { descriptors: caller.take_far().into_iter().chain(peer).collect(), ..Letter::default() })
     }
 
     fn ended(&self) -> Result<()> {
@@ -142,8 +164,14 @@ impl Part for Terminal {
 
     fn confine(&self, program: &mut Program) -> Result<()> {
         let interactive = self.interactive;
-        if !self.tty {
-            program.gives_up(Right::Session, move || crate::leave(interactive));
+        match program.uid {
+            _ if !self.tty => {
+                let outputs = self.outputs.take();
+                program.gives_up(Right::Session, move || crate::leave(interactive, outputs));
+            }
+            // Known by now: in the order of the parts, namespaces come first.
+            Some(uid) => program.gives_up(Right::Session, move || crate::give(uid)),
+            None => {}
         }
         if self.init {
             program.gives_up(Right::Place, init::stay);

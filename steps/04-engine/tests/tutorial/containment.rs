@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use cgroups::Version;
 use nix::errno::Errno;
-use nix::pty::openpty;
+use nix::pty::{OpenptyResult, openpty};
 use testing::{Ran, Run, program, random_word};
 
 use crate::only;
@@ -49,7 +49,7 @@ const WORKS: &str = "○";
 const STOPPED: &str = "●";
 const WORKS_ON_V2: &str = "◐";
 
-pub const ROWS: [Row; 39] = [
+pub const ROWS: [Row; 40] = [
     Row {
         what: "see a process of the host",
         works: see_process,
@@ -126,6 +126,11 @@ pub const ROWS: [Row; 39] = [
         what: "type into the terminal that it was started from (where `dev.tty.legacy_tiocsti` is 1)",
         works: type_in,
         stopped_by: "`setsid`: it is not its session's",
+    },
+    Row {
+        what: "read what is typed at the terminal that it was started from",
+        works: read_typed,
+        stopped_by: "an empty input, and an output that can only be written to",
     },
     Row {
         what: "read a file of the host by way of another process (`/proc/PID/root`)",
@@ -530,12 +535,31 @@ fn open_setting(place: &Playground, step: &str) -> bool {
     place.sh(step, ": >>/proc/sys/vm/swappiness").code == 0
 }
 
-/// The step is in the foreground of a terminal, and nobody reads what is typed there.
+/// Nobody reads what is typed there.
 fn type_in(place: &Playground, step: &str) -> bool {
-    let pty = openpty(None, None).expect("a terminal");
-    let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
     let typist = if step >= "step03" { "/usr/local/bin/typist".into() } else { program("typist") };
-    let run = place.step(step, &[], &[&typist.display().to_string(), "id"]).with(|command| {
+    let (pty, code) = in_a_terminal(place.step(step, &[], &[&typist.display().to_string(), "id"]), "");
+    assert!(code < 125, "not tried: {code}");
+    let mut unread = 0i32;
+    // SAFETY: the kernel writes an int, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::FIONREAD, &mut unread) }).expect("FIONREAD");
+    unread > 0
+}
+
+/// By its input, or else by its output.
+fn read_typed(place: &Playground, step: &str) -> bool {
+    let script = "read line || read line <&1; [ \"$line\" = typed ] && exit 77; exit 78";
+    let (_, code) = in_a_terminal(place.step(step, &[], &["sh", "-c", script]), "typed\n");
+    assert!([77, 78].contains(&code), "not tried: {code}");
+    code == 77
+}
+
+/// In the foreground of a terminal, which nobody else reads. Its exit code.
+fn in_a_terminal(run: Run, typed: &str) -> (OpenptyResult, i32) {
+    let pty = openpty(None, None).expect("a terminal");
+    nix::unistd::write(&pty.master, typed.as_bytes()).expect("keys");
+    let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
+    let run = run.with(|command| {
         command.stdin(end()).stdout(end()).stderr(Stdio::null());
         let take = || {
             nix::unistd::setsid()?;
@@ -547,11 +571,7 @@ fn type_in(place: &Playground, step: &str) -> bool {
         unsafe { command.pre_exec(take) };
     });
     let code = testing::end_of(&mut run.spawn(), testing::PATIENCE);
-    assert!(code < 125, "not tried: {code}");
-    let mut unread = 0i32;
-    // SAFETY: the kernel writes an int, which outlives the call.
-    Errno::result(unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::FIONREAD, &mut unread) }).expect("FIONREAD");
-    unread > 0
+    (pty, code)
 }
 
 fn read_through_process(place: &Playground, step: &str) -> bool {

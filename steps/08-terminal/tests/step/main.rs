@@ -6,13 +6,22 @@ mod home;
 #[allow(dead_code)]
 #[path = "../../../04-engine/tests/step/killed.rs"]
 mod killed;
+#[allow(dead_code)]
+#[path = "../../../05-users/tests/step/ordinary.rs"]
+mod ordinary;
 mod screen;
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use home::{Home, alive, rootfs};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use ordinary::{Ordinary, RANGE};
 use screen::Screen;
 use testing::{Check, World, check, needs, proc, wait_until};
 
@@ -39,9 +48,37 @@ fn shell(home: &Home, options: &[&str], shell: &str) -> Screen {
     screen
 }
 
+/// For [`ordinary`]: a root who has the ids to give.
+fn range() -> Option<String> {
+    let nested = (!process::sys::in_first_user_namespace()).then(|| "needs the first user namespace".to_owned());
+    needs::root().or_else(needs::user_namespaces).or(nested)
+}
+
+/// A root whose containers have users.
+fn ordinary_inside() -> Option<String> {
+    needs::root().or_else(needs::user_namespaces).or_else(needs::own_or_all_ids)
+}
+
+/// For [`ordinary`], whose checks are another step's.
+fn ids(_: Pid) -> [String; 3] {
+    unreachable!()
+}
+
+/// A copy of the root that is the test's own.
+fn copy_of_root() -> tempfile::TempDir {
+    let dir = testing::tempdir();
+    let copied = Command::new("cp").arg("-a").arg(rootfs()).arg(dir.path().join("rootfs")).status().expect("cp");
+    assert!(copied.success());
+    dir
+}
+
+/// A user's terminal can be opened once more, by each of its names, and closed to others, as mesg(1) does.
+const OPENS_ITS_TERMINAL: &str =
+    "for it in /dev/tty /dev/stdout $(tty); do echo here >$it; done; chmod go-w $(tty) && stat -c %u $(tty)";
+
 /// Those of this step, and some that they stand between.
 const NEW_CALLS: &str =
-    "--pause=bind,clone,open(,ioctl,mount(\"/dev/pts,setsid,dup2,connect,prctl,fork,setpgid,execve,echo … >";
+    "--pause=bind,clone,open(,ioctl,mount(\"/dev/pts,setsid,dup2,connect,prctl,fork,setpgid,setresuid,execve,echo … >";
 
 type Way = fn(&Home, &Screen);
 
@@ -82,6 +119,32 @@ fn checks() -> Vec<Check> {
         }),
         check("bash_has_job_control", NEEDED(), || job_control("bash")).differs_in([World::SystemdUser]),
         check("another_shell_has_it_too", NEEDED(), || job_control("sh")),
+        check(
+            "less_draws_a_screen_and_draws_it_again_where_that_changes",
+            [needs::user_namespaces(), inside("less")],
+            || {
+                let home = Home::new();
+                let script = "seq -f 'n%g.' 1000 >/numbers; exec less -X /numbers";
+                let mut screen =
+                    on_screen(&home, &made("run", &["-it", "-e", "TERM=xterm", "--name", "it"], &["sh", "-c", script]));
+                screen.expect("n32.");
+                screen.resize([12, 60]);
+                screen.expect("n11.");
+                assert_eq!(until_prompt(&mut screen), "", "it stops there");
+                screen.types(" ");
+                screen.expect("n22.");
+                assert_eq!(until_prompt(&mut screen), "");
+                screen.types("\u{10}\u{11}");
+                assert_eq!(screen.ended().0, 0);
+                // Another terminal, three times as large, is filled at once.
+                let mut screen = on_screen(&home, &["-q", "attach", "it"]);
+                assert!(screen.expect("n43.").contains("n12."));
+                screen.types("q");
+                assert_eq!(screen.ended().0, 0);
+            },
+        ),
+        check("vi_is_left_and_comes_back", [needs::user_namespaces(), needs::tool("bash"), inside("vi")], vi),
+        check("tmux_shows_vi_at_every_size", [needs::user_namespaces(), needs::tool("tmux"), inside("vi")], in_tmux),
         check("the_last_output_is_never_lost", NEEDED(), || {
             let home = Home::new();
             let script =
@@ -206,6 +269,69 @@ fn checks() -> Vec<Check> {
             assert_eq!(screen.ended().0, 7);
             home.ok(&["rm", "-f", "it"]);
         }),
+        check("one_detaches_from_exec_and_its_program_goes_on", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-d", "--name", "it"], &["sleep", "100"])[1..]);
+            // It is to write more than a terminal keeps, while nobody is there.
+            let script = "echo ready; read go; i=0; while [ $i -lt 3000 ]; do echo 012345678901234567890; i=$((i+1)); done; echo end >/end; sleep 1000";
+            let mut screen = on_screen(&home, &["exec", "-it", "it", "sh", "-c", script]);
+            screen.expect("ready");
+            wait_until("it is raw", || screen.is_raw());
+            let terminal = std::fs::metadata(format!("/proc/{}/fd/0", screen.pid())).expect("a terminal");
+            let helper = testing::child_of(screen.pid()).expect("a helper");
+            screen.types("\r\u{10}\u{11}");
+            let (code, shown) = screen.ended();
+            assert!(code == 0 && shown.contains("detached: the program goes on"), "{code} {shown}");
+            wait_until("it has written all", || home.step(&["-q", "exec", "it", "test", "-s", "/end"]).ran().code == 0);
+            assert!(has_nothing_of(helper, &terminal));
+            // Other keys; and what is left ends with the container.
+            let screen = on_screen(&home, &["-q", "exec", "-it", "--detach-keys", "ctrl-x,y", "it", "sleep", "1000"]);
+            wait_until("it is raw", || screen.is_raw());
+            let other = testing::child_of(screen.pid()).expect("a helper");
+            screen.types("\u{18}y");
+            assert_eq!(screen.ended().0, 0);
+            assert!(alive(helper) && alive(other));
+            home.ok(&["rm", "-f", "it"]);
+            wait_until("both have ended", || !alive(helper) && !alive(other));
+        }),
+        check("what_goes_on_after_exec_ends_with_its_helper", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-d", "--name", "it"], &["sleep", "100"])[1..]);
+            let screen = on_screen(&home, &["-q", "exec", "-it", "it", "sleep", "1000"]);
+            wait_until("it is raw", || screen.is_raw());
+            let helper = testing::child_of(screen.pid()).expect("a helper");
+            let program = testing::child_of(helper).expect("a program");
+            screen.types("\u{10}\u{11}");
+            assert_eq!(screen.ended().0, 0);
+            assert!(alive(program));
+            kill(helper, Signal::SIGKILL).expect("kill");
+            wait_until("it has ended", || !alive(program));
+            // As the host's first process does, which they are left to: their pid namespace ends no sooner.
+            let _ = (waitpid(helper, None), waitpid(program, None));
+            home.ok(&["rm", "-f", "it"]);
+        }),
+        check("a_terminal_belongs_to_its_user", [ordinary_inside()], || {
+            let home = Home::new();
+            let opens = ["sh", "-c", OPENS_ITS_TERMINAL];
+            let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
+            for (user, uid) in [("1000:1000", 1000), ("0", 0)] {
+                let shown = format!("here\r\nhere\r\nhere\r\n{uid}\r");
+                assert_eq!(home.ok(&made("run", &["--rm", "-t", "--user", user], &opens)[1..]), shown, "run");
+                assert_eq!(home.ok(&[&["exec", "-t", "--user", user, &id], &opens[..]].concat()), shown, "exec");
+            }
+            home.ok(&["rm", "-f", &id]);
+        }),
+        check("an_ordinary_users_program_has_its_terminal_too", [ordinary::needed()], || {
+            let user = Ordinary::new(RANGE);
+            let opens = ["sh", "-c", OPENS_ITS_TERMINAL];
+            let id = user.ok(&["run", "-d", "--network", "none", "sleep", "100"]);
+            for (of, uid) in [("1000:1000", 1000), ("0", 0)] {
+                let shown = format!("here\r\nhere\r\nhere\r\n{uid}\r");
+                let run = ["run", "--rm", "--network", "none", "-t", "--user", of];
+                assert_eq!(user.ok(&[&run, &opens[..]].concat()), shown, "run");
+                assert_eq!(user.ok(&[&["exec", "-t", "--user", of, &id], &opens[..]].concat()), shown, "exec");
+            }
+        }),
         check("a_created_one_is_started_and_attached", NEEDED(), || {
             let home = Home::new();
             home.ok(&made("create", &["-it", "--name", "it"], &["bash"])[1..]);
@@ -319,6 +445,20 @@ fn checks() -> Vec<Check> {
             let (_, unread, shown) = tries(&["-t"]);
             assert_eq!(unread, 0, "{shown}");
         }),
+        check("nothing_is_read_from_the_callers_terminal", [needs::user_namespaces()], || {
+            let home = Home::new();
+            let script = "for fd in 0 1 2; do read line <&$fd && echo \"$fd: $line\"; done; echo end >&2";
+            let id = home.ok(&made("run", &["-d"], &["sleep", "100"])[1..]);
+            for words in [made("run", &["--rm"], &["sh", "-c", script]), vec!["-q", "exec", &id, "sh", "-c", script]] {
+                let mut screen = on_screen(&home, &words);
+                screen.types("one\rtwo\rthree\r");
+                let shown = screen.expect("end");
+                assert!(!["0: ", "1: one", "2: "].iter().any(|read| shown.contains(read)), "{words:?}: {shown}");
+                assert!(shown.contains("one"), "what is typed is echoed: {shown}");
+                screen.code();
+            }
+            home.ok(&["rm", "-f", &id]);
+        }),
         check("a_detached_one_has_nothing_of_the_callers_terminal", NEEDED(), || {
             let home = Home::new();
             let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
@@ -326,15 +466,8 @@ fn checks() -> Vec<Check> {
             let terminal = std::fs::metadata(format!("/proc/{}/fd/0", screen.pid())).expect("a terminal");
             screen.types("\u{10}\u{11}");
             assert_eq!(screen.ended().0, 0);
-            let id = |it: &std::fs::Metadata| {
-                use std::os::unix::fs::MetadataExt;
-                (it.dev(), it.ino())
-            };
             for process in [home.init("it"), home.monitor("it")] {
-                for fd in std::fs::read_dir(format!("/proc/{process}/fd")).expect("fd").flatten() {
-                    let it = std::fs::metadata(fd.path()).map(|it| id(&it));
-                    assert_ne!(it.ok(), Some(id(&terminal)), "{process}: {:?}", fd.path());
-                }
+                assert!(has_nothing_of(process, &terminal), "{process}");
             }
             home.ok(&["rm", "-f", "it"]);
         }),
@@ -411,7 +544,40 @@ fn checks() -> Vec<Check> {
             }
             assert_eq!(home.all(), "");
         }),
+        check("a_hundred_detached_at_eight_at_a_time", NEEDED(), || {
+            let home = Home::new();
+            let next = AtomicUsize::new(0);
+            let one_after_the_other = || {
+                while let number @ ..100 = next.fetch_add(1, Ordering::Relaxed) {
+                    let script = format!("tty; echo n{number}");
+                    let id = home.ok(&made("run", &["-d", "-t"], &["sh", "-c", &script])[1..]);
+                    assert_eq!(home.ok(&["logs", "-f", &id]), format!("/dev/pts/0\r\nn{number}\r"));
+                }
+            };
+            std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(one_after_the_other))));
+            wait_until("all have ended", || home.all().matches("\"stopped\"").count() == 100);
+            home.clear();
+        }),
     ]
+}
+
+/// Whether a process has no descriptor of a terminal.
+fn has_nothing_of(process: Pid, terminal: &Metadata) -> bool {
+    let id = |it: &Metadata| (it.dev(), it.ino());
+    let fds = std::fs::read_dir(format!("/proc/{process}/fd")).expect("fd").flatten();
+    fds.flat_map(|fd| std::fs::metadata(fd.path())).all(|it| id(&it) != id(terminal))
+}
+
+/// That the root has this program, which it has from this machine.
+fn inside(program: &str) -> Option<String> {
+    let path = rootfs().join("bin").join(program);
+    (!path.exists()).then(|| format!("needs {program}"))
+}
+
+/// What else less shows before it asks, whose prompt is `:` or the file's name.
+fn until_prompt(screen: &mut Screen) -> String {
+    let shown = screen.expect("\u{1b}[K");
+    shown.trim_matches(['\r', '\n', ':']).to_owned()
 }
 
 fn job_control(name: &str) {
@@ -440,6 +606,89 @@ fn job_control(name: &str) {
     let (code, shown) = screen.ended();
     assert!(!shown.contains("job control"), "{shown}");
     assert_eq!(code, 0, "{name}: Ctrl-D");
+}
+
+fn vi() {
+    let home = Home::new();
+    // Of an xterm, vim asks this and that, which nobody here answers.
+    let mut screen = on_screen(&home, &made("run", &["--rm", "-it", "-e", "TERM=vt100"], &["bash"]));
+    screen.expect("# ");
+    screen.says("echo zone >/f");
+    screen.types("vi /f\r");
+    screen.expect("zone");
+    screen.types("x");
+    screen.expect("one");
+    // Its own shell's job control, and then it draws again.
+    screen.types("\u{1a}");
+    screen.expect("topped");
+    screen.types("fg\r");
+    screen.expect("one");
+    screen.resize([15, 70]);
+    screen.expect("one");
+    screen.types(":wq\r");
+    screen.expect("written");
+    screen.expect("# ");
+    assert_eq!(screen.says("cat /f; stty size"), "one\n15 70");
+    screen.types("exit\r");
+    assert_eq!(screen.ended().0, 0);
+}
+
+/// tmux(1) is a terminal that can be asked for what stands on its screen.
+fn in_tmux() {
+    struct Tmux<'a>(&'a Home);
+    impl Tmux<'_> {
+        fn command(&self, arguments: &[&str]) -> Command {
+            let mut command = Command::new("tmux");
+            command.args(["-f", "/dev/null", "-S"]).arg(self.0.path().join("tmux")).args(arguments);
+            command.env("XDG_RUNTIME_DIR", self.0.path()).env("XDG_DATA_HOME", self.0.data());
+            command
+        }
+    }
+    impl Drop for Tmux<'_> {
+        fn drop(&mut self) {
+            let _ = self.command(&["kill-server"]).output();
+        }
+    }
+    let home = Home::new();
+    let terminal = Tmux(&home);
+    let tmux = |arguments: &[&str]| {
+        let output = terminal.command(arguments).output().expect("tmux");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (step, root) = (testing::program("step08").display().to_string(), rootfs().display().to_string());
+    let run = format!(
+        "{step} -q run -it --name it -e TERM=screen --network none --rootfs {root} sh -c 'echo sword >/f; exec vi /f'"
+    );
+    tmux(&["new-session", "-d", "-x", "70", "-y", "20", "sh"]);
+    let types = |line: &str| drop(tmux(&["send-keys", line, "Enter"]));
+    // vi writes a ~ where a file has no line.
+    let shows = |first: &str, rows: usize| {
+        wait_until(&format!("{first:?} stands above {rows} empty lines"), || {
+            let screen = tmux(&["capture-pane", "-p"]);
+            screen.lines().next() == Some(first) && screen.lines().filter(|line| *line == "~").count() == rows
+        });
+    };
+    types(&run);
+    shows("sword", 18);
+    tmux(&["send-keys", "x"]);
+    shows("word", 18);
+    for (size, rows) in [(["-x", "50", "-y", "10"], 8), (["-x", "90", "-y", "30"], 28)] {
+        tmux(&[&["resize-window"], &size[..]].concat());
+        shows("word", rows);
+    }
+    tmux(&["send-keys", "C-p", "C-q"]);
+    // Nobody has cleared the screen.
+    types("clear; echo back");
+    shows("back", 0);
+    assert_eq!(home.status("it"), "running");
+    types(&format!("{step} -q attach it"));
+    shows("word", 28);
+    types(":wq");
+    wait_until("it has ended", || home.status("it") == "stopped");
+    assert_eq!(home.json("it")["end"]["code"], 0);
+    types("clear; echo back");
+    shows("back", 0);
 }
 
 fn init() {
