@@ -28,8 +28,10 @@ const REMEDIES: &[Remedy] = &[
 ];
 
 fn hint(paused: &PausedCall) -> Option<String> {
-    let PausedCall { name, child, .. } = paused;
+    let PausedCall { call, name, child, .. } = paused;
     match *name {
+        // That of step 01, which has a hint of its own.
+        "ioctl" if call.contains("SIOC") => None,
         "open" | "ioctl" | "setsid" | "dup2" if *child != 0 => {
             Some(format!("ps -o pid,sid,tty,cmd -p {child}; sudo ls -l /proc/{child}/fd"))
         }
