@@ -37,7 +37,7 @@ pub struct Link {
 /// # Errors
 /// Those of socket(2).
 pub fn link(name: &str) -> nix::Result<Option<Link>> {
-    let asked = Message::new(libc::RTM_GETLINK, 0, &ifinfomsg(0, 0)).text(libc::IFLA_IFNAME, name).ask();
+    let asked = Request::new(libc::RTM_GETLINK, 0, &ifinfomsg(0, 0)).text(libc::IFLA_IFNAME, name).ask();
     let answer = match asked {
         Err(Errno::ENODEV) => return Ok(None),
         answer => answer?,
@@ -62,7 +62,7 @@ pub fn link(name: &str) -> nix::Result<Option<Link>> {
 /// # Errors
 /// EEXIST, EPERM; EOPNOTSUPP where the kernel has no bridges.
 pub fn add_bridge(name: &str, ethernet: [u8; 6]) -> nix::Result<()> {
-    Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &ifinfomsg(0, libc::IFF_UP))
+    Request::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &ifinfomsg(0, libc::IFF_UP))
         .text(libc::IFLA_IFNAME, name)
         .attribute(libc::IFLA_ADDRESS, &ethernet)
         .nest(libc::IFLA_LINKINFO, |info| info.text(libc::IFLA_INFO_KIND, "bridge"))
@@ -75,7 +75,7 @@ pub fn add_bridge(name: &str, ethernet: [u8; 6]) -> nix::Result<()> {
 /// # Errors
 /// ENODEV, EPERM.
 pub fn set_alias(name: &str, alias: &str) -> nix::Result<()> {
-    let message = Message::new(libc::RTM_NEWLINK, 0, &ifinfomsg(0, 0)).text(libc::IFLA_IFNAME, name);
+    let message = Request::new(libc::RTM_NEWLINK, 0, &ifinfomsg(0, 0)).text(libc::IFLA_IFNAME, name);
     message.attribute(libc::IFLA_IFALIAS, alias.as_bytes()).ask().map(drop)
 }
 
@@ -97,7 +97,7 @@ pub struct Peer<'a> {
 pub fn add_veth(name: &str, master: u32, mtu: u32, peer: Peer) -> nix::Result<()> {
     // An MTU each: a peer without has 1500, and what is larger than the other's is lost.
     let mtu = mtu.to_ne_bytes();
-    Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &ifinfomsg(0, libc::IFF_UP))
+    Request::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &ifinfomsg(0, libc::IFF_UP))
         .text(libc::IFLA_IFNAME, name)
         .attribute(libc::IFLA_MTU, &mtu)
         .attribute(libc::IFLA_MASTER, &master.to_ne_bytes())
@@ -122,7 +122,7 @@ pub fn add_veth(name: &str, master: u32, mtu: u32, peer: Peer) -> nix::Result<()
 /// # Errors
 /// ENODEV, EPERM.
 pub fn delete_link(name: &str) -> nix::Result<()> {
-    Message::new(libc::RTM_DELLINK, 0, &ifinfomsg(0, 0)).text(libc::IFLA_IFNAME, name).ask().map(drop)
+    Request::new(libc::RTM_DELLINK, 0, &ifinfomsg(0, 0)).text(libc::IFLA_IFNAME, name).ask().map(drop)
 }
 
 /// Sets an interface up.
@@ -130,7 +130,7 @@ pub fn delete_link(name: &str) -> nix::Result<()> {
 /// # Errors
 /// ENODEV, EPERM.
 pub fn set_up(name: &str) -> nix::Result<()> {
-    Message::new(libc::RTM_NEWLINK, 0, &ifinfomsg(0, libc::IFF_UP)).text(libc::IFLA_IFNAME, name).ask().map(drop)
+    Request::new(libc::RTM_NEWLINK, 0, &ifinfomsg(0, libc::IFF_UP)).text(libc::IFLA_IFNAME, name).ask().map(drop)
 }
 
 /// Gives an interface an address, and with it the route to all others whose first `prefix` bits are the same.
@@ -146,7 +146,7 @@ pub fn add_address(name: &str, address: impl Into<IpAddr>, prefix: u8) -> nix::R
     };
     // An ifaddrmsg: family, bits of the prefix, flags, scope, interface.
     let fixed = [&[family as u8, prefix, flags, libc::RT_SCOPE_UNIVERSE], &index.to_ne_bytes()[..]].concat();
-    Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &fixed)
+    Request::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &fixed)
         .attribute(libc::IFA_LOCAL, &octets)
         .attribute(libc::IFA_ADDRESS, &octets)
         .ask()
@@ -161,7 +161,7 @@ pub fn add_default_route(gateway: Ipv4Addr) -> nix::Result<()> {
     let (main, boot) = (libc::RT_TABLE_MAIN, libc::RTPROT_BOOT);
     // An rtmsg: family, bits of destination and source, service, table, who makes it, scope, kind; and flags.
     let fixed = [libc::AF_INET as u8, 0, 0, 0, main, boot, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST, 0, 0, 0, 0];
-    Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &fixed)
+    Request::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &fixed)
         .attribute(libc::RTA_GATEWAY, &gateway.octets())
         .ask()
         .map(drop)
@@ -174,15 +174,15 @@ fn ifinfomsg(index: u32, flags: i32) -> Vec<u8> {
 }
 
 /// A message in the making.
-struct Message(Vec<u8>);
+struct Request(Vec<u8>);
 
-impl Message {
+impl Request {
     fn new(kind: u16, flags: i32, fixed: &[u8]) -> Self {
         let is_get = kind == libc::RTM_GETLINK;
         let flags = flags | libc::NLM_F_REQUEST | if is_get { 0 } else { libc::NLM_F_ACK };
         // The length is written when it is known; there is one request a socket, so sequence number and sender stay 0.
         let header = [&[0; 4], &kind.to_ne_bytes()[..], &(flags as u16).to_ne_bytes(), &[0; 8]].concat();
-        Message(header).fixed(fixed)
+        Request(header).fixed(fixed)
     }
 
     fn fixed(mut self, bytes: &[u8]) -> Self {
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn an_attribute_has_its_own_length_and_is_filled_up_to_four_bytes() {
-        let message = Message(Vec::new()).text(3, "eth0").nest(18, |info| info.text(1, "veth"));
+        let message = Request(Vec::new()).text(3, "eth0").nest(18, |info| info.text(1, "veth"));
         let text =
             |kind: u16, text: &str| [&9u16.to_ne_bytes(), &kind.to_ne_bytes()[..], text.as_bytes(), &[0; 4]].concat();
         let nest = [&16u16.to_ne_bytes(), &18u16.to_ne_bytes()[..], &text(1, "veth")].concat();

@@ -38,7 +38,7 @@ pub struct Proxy {
 }
 
 /// A port of the host's that nobody else can have any more.
-pub enum Door {
+pub enum OpenPort {
     /// For connections.
     Tcp(TcpListener),
     /// For datagrams.
@@ -66,15 +66,15 @@ struct Way {
 ///
 /// # Errors
 /// EADDRINUSE; EACCES below 1024 without CAP_NET_BIND_SERVICE.
-pub fn listen(publish: &[Publish]) -> Result<Vec<Door>> {
+pub fn listen(publish: &[Publish]) -> Result<Vec<OpenPort>> {
     let listen = |port: &Publish| {
         let mut door = None;
         let Publish { host, protocol, .. } = port;
         let of = if *protocol == Protocol::Udp { "udp, " } else { "" };
         explain::host(call!("bind({of}{host})")).run(|| -> std::io::Result<()> {
             door = Some(match protocol {
-                Protocol::Tcp => Door::Tcp(TcpListener::bind(host)?),
-                Protocol::Udp => Door::Udp(UdpSocket::bind(host)?),
+                Protocol::Tcp => OpenPort::Tcp(TcpListener::bind(host)?),
+                Protocol::Udp => OpenPort::Udp(UdpSocket::bind(host)?),
             });
             Ok(())
         })?;
@@ -88,16 +88,16 @@ impl Proxy {
     ///
     /// # Errors
     /// Those of epoll(7).
-    pub fn new(taken: Vec<Door>, publish: &[Publish], container: Ipv4Addr) -> Result<Self> {
+    pub fn new(taken: Vec<OpenPort>, publish: &[Publish], container: Ipv4Addr) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).during("epoll_create1")?;
         let (mut doors, mut datagrams) = (Vec::new(), Vec::new());
         for (door, port) in taken.into_iter().zip(publish) {
             match door {
-                Door::Udp(socket) => {
+                OpenPort::Udp(socket) => {
                     let to = SocketAddrV4::new(container, port.container);
                     datagrams.push(Datagrams::new(socket, to)?);
                 }
-                Door::Tcp(listener) => {
+                OpenPort::Tcp(listener) => {
                     listener.set_nonblocking(true).during("a listening socket")?;
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, doors.len() as u64);
                     epoll.add(&listener, event).during("epoll_ctl")?;

@@ -22,7 +22,7 @@ use nix::unistd::{Gid, Uid, Whence, fchownat, geteuid, linkat, lseek, syncfs};
 use shared::failure::During;
 use shared::{call, explain};
 
-use crate::ids::{Ids, Inside};
+use crate::ids::{Inside, OwnerIds};
 use crate::layer::{self, Entry, Layer};
 use crate::{archive, sys, why};
 
@@ -229,7 +229,7 @@ fn make(entry: &Entry, to: &Path) -> Result<()> {
 }
 
 /// In this order: a change of the owner takes setuid bits and capabilities away. chown(2), *NOTES*.
-fn give(entry: &Entry, to: &Path, ids: &Ids) -> Result<()> {
+fn give(entry: &Entry, to: &Path, ids: &OwnerIds) -> Result<()> {
     let (uid, gid) = ids.inside(entry.stat.st_uid, entry.stat.st_gid);
     fchownat(AT_FDCWD, to, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::AT_SYMLINK_NOFOLLOW)
         .during(format_args!("chown({to:?}, {uid}, {gid})"))?;
@@ -251,7 +251,7 @@ fn set_time(to: &Path, stat: &nix::sys::stat::FileStat) -> Result<()> {
 }
 
 /// The attributes of a file, with the ids that are in them as inside. Not the label that a host's policy has given it.
-pub(crate) fn attributes(entry: &Entry, ids: &Ids) -> Result<Vec<(String, Vec<u8>)>> {
+pub(crate) fn attributes(entry: &Entry, ids: &OwnerIds) -> Result<Vec<(String, Vec<u8>)>> {
     let all = entry.attributes()?.into_iter().filter(|(name, _)| name != "security.selinux");
     let named = all.map(|(name, value)| match name.into_string() {
         Ok(name) => Ok((name.clone(), as_inside(&name, value, ids))),
@@ -260,11 +260,11 @@ pub(crate) fn attributes(entry: &Entry, ids: &Ids) -> Result<Vec<(String, Vec<u8
     named.collect()
 }
 
-fn as_inside(name: &str, mut value: Vec<u8>, ids: &Ids) -> Vec<u8> {
+fn as_inside(name: &str, mut value: Vec<u8>, ids: &OwnerIds) -> Vec<u8> {
     match name {
         // VFS_CAP_REVISION_3 has the user id of the root whose capabilities they are at the end; 2 has none, and means the
         // root of whoever reads it. capabilities(7), *File capability extended attribute versioning*.
-        "security.capability" if value.len() == 24 && value[3] == 3 && *ids != Ids::Same => {
+        "security.capability" if value.len() == 24 && value[3] == 3 && *ids != OwnerIds::Same => {
             value.truncate(20);
             value[3] = 2;
         }
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn ids_in_attributes_are_those_inside() {
         let range = Ranges(vec![Range { inside: 0, outside: 100_000, count: 65_536 }]);
-        let ids = Ids::Of(Map::new(range.clone(), range, Writer::Root));
+        let ids = OwnerIds::Of(Map::new(range.clone(), range, Writer::Root));
         let version_3 = [&[1, 0, 0, 3][..], &[0; 16], &100_000_u32.to_le_bytes()].concat();
         assert_eq!(as_inside("security.capability", version_3, &ids), [&[1, 0, 0, 2][..], &[0; 16]].concat());
         let acl = |id: u32| [&[2, 0, 0, 0, 2, 0, 7, 0][..], &id.to_le_bytes()].concat();

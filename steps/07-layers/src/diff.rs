@@ -43,7 +43,7 @@ impl fmt::Display for Change {
 }
 
 /// A directory of the upper layer that is still to be looked into.
-struct Directory<'l> {
+struct MergedDirectory<'l> {
     path: PathBuf,
     /// The layers that have one below it.
     lowers: Vec<&'l Layer>,
@@ -58,24 +58,24 @@ struct Directory<'l> {
 pub fn changes(upper: &Layer, lowers: &[&Layer]) -> Result<Vec<Change>> {
     let mut changes = BTreeMap::new();
     // A list, as a function that calls itself would run out of stack where a container has made a deep tree.
-    let mut left = vec![Directory { path: PathBuf::new(), lowers: lowers.to_vec(), hides: false }];
+    let mut left = vec![MergedDirectory { path: PathBuf::new(), lowers: lowers.to_vec(), hides: false }];
     while let Some(directory) = left.pop() {
         if let Some(entry) = upper.look(&directory.path)?.filter(Entry::is_directory) {
             let hides = directory.hides || entry.is_opaque();
-            look_into(&Directory { hides, ..directory }, entry.names()?, upper, &mut changes, &mut left)?;
+            look_into(&MergedDirectory { hides, ..directory }, entry.names()?, upper, &mut changes, &mut left)?;
         }
     }
     Ok(changes.into_iter().map(|(path, kind)| Change { path, kind }).collect())
 }
 
 fn look_into<'l>(
-    directory: &Directory<'l>,
+    directory: &MergedDirectory<'l>,
     names: Vec<OsString>,
     upper: &Layer,
     changes: &mut BTreeMap<PathBuf, Kind>,
-    left: &mut Vec<Directory<'l>>,
+    left: &mut Vec<MergedDirectory<'l>>,
 ) -> Result<()> {
-    let Directory { path, lowers, hides } = directory;
+    let MergedDirectory { path, lowers, hides } = directory;
     let mut add = |path: &Path, kind| {
         changes.insert(path.to_owned(), kind);
         // With a name that comes or goes, the directory has changed, too.
@@ -103,7 +103,7 @@ fn look_into<'l>(
         }
         if entry.is_directory() {
             let lowers = if let Below::Directory(_, layers) = there { layers } else { Vec::new() };
-            left.push(Directory { path, lowers, hides: *hides });
+            left.push(MergedDirectory { path, lowers, hides: *hides });
         }
     }
     Ok(())

@@ -13,20 +13,20 @@ use users::ranges::{Choice, Map, Writer};
 
 /// Which ids inside the ids of a layer's files are, as this process sees them.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ids {
+pub enum OwnerIds {
     /// The same.
     Same,
     /// Those that root maps onto them.
     Of(Map),
 }
 
-impl Ids {
+impl OwnerIds {
     /// The user and the group inside; nobody's are nobody's there, too.
     pub fn inside(&self, uid: u32, gid: u32) -> (u32, u32) {
         const NOBODY: u32 = 65_534;
         match self {
-            Ids::Same => (uid, gid),
-            Ids::Of(map) => (map.uids.to_inside(uid).unwrap_or(NOBODY), map.gids.to_inside(gid).unwrap_or(NOBODY)),
+            OwnerIds::Same => (uid, gid),
+            OwnerIds::Of(map) => (map.uids.to_inside(uid).unwrap_or(NOBODY), map.gids.to_inside(gid).unwrap_or(NOBODY)),
         }
     }
 }
@@ -43,8 +43,8 @@ impl Inside {
     }
 
     /// Of files that belong to the ids of the container.
-    pub fn ids(&self) -> Ids {
-        self.0.given_by_root().map_or(Ids::Same, |map| Ids::Of(map.clone()))
+    pub fn ids(&self) -> OwnerIds {
+        self.0.given_by_root().map_or(OwnerIds::Same, |map| OwnerIds::Of(map.clone()))
     }
 
     /// Host: does something with files of the container's. Root has every right over them; anybody else has it where root
@@ -81,9 +81,9 @@ mod tests {
     #[test]
     fn ids_of_a_range_are_those_inside_and_others_nobodys() {
         let range = Ranges(vec![Range { inside: 0, outside: 100_000, count: 65_536 }]);
-        let ids = Ids::Of(Map::new(range.clone(), range, Writer::Root));
+        let ids = OwnerIds::Of(Map::new(range.clone(), range, Writer::Root));
         assert_eq!(ids.inside(100_000, 100_005), (0, 5));
         assert_eq!(ids.inside(0, 0), (65_534, 65_534));
-        assert_eq!(Ids::Same.inside(7, 8), (7, 8));
+        assert_eq!(OwnerIds::Same.inside(7, 8), (7, 8));
     }
 }

@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use shared::failure::During;
 
-use crate::ids::Ids;
+use crate::ids::OwnerIds;
 use crate::sys;
 
 /// The kernel's note on a directory: of what lies below it in lower layers, nothing is to be seen.
@@ -28,7 +28,7 @@ pub struct Layer {
     top: OwnedFd,
     path: PathBuf,
     /// Which ids inside those of its files are.
-    pub(crate) ids: Ids,
+    pub(crate) ids: OwnerIds,
 }
 
 /// What is at a path in a layer.
@@ -53,7 +53,7 @@ impl Layer {
     ///
     /// # Errors
     /// ENOENT where there is none.
-    pub(crate) fn open(path: &Path, ids: Ids) -> Result<Self> {
+    pub(crate) fn open(path: &Path, ids: OwnerIds) -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let top = open(path, flags, Mode::empty()).during(format_args!("cannot open the layer {}", path.display()))?;
         Ok(Layer { top, path: path.to_owned(), ids })

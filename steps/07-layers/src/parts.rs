@@ -24,7 +24,7 @@ use shared::signals;
 use users::parts::{MappedNamespaces, MappedRoot, Tree};
 use users::ranges::is_owner_inside;
 
-use crate::ids::{Ids, Inside};
+use crate::ids::{Inside, OwnerIds};
 use crate::layer::Layer;
 use crate::options::Layering;
 use crate::{commit, diff, readback};
@@ -93,7 +93,7 @@ impl Layers {
 
     /// Whose files are not mapped belong to the ids of the container already.
     fn lower(&self, tree: &Tree) -> Result<Layer> {
-        Layer::open(tree.source(), if tree.is_mapped() { Ids::Same } else { self.inside.ids() })
+        Layer::open(tree.source(), if tree.is_mapped() { OwnerIds::Same } else { self.inside.ids() })
     }
 
     fn changes(&self) -> Result<Vec<diff::Change>> {

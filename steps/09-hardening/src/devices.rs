@@ -15,7 +15,7 @@ use shared::failure::During;
 
 /// A line of the list, as cgroup v1 has it: `c 1:3 rwm`. Documentation/admin-guide/cgroup-v1/devices.rst.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct DeviceRule {
     is_block: bool,
     /// None: any.
     major: Option<u32>,
@@ -42,17 +42,17 @@ const DEFAULT: [&str; 11] = [
 const ACCESS: [(char, u8); 3] = [('m', 1), ('r', 2), ('w', 4)];
 
 /// The rules of this list.
-pub fn default() -> Vec<Rule> {
-    DEFAULT.iter().filter_map(|text| Rule::parse(text)).collect()
+pub fn default() -> Vec<DeviceRule> {
+    DEFAULT.iter().filter_map(|text| DeviceRule::parse(text)).collect()
 }
 
-impl Rule {
+impl DeviceRule {
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let is_block = words.next()? == "b";
         let (major, minor) = words.next()?.split_once(':')?;
         let number = |text: &str| if text == "*" { Some(None) } else { text.parse().ok().map(Some) };
-        Some(Rule { is_block, major: number(major)?, minor: number(minor)?, access: access(words.next()?)? })
+        Some(DeviceRule { is_block, major: number(major)?, minor: number(minor)?, access: access(words.next()?)? })
     }
 }
 
@@ -61,7 +61,7 @@ fn access(letters: &str) -> Option<u8> {
     letters.chars().try_fold(0, |all, letter| bit(letter).map(|bit| all | bit)).filter(|all| *all != 0)
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for DeviceRule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
         let letters: String = "rwm"
@@ -74,16 +74,17 @@ impl fmt::Display for Rule {
 }
 
 /// As it is printed, for who reads a container's plan.
-impl Serialize for Rule {
+impl Serialize for DeviceRule {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Rule {
+impl<'de> Deserialize<'de> for DeviceRule {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        Rule::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text} is no line of a list of devices")))
+        DeviceRule::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("{text} is no line of a list of devices")))
     }
 }
 
@@ -114,7 +115,7 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> In
 
 /// The program. Register 1 has the address of what is asked, register 0 is the answer. The first line of the list of which all
 /// is so ends it; where there is none, the answer is no.
-pub fn program(rules: &[Rule]) -> Vec<Instruction> {
+pub fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
     let (answer, question, kind, access, major, minor) = (0, 1, 2, 3, 4, 5);
     let mut program = vec![
         instruction(LOAD_HALF, kind, question, 0, 0),
@@ -187,14 +188,14 @@ impl Device {
     ///
     /// # Errors
     /// ENOENT; a file that is no device.
-    pub fn rule(&self) -> Result<Rule> {
+    pub fn rule(&self) -> Result<DeviceRule> {
         let there = self.source.metadata().during(self.source.display())?;
         let is_block = there.file_type().is_block_device();
         if !is_block && !there.file_type().is_char_device() {
             bail!("{} is no device", self.source.display());
         }
         let [major, minor] = [major(there.rdev()), minor(there.rdev())].map(|number| Some(number as u32));
-        Ok(Rule { is_block, major, minor, access: self.access })
+        Ok(DeviceRule { is_block, major, minor, access: self.access })
     }
 
     /// Its node: no user namespace may make one, but it may bind the host's.
@@ -254,7 +255,7 @@ mod tests {
     fn the_text_has_the_table_of_instructions() {
         let text = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../TUTORIAL.md");
         let text = std::fs::read_to_string(text).expect("TUTORIAL.md");
-        let rules = ["b *:* m", "c 1:3 rwm"].map(|line| Rule::parse(line).expect("a rule"));
+        let rules = ["b *:* m", "c 1:3 rwm"].map(|line| DeviceRule::parse(line).expect("a rule"));
         let program = program(&rules);
         let rows = program.iter().enumerate().map(|(number, it)| format!("| {number} | `{it}` | "));
         let found: Vec<_> = rows.map(|row| text.find(&row).unwrap_or_else(|| panic!("no {row}"))).collect();
@@ -263,16 +264,16 @@ mod tests {
 
     #[test]
     fn a_rule_with_some_rights_allows_these_alone() {
-        let program = program(&[Rule::parse("b 7:0 r").expect("a rule")]);
+        let program = program(&[DeviceRule::parse("b 7:0 r").expect("a rule")]);
         assert_eq!([2, 4, 6, 1].map(|access| answer(&program, 1, access, 7, 0)), [1, 0, 0, 0]);
         assert_eq!(answer(&program, 1, 2, 7, 1), 0, "another device");
     }
 
     #[test]
     fn a_rule_is_printed_as_it_is_read() {
-        assert_eq!(default().iter().map(Rule::to_string).collect::<Vec<_>>(), DEFAULT);
+        assert_eq!(default().iter().map(DeviceRule::to_string).collect::<Vec<_>>(), DEFAULT);
         for bad in ["", "c", "c 1", "c 1:3", "c a:b r", "c 1:3 x", "c 1:3 "] {
-            assert_eq!(Rule::parse(bad), None, "{bad}");
+            assert_eq!(DeviceRule::parse(bad), None, "{bad}");
         }
     }
 

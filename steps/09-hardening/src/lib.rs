@@ -64,7 +64,7 @@ const CAPABILITIES: &str = "its capabilities";
 ///
 /// # Errors
 /// EPERM without CAP_BPF and CAP_NET_ADMIN.
-pub fn allow_only(rules: &[devices::Rule], group: &Path) -> Result<()> {
+pub fn allow_only(rules: &[devices::DeviceRule], group: &Path) -> Result<()> {
     let _list = explain::one_line("which devices may be opened");
     let directory = || if explain::dry_run() { OwnedFd::stand_in() } else { File::open(group).map(OwnedFd::from) };
     let group = directory().during(group.display())?;

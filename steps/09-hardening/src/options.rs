@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use shared::failure::During;
 
 use crate::capabilities::{self, Named, Set};
-use crate::devices::{self, Device, Rule};
+use crate::devices::{self, Device, DeviceRule};
 use crate::profile::Profile;
 
 /// What the child may not even try.
@@ -123,7 +123,7 @@ impl Confinement {
     ///
     /// # Errors
     /// A device that is gone.
-    pub(crate) fn devices(&self) -> Result<Option<Vec<Rule>>> {
+    pub(crate) fn devices(&self) -> Result<Option<Vec<DeviceRule>>> {
         let more = self.device.iter().map(Device::rule).collect::<Result<Vec<_>>>()?;
         Ok((!self.privileged).then(|| [devices::default(), more].concat()))
     }
@@ -134,7 +134,7 @@ impl Confinement {
     /// A device that is gone.
     pub fn with_devices(&self, limits: &Limits) -> Result<Limits> {
         let all = || vec!["a".to_owned()];
-        let devices = self.devices()?.map_or_else(all, |rules| rules.iter().map(Rule::to_string).collect());
+        let devices = self.devices()?.map_or_else(all, |rules| rules.iter().map(DeviceRule::to_string).collect());
         Ok(Limits { devices, ..limits.clone() })
     }
 

@@ -15,7 +15,7 @@ use shared::formula::{Formula, Term};
 use shared::{call, explain};
 
 use crate::capabilities::Set;
-use crate::devices::Rule;
+use crate::devices::DeviceRule;
 use crate::options::{Calls, Confinement, Ulimit};
 use crate::{paths, readback};
 
@@ -23,7 +23,7 @@ use crate::{paths, readback};
 #[derive(Serialize, Deserialize)]
 pub struct DeviceList {
     /// None: all.
-    rules: Option<Vec<Rule>>,
+    rules: Option<Vec<DeviceRule>>,
     /// Its groups of v2.
     groups: Vec<PathBuf>,
 }

@@ -21,12 +21,12 @@ use crate::numbers::number;
 pub struct Profile {
     default_action: String,
     default_errno_ret: Option<u32>,
-    syscalls: Vec<Rule>,
+    syscalls: Vec<CallRule>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Rule {
+struct CallRule {
     names: Vec<String>,
     action: String,
     errno_ret: Option<u32>,
@@ -104,7 +104,7 @@ impl Profile {
     }
 }
 
-impl Rule {
+impl CallRule {
     /// Whether it is for this architecture, and for who has these capabilities.
     fn holds(&self, capabilities: Set) -> bool {
         let has = |name: &String| matches!(named(name), Ok(Named::One(one)) if capabilities.has(one));
@@ -199,7 +199,7 @@ mod tests {
     fn a_rule_may_be_for_a_capability_or_an_architecture_alone() {
         let rule = |when: &str| {
             let text = format!(r#"{{"names":["mount"],"action":"SCMP_ACT_ALLOW",{when}}}"#);
-            serde_json::from_str::<Rule>(&text).expect(&text)
+            serde_json::from_str::<CallRule>(&text).expect(&text)
         };
         let admin = Set::of(&[named("SYS_ADMIN").expect("name")], &[]);
         let includes = rule(r#""includes":{"caps":["CAP_SYS_ADMIN"]}"#);
