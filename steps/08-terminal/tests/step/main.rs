@@ -680,7 +680,12 @@ fn in_tmux() {
         tmux(&[&["resize-window"], &size[..]].concat());
         shows("word", rows);
     }
+    // What is typed together with them goes nowhere.
+    let is_back = || {
+        wait_until("the shell is back", || tmux(&["display-message", "-p", "#{pane_current_command}"]).trim() == "sh");
+    };
     tmux(&["send-keys", "C-p", "C-q"]);
+    is_back();
     // Nobody has cleared the screen.
     types("clear; echo back");
     shows("back", 0);
@@ -688,7 +693,7 @@ fn in_tmux() {
     types(&format!("{step} -q attach it"));
     shows("word", 28);
     types(":wq");
-    wait_until("it has ended", || home.status("it") == "stopped");
+    is_back();
     assert_eq!(home.json("it")["end"]["code"], 0);
     types("clear; echo back");
     shows("back", 0);
