@@ -131,6 +131,7 @@ pub fn run(narration: &Narration, known: Vec<&'static Known>, body: impl FnOnce(
         std::process::abort();
     }));
     let _ = FRAME.set(Frame { narration: narration.clone(), step: narration::step_of(Location::caller()), known });
+    pause::keep_input();
     if dry_run() {
         notice("dry run: none of this is done");
     }

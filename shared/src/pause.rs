@@ -1,6 +1,7 @@
 //! `--pause`: waits for Enter before a call, and says what to look at from a second terminal.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use colored::Colorize;
@@ -35,19 +36,33 @@ pub fn before(call: &Call) -> Result<()> {
     if let Some(look) = (!explain::dry_run()).then(|| remedy::look(&call.text, narration::screen().child)).flatten() {
         line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
     }
-    let stdin = std::io::stdin();
     loop {
-        if let Some(received) = signals::wait(&[stdin.as_fd()])? {
+        if let Some(received) = signals::wait(&[input()])? {
             signals::interrupt(received)?;
             continue;
         }
         // Byte by byte and unbuffered: what follows the newline belongs to the container.
         let mut byte = [0];
-        match nix::unistd::read(stdin.as_fd(), &mut byte) {
+        match nix::unistd::read(input(), &mut byte) {
             Ok(1) if byte[0] != b'\n' => {}
             _ => return Ok(()),
         }
     }
+}
+
+/// Where Enter is read from: what was standard input when the step began.
+static INPUT: OnceLock<OwnedFd> = OnceLock::new();
+
+/// At the beginning: a child that gives its program another standard input (step 08) still waits for the caller's Enter.
+pub(crate) fn keep_input() {
+    if explain::pauses().is_some() {
+        let _ = std::io::stdin().as_fd().try_clone_to_owned().map(|copy| INPUT.set(copy));
+    }
+}
+
+fn input() -> BorrowedFd<'static> {
+    static STDIN: OnceLock<std::io::Stdin> = OnceLock::new();
+    INPUT.get().map_or_else(|| STDIN.get_or_init(std::io::stdin).as_fd(), |kept| kept.as_fd())
 }
 
 /// A misspelt `--pause=WORD` would otherwise be silent.

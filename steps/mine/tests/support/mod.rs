@@ -91,6 +91,8 @@ fn end_children() {
         if children.is_empty() {
             break;
         }
+        // A monitor in the background may just be making a child, and groups in its name: stopped, it makes no more.
+        stop(&children);
         let groups: Vec<_> = children.iter().flat_map(|child| family(*child)).flat_map(groups_to_remove).collect();
         for child in children {
             let _ = kill(child, Signal::SIGKILL);
@@ -103,6 +105,21 @@ fn end_children() {
             let _ = waitpid(orphan, None);
         }
         remove_groups(&groups);
+    }
+}
+
+/// Stops processes and their descendants, those too that they make meanwhile.
+fn stop(processes: &[Pid]) {
+    let is_stopped = |pid: &Pid| !stat(*pid, 3).is_some_and(|state| "RSD".contains(&state));
+    let mut known = 0;
+    loop {
+        let all: Vec<_> = processes.iter().flat_map(|pid| family(*pid)).collect();
+        if all.len() == known {
+            return;
+        }
+        known = all.len();
+        all.iter().for_each(|pid| _ = kill(*pid, Signal::SIGSTOP));
+        soon(|| all.iter().all(is_stopped));
     }
 }
 
@@ -164,7 +181,8 @@ pub fn own_groups(pid: Pid) -> Vec<PathBuf> {
 
 /// Those that are there. A process that has just ended is in its group for a moment more: EBUSY.
 pub fn remove_groups(groups: &[PathBuf]) {
-    soon(|| groups.iter().all(|group| fs::remove_dir(group).is_ok() || !group.exists()));
+    let is_left = |group: &&PathBuf| fs::remove_dir(group).is_err() && group.exists();
+    soon(|| groups.iter().filter(is_left).count() == 0);
 }
 
 /// After a failure, so that the next run begins as this one did.
@@ -177,7 +195,7 @@ fn end(processes: &[Pid]) {
         end_children();
         !processes.iter().any(|pid| is_running(*pid))
     });
-    groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+    remove_groups(&groups);
 }
 
 /// A world of its own for this test, in which `/` is shared as on most machines: what a container lets out of its mount
