@@ -52,6 +52,9 @@ pub fn namespaces(mine: &Path) -> Checked {
         let sentence = format!("{file} must say that root inside is the caller outside");
         require(words == ["0", &id.to_string(), "1"], &sentence, format!("/proc/{pid}/{file}: {map:?}"))?;
     }
+    let groups = read_to_string(format!("/proc/{pid}/setgroups")).unwrap_or_default();
+    let sentence = "`deny` must be in /proc/PID/setgroups: else an ordinary user may write no gid_map";
+    require(groups.trim() == "deny", sentence, groups)?;
     gate::holds_the_child(mine, held.root.as_deref())?;
 
     let hostname = nix::unistd::gethostname().expect("gethostname");
