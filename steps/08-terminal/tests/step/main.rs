@@ -128,8 +128,7 @@ fn checks() -> Vec<Check> {
                 let mut screen =
                     on_screen(&home, &made("run", &["-it", "-e", "TERM=xterm", "--name", "it"], &["sh", "-c", script]));
                 screen.expect("n32.");
-                screen.resize([12, 60]);
-                screen.expect("n11.");
+                screen.is_drawn_at([12, 60], "n11.");
                 assert_eq!(until_prompt(&mut screen), "", "it stops there");
                 screen.types(" ");
                 screen.expect("n22.");

@@ -89,6 +89,26 @@ impl Screen {
         }
     }
 
+    /// Gives the window this size until a program draws this in it. One that is about to read its next key when the signal
+    /// arrives, as less, forgets it; the same size twice is no signal, so the width is another one in between.
+    pub fn is_drawn_at(&mut self, [rows, columns]: [u16; 2], text: &str) {
+        testing::wait_until("it is drawn", || {
+            self.resize([rows, columns]);
+            let since = Instant::now();
+            while !self.shown.contains(text) && since.elapsed() < Duration::from_secs(2) {
+                if let Ok(bytes) = self.bytes.recv_timeout(Duration::from_millis(100)) {
+                    self.shown += &String::from_utf8_lossy(&bytes);
+                }
+            }
+            let is_drawn = self.shown.contains(text);
+            if !is_drawn {
+                self.resize([rows, columns + 1]);
+            }
+            is_drawn
+        });
+        self.expect(text);
+    }
+
     /// Types a line for a shell, and waits for its answer, which ends with a word that the line itself does not have.
     pub fn says(&mut self, line: &str) -> String {
         let word = testing::random_word();
