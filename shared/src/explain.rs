@@ -131,11 +131,10 @@ pub fn run(narration: &Narration, known: Vec<&'static Known>, body: impl FnOnce(
         std::process::abort();
     }));
     let _ = FRAME.set(Frame { narration: narration.clone(), step: narration::step_of(Location::caller()), known });
-    pause::keep_input();
     if dry_run() {
         notice("dry run: none of this is done");
     }
-    let held = pause::validate().and_then(|()| signals::hold().during("cannot hold signals"));
+    let held = pause::prepare().and_then(|()| signals::hold().during("cannot hold signals"));
     let code = held.and_then(|()| body()).unwrap_or_else(|error| report(&error));
     flush();
     ExitCode::from(code)

@@ -1,12 +1,13 @@
 //! `--pause`: waits for Enter before a call, and says what to look at from a second terminal.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use colored::Colorize;
 
 use crate::explain::{self, Call};
+use crate::failure::During;
 use crate::narration::{self, Speaker, line, printable};
 use crate::{remedy, signals};
 
@@ -36,40 +37,33 @@ pub fn before(call: &Call) -> Result<()> {
     if let Some(look) = (!explain::dry_run()).then(|| remedy::look(&call.text, narration::screen().child)).flatten() {
         line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
     }
+    let Some(input) = INPUT.get() else { return Ok(()) };
     loop {
-        if let Some(received) = signals::wait(&[input()])? {
+        if let Some(received) = signals::wait(&[input.as_fd()])? {
             signals::interrupt(received)?;
             continue;
         }
         // Byte by byte and unbuffered: what follows the newline belongs to the container.
         let mut byte = [0];
-        match nix::unistd::read(input(), &mut byte) {
+        match nix::unistd::read(input, &mut byte) {
             Ok(1) if byte[0] != b'\n' => {}
             _ => return Ok(()),
         }
     }
 }
 
-/// Where Enter is read from: what was standard input when the step began.
+/// Where Enter is read from: what was standard input when the step began. A child that gives its program another one (step 08)
+/// still waits for the caller's Enter.
 static INPUT: OnceLock<OwnedFd> = OnceLock::new();
 
-/// At the beginning: a child that gives its program another standard input (step 08) still waits for the caller's Enter.
-pub(crate) fn keep_input() {
-    if explain::pauses().is_some() {
-        let _ = std::io::stdin().as_fd().try_clone_to_owned().map(|copy| INPUT.set(copy));
-    }
-}
-
-fn input() -> BorrowedFd<'static> {
-    static STDIN: OnceLock<std::io::Stdin> = OnceLock::new();
-    INPUT.get().map_or_else(|| STDIN.get_or_init(std::io::stdin).as_fd(), |kept| kept.as_fd())
-}
-
-/// A misspelt `--pause=WORD` would otherwise be silent.
+/// At the beginning. A misspelt `--pause=WORD` would otherwise be silent.
 ///
 /// # Errors
-/// Where no call that this step knows begins so.
-pub fn validate() -> Result<()> {
+/// Where no call that this step knows begins so; EMFILE.
+pub fn prepare() -> Result<()> {
+    if explain::pauses().is_some() {
+        let _ = INPUT.set(std::io::stdin().as_fd().try_clone_to_owned().during("cannot keep standard input")?);
+    }
     let calls: Vec<_> = explain::known().iter().flat_map(|known| known.calls).copied().collect();
     for word in explain::pauses().unwrap_or_default().iter().filter(|word| !word.is_empty()) {
         let begins = calls.iter().any(|name| name.starts_with(word.as_str()) || word.starts_with(name));

@@ -71,7 +71,7 @@ fn checks() -> Vec<Check> {
             let ran = home.step(&["run", "--rm", "true"]).ran();
             // The longest place of a store's; the directory of a test has a longer name.
             let shown = ran.err.replace(&home.path().display().to_string(), "/run/user/1000");
-            let lines: usize = shown.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            let lines = testing::lines_on_screen(&shown);
             assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
         })
         .differs_in([World::CgroupV2]),

@@ -115,7 +115,7 @@ fn checks() -> Vec<Check> {
             let ran = home.step(&["run", "--rm", "true"]).ran();
             let shown = ran.err.replace(&home.path().display().to_string(), "/run/user/1000");
             let shown = shown.replace(&rootfs().display().to_string(), "/home/you/container/target/rootfs");
-            let lines: usize = shown.lines().map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            let lines = testing::lines_on_screen(&shown);
             assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
         }),
         check("a_dry_run_prints_the_calls_of_a_run", [bridged()], || {

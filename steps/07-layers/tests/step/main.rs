@@ -200,8 +200,8 @@ fn checks() -> Vec<Check> {
             let shown = shown.replace(&rootfs().display().to_string(), "/home/you/container/target/rootfs");
             // What is printed once a machine is not counted, nor what is said of what this user may not do here.
             let is_extra = |line: &&str| line.starts_with('#') || line.contains('✘') || line.contains("EACCES");
-            let lines = shown.lines().filter(|line| !is_extra(line));
-            let lines: usize = lines.map(|line| line.chars().count().div_ceil(110).max(1)).sum();
+            let counted: Vec<_> = shown.lines().filter(|line| !is_extra(line)).collect();
+            let lines = testing::lines_on_screen(&counted.join("\n"));
             assert!(ran.code == 0 && lines <= 24, "{lines} lines:\n{}", ran.err);
         }),
         check("a_dry_run_prints_the_calls_of_a_run", [overlay()], || {

@@ -499,8 +499,8 @@ fn checks() -> Vec<Check> {
             // What this user may not have takes lines of its own.
             let is_why =
                 |line: &str| line.starts_with("# ") || line.contains("= EACCES") || line.trim_start().starts_with('✘');
-            let lines = shown.lines().filter(|line| !is_why(line));
-            let lines: usize = lines.map(|line| line.trim_end().chars().count().div_ceil(110).max(1)).sum();
+            let counted: Vec<_> = shown.lines().filter(|line| !is_why(line)).map(str::trim_end).collect();
+            let lines = testing::lines_on_screen(&counted.join("\n"));
             assert!(lines <= 24, "{lines} lines:\n{shown}");
         }),
         check("a_dry_run_prints_the_calls_of_a_run", NEEDED(), || {
