@@ -94,19 +94,32 @@ impl Screen {
     pub fn is_drawn_at(&mut self, [rows, columns]: [u16; 2], text: &str) {
         testing::wait_until("it is drawn", || {
             self.resize([rows, columns]);
-            let since = Instant::now();
-            while !self.shown.contains(text) && since.elapsed() < Duration::from_secs(2) {
-                if let Ok(bytes) = self.bytes.recv_timeout(Duration::from_millis(100)) {
-                    self.shown += &String::from_utf8_lossy(&bytes);
-                }
-            }
-            let is_drawn = self.shown.contains(text);
+            let is_drawn = self.is_shown_within(Duration::from_secs(2), text);
             if !is_drawn {
                 self.resize([rows, columns + 1]);
             }
             is_drawn
         });
         self.expect(text);
+    }
+
+    /// Types this again until a program has answered it. One that has just got a signal may drop a key, as less.
+    pub fn types_until(&mut self, keys: &str, text: &str) {
+        testing::wait_until(&format!("{keys:?} is answered by {text:?}"), || {
+            self.types(keys);
+            self.is_shown_within(Duration::from_secs(2), text)
+        });
+        self.expect(text);
+    }
+
+    fn is_shown_within(&mut self, time: Duration, text: &str) -> bool {
+        let since = Instant::now();
+        while !self.shown.contains(text) && since.elapsed() < time {
+            if let Ok(bytes) = self.bytes.recv_timeout(Duration::from_millis(100)) {
+                self.shown += &String::from_utf8_lossy(&bytes);
+            }
+        }
+        self.shown.contains(text)
     }
 
     /// Types a line for a shell, and waits for its answer, which ends with a word that the line itself does not have.
