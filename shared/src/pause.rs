@@ -33,8 +33,11 @@ pub fn before(call: &Call) -> Result<()> {
     }
     let name = if call.speaker == Speaker::Child { "the child" } else { "the host" };
     line(format_args!("{} {name} is about to call: {}", "[Enter]".bold(), printable(&call.text)));
+    let child = narration::screen().child;
+    // The child is told its pid: asked for it, a first process says 1.
+    let caller = if call.speaker == Speaker::Child && child != 0 { child } else { std::process::id() as i32 };
     // In a dry run there is nothing to look at.
-    if let Some(look) = (!explain::dry_run()).then(|| remedy::look(&call.text, narration::screen().child)).flatten() {
+    if let Some(look) = (!explain::dry_run()).then(|| remedy::look(&call.text, caller, child)).flatten() {
         line(format_args!("{}", format!("        second terminal: {look}").dimmed()));
     }
     let Some(input) = INPUT.get() else { return Ok(()) };

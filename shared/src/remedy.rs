@@ -32,8 +32,8 @@ pub struct PausedCall<'c> {
     pub call: &'c str,
     /// Its first word.
     pub name: &'c str,
-    /// The step's pid.
-    pub step: u32,
+    /// The pid of the process that makes it, as the host knows it.
+    pub caller: i32,
     /// The child's pid as the host knows it; 0 while there is none.
     pub child: i32,
 }
@@ -66,8 +66,8 @@ pub const GENERAL: &[Remedy] = &[
 ];
 
 /// What to look at from a second terminal while this call is held, and right after it.
-pub fn look(call: &str, child: i32) -> Option<String> {
-    let paused = PausedCall { call, name: crate::narration::name_of(call), step: std::process::id(), child };
+pub fn look(call: &str, caller: i32, child: i32) -> Option<String> {
+    let paused = PausedCall { call, name: crate::narration::name_of(call), caller, child };
     known().iter().find_map(|known| (known.hint)(&paused))
 }
 

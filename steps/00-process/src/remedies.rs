@@ -37,12 +37,12 @@ pub fn of_tried_calls() -> Vec<&'static Known> {
 }
 
 fn hint(paused: &PausedCall) -> Option<String> {
-    let PausedCall { name, step, child, .. } = paused;
+    let PausedCall { name, caller, child, .. } = paused;
     match *name {
-        "fork" => Some(format!("pstree -p {step}")),
+        "fork" => Some(format!("pstree -p {caller}")),
         "execve" if *child != 0 => Some(format!("ls -l /proc/{child}/exe")),
         // The engine's, which becomes a copy of itself.
-        "execve" => Some(format!("ls -l /proc/{step}/exe")),
+        "execve" => Some(format!("ls -l /proc/{caller}/exe")),
         "prctl" | "kill" if *child != 0 => Some(format!("step00 look {child}")),
         _ => None,
     }

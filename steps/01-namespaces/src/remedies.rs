@@ -15,12 +15,12 @@ pub fn known() -> Vec<&'static Known> {
 }
 
 fn hint(paused: &PausedCall) -> Option<String> {
-    let PausedCall { call, name, step, child } = paused;
+    let PausedCall { call, name, caller, child } = paused;
     // The child looks like root to itself. Into a user namespace that its owner has made, nsenter needs no root.
     let enter =
         if process::sys::in_first_user_namespace() { "nsenter" } else { "nsenter --user --preserve-credentials" };
     match *name {
-        "clone" | "clone3" => Some(format!("pstree -p {step}; ls -l /proc/{step}/ns")),
+        "clone" | "clone3" => Some(format!("pstree -p {caller}; ls -l /proc/{caller}/ns")),
         "echo" if call.contains("/proc/") => Some(format!("cat {}", call.split(" > ").nth(1)?)),
         _ if *child == 0 => None,
         // How many mounts pass something on, or receive it: where `/` is private, none does. See proc_pid_mountinfo(5).

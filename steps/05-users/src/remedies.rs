@@ -38,7 +38,7 @@ const REMEDIES: &[Remedy] = &[
 ];
 
 fn hint(paused: &PausedCall) -> Option<String> {
-    let PausedCall { call, name, step, child } = paused;
+    let PausedCall { call, name, caller, child } = paused;
     match *name {
         "echo" if call.contains("id_map") => Some(format!("cat {}", call.split(" > ").nth(1)?)),
         "newuidmap" => Some(format!("cat /proc/{child}/uid_map; cat /etc/subuid")),
@@ -46,7 +46,7 @@ fn hint(paused: &PausedCall) -> Option<String> {
         "setgroups" | "setresgid" | "setresuid" if *child != 0 => {
             Some(format!("grep -E 'Uid|Gid|Groups|CapEff' /proc/{child}/status"))
         }
-        "open_tree" | "mount_setattr" => Some(format!("ls -l /proc/{step}/fd")),
+        "open_tree" | "mount_setattr" => Some(format!("ls -l /proc/{caller}/fd")),
         "move_mount" if *child != 0 => Some(format!("grep idmapped /proc/{child}/mountinfo")),
         _ => None,
     }

@@ -56,11 +56,11 @@ const REMEDIES: &[Remedy] = &[
 ];
 
 fn hint(paused: &PausedCall) -> Option<String> {
-    let PausedCall { call, name, step, child } = paused;
+    let PausedCall { call, name, caller, child } = paused;
     match *name {
         "mount" if call.contains("overlay") => Some(format!("sudo ls -l /proc/{child}/cwd/")),
         "open_tree" if call.contains("\"root\"") => Some(format!("grep overlay /proc/{child}/mountinfo")),
-        "mkdir" | "chown" | "chmod" if call.contains("step04-data") => Some(format!("ls -l /proc/{step}/cwd")),
+        "mkdir" | "chown" | "chmod" if call.contains("step04-data") => Some(format!("ls -l /proc/{caller}/cwd")),
         _ => None,
     }
 }

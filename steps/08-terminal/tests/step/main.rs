@@ -705,13 +705,14 @@ fn init() {
         let guest = home.ok(&["exec", of, "sh", "-c", "cat /proc/[0-9]*/stat | grep -c ') Z ' || true"]);
         guest.trim().parse::<usize>().expect("a number")
     };
-    // Orphans: their parent has ended, and they have.
-    let script = "for i in 1 2 3; do (sleep 0.1 &) ; done; exec sleep 100";
+    // Orphans: their parent has ended, and they will, later than the shell that would still wait for them.
+    let script = "(sleep 1 & sleep 1 & sleep 1 &); exec sleep 100";
     let plain = home.ok(&made("run", &["-d"], &["sh", "-c", script])[1..]);
     wait_until("there are zombies", || count(&plain) == 3);
     let with = home.ok(&made("run", &["-d", "--init"], &["sh", "-c", script])[1..]);
-    std::thread::sleep(Duration::from_millis(300));
-    wait_until("there is none", || count(&with) == 0);
+    let sleeps = || home.ok(&["exec", &with, "ps", "-eo", "comm"]).matches("sleep").count();
+    wait_until("there are no others", || sleeps() == 1);
+    assert_eq!(count(&with), 0);
     // What it has of its caller's is not for those inside.
     let peek = home.step(&["-q", "exec", &with, "cat", "/proc/1/environ"]).ran();
     assert!(peek.code == 1 && peek.out.is_empty(), "{peek:?}");

@@ -142,6 +142,18 @@ fn checks() -> Vec<Check> {
                          MKNOD AUDIT_WRITE SETFCAP";
             assert!(ran.err.lines().any(|it| it.contains("CapEff") && it.ends_with(names)), "{}", ran.err);
         }),
+        check("a_hint_of_a_pause_names_the_child_as_the_host_does", here.clone(), || {
+            let home = Home::new();
+            let run = home.step(&[&["run", "--rm", "--pause=open_tree"], OTHERS, &["true"]].concat());
+            let mut run = run.with(|command| _ = command.stdin(std::process::Stdio::piped())).spawn();
+            let printed = testing::collect(run.stderr.take().expect("piped"));
+            // Enter, as often as is asked; the last line of all comes with the end.
+            std::io::Write::write_all(&mut run.stdin.take().expect("piped"), &[b'\n'; 1000]).expect("enter");
+            assert_eq!(testing::end_of(&mut run, testing::PATIENCE), 0);
+            let hints: Vec<_> = printed.iter().filter(|line| line.contains("second terminal: ")).collect();
+            assert!(hints.iter().any(|hint| hint.contains("ls -l /proc/") && hint.contains("/fd")), "{hints:?}");
+            assert!(!hints.iter().any(|hint| hint.contains("/proc/1/")), "{hints:?}");
+        }),
         check("a_default_run_fits_on_a_screen", here.clone(), || {
             let home = Home::new();
             let _ = std::fs::write("/proc/sys/net/ipv4/ip_forward", "1");

@@ -231,7 +231,8 @@ impl Background {
         // From chapter 05 on the program is another user.
         fs::set_permissions(&fifo, fs::Permissions::from_mode(0o666)).expect("chmod");
         let mut this = Background { file, fifo, root, errors, pid: Pid::from_raw(0) };
-        let mut started = this.run(mine, &format!("echo hello; {script}; read line </{name}; exit {code}"));
+        let mut started =
+            this.run(mine, &format!("echo hello; echo aside >&2; {script}; read line </{name}; exit {code}"));
 
         let mut ended = None;
         let gone = soon(|| {
@@ -250,7 +251,9 @@ impl Background {
 
     fn run(&self, mine: &Path, script: &str) -> Child {
         let mut command = Command::new(mine);
-        command.args([&self.file, &self.root]).args(["sh", "-c", script]);
+        // ROOT as `target/rootfs` is: where it is, the working directory says.
+        command.current_dir(self.root.parent().expect("a parent"));
+        command.arg(&self.file).arg(self.root.file_name().expect("a name")).args(["sh", "-c", script]);
         // Files, as a program in the background may keep what it has open.
         let errors = File::options().create(true).append(true).open(&self.errors).expect("errors");
         command.stdin(Stdio::null()).stdout(errors.try_clone().expect("dup")).stderr(errors);
@@ -320,8 +323,12 @@ pub fn engine(mine: &Path) -> Checked {
     let Some(monitor) = monitor else { return missing("no process waits for the program: its parent has ended", "") };
     let groups = own_groups(first.pid);
 
-    let has_output = soon(|| first.text().lines().any(|line| line == "hello"));
-    require(has_output, "FILE does not have the program's output", first.text())?;
+    for (word, sentence) in [
+        ("hello", "FILE does not have the program's output: dup2_stdout"),
+        ("aside", "FILE does not have what the program prints as errors: dup2_stderr"),
+    ] {
+        require(soon(|| first.text().lines().any(|line| line == word)), sentence, first.text())?;
+    }
     let before = first.text();
     let again = first.run(mine, "exit 0").wait().expect("wait");
     let seen = format!("the second one has ended with {}\nFILE says:\n{}", super::code(again), first.text());
