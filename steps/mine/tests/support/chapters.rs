@@ -16,7 +16,7 @@ use nix::unistd::{ForkResult, Gid, Pid, User, fork, getgroups, getpid, getsid, m
 use super::*;
 
 /// The seven, in their order.
-pub const ALL: [(&str, Chapter); 7] = [
+pub const ALL: [(&str, Chapter); 8] = [
     ("chapter00", process),
     ("chapter01", namespaces),
     ("chapter02", cgroups),
@@ -24,11 +24,14 @@ pub const ALL: [(&str, Chapter); 7] = [
     ("chapter04", engine),
     ("chapter05", users),
     ("chapter06", network),
+    ("chapter07", layers),
 ];
 
 pub const ONE_ID: &str = "the map has a single id, so that inside nobody exists but root: write a range";
 pub const NO_CABLE: &str =
     "the container has no interface eth0: a veth whose other end is born in its network namespace";
+pub const NO_LAYER: &str =
+    "what the program writes is in ROOT: its root must be an overlay, with ROOT as the lower layer";
 pub const CODE: &str = "mine does not end with the exit code of its program";
 
 /// Chapter 00: the host waits for its child, and ends as the child has ended.
@@ -171,17 +174,19 @@ pub fn rootfs(mine: &Path) -> Checked {
 
 fn stands_in(pid: Pid, root: &Path) -> Checked {
     let identity = |path: &Path| metadata(path).map(|it| (it.dev(), it.ino())).ok();
-    let wanted = identity(root);
-    let is_root = |what: &str| identity(Path::new(&format!("/proc/{pid}/{what}"))) == wanted;
-    require(is_root("root/"), "the program still has the host's root", root.display())?;
+    let wanted = identity(Path::new(&format!("/proc/{pid}/root/")));
     let at_root: Vec<_> = mounts(pid).iter().filter(|mount| mount[4] == "/").map(|mount| mount.join(" ")).collect();
+    // From chapter 07 on it is an overlay on ROOT.
+    let is_root = wanted == identity(root) || at_root.iter().any(|mount| mount.contains(" - overlay "));
+    require(is_root, "the program still has the host's root", root.display())?;
     let sentence = "the root is no mount: bind it onto itself, and pivot_root (chroot is not enough)";
     require(!at_root.is_empty(), sentence, "")?;
     require(at_root.len() == 1, "the old root is still mounted: umount2 with MNT_DETACH", at_root.join("\n"))?;
     // chroot leaves the top of the mount namespace where it was, and that is where setns(2) leads.
     let top = top_of(pid);
     require(top == wanted, "the host's root is still at the top of the mounts: pivot_root, not chroot", "")?;
-    require(is_root("cwd/"), "the working directory of the program is outside of its root: chdir", "")
+    let cwd = identity(Path::new(&format!("/proc/{pid}/cwd/")));
+    require(cwd == wanted, "the working directory of the program is outside of its root: chdir", "")
 }
 
 /// The top of the mount namespace of a process: device and inode.
@@ -209,10 +214,11 @@ fn top_of(pid: Pid) -> Option<(u64, u64)> {
     }
 }
 
-/// A container in the background, whose program waits until something is written to a FIFO in its root.
+/// A container in the background, whose program waits until something is written to a FIFO in its root. By the FIFO's name it
+/// is known, too.
 struct Background {
     file: PathBuf,
-    fifo: PathBuf,
+    fifo: String,
     root: PathBuf,
     errors: PathBuf,
     pid: Pid,
@@ -225,12 +231,11 @@ impl Background {
 
     fn start_and(mine: &Path, scratch: &Scratch, root: &Path, code: i32, script: &str) -> Result<Self, Reason> {
         let name = format!("{:x}", random());
-        let (file, fifo) = (scratch.0.join(format!("{name}.file")), root.join(&name));
-        let (root, errors) = (root.to_owned(), scratch.0.join("errors"));
-        mkfifo(&fifo, Mode::empty()).expect("mkfifo");
+        let (file, errors) = (scratch.0.join(format!("{name}.file")), scratch.0.join("errors"));
+        mkfifo(&root.join(&name), Mode::empty()).expect("mkfifo");
         // From chapter 05 on the program is another user.
-        fs::set_permissions(&fifo, fs::Permissions::from_mode(0o666)).expect("chmod");
-        let mut this = Background { file, fifo, root, errors, pid: Pid::from_raw(0) };
+        fs::set_permissions(root.join(&name), fs::Permissions::from_mode(0o666)).expect("chmod");
+        let mut this = Background { file, fifo: name.clone(), root: root.to_owned(), errors, pid: Pid::from_raw(0) };
         let mut started =
             this.run(mine, &format!("echo hello; echo aside >&2; {script}; read line </{name}; exit {code}"));
 
@@ -274,14 +279,19 @@ impl Background {
         Some(Pid::from_raw(lines.find_map(|line| line.strip_prefix("running "))?.trim().parse().ok()?))
     }
 
-    /// The program of this container, and no other process with this number: its root is ours.
+    /// The program of this container, and no other process with this number: it sees the FIFO in its root.
     fn is_it(&self, pid: Pid) -> bool {
-        let inode = |path: &Path| metadata(path).map(|it| (it.dev(), it.ino())).ok();
-        is_running(pid) && inode(Path::new(&format!("/proc/{pid}/root/"))) == inode(&self.root)
+        is_running(pid) && self.inside(pid, &self.fifo).exists()
+    }
+
+    /// A file as the program sees it.
+    fn inside(&self, pid: Pid, name: &str) -> PathBuf {
+        format!("/proc/{pid}/root/{name}").into()
     }
 
     fn release(&self) -> bool {
-        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.fifo);
+        let fifo = self.inside(self.pid, &self.fifo);
+        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo);
         soon(|| open().and_then(|mut fifo| fifo.write_all(b"go on\n")).is_ok())
     }
 
@@ -416,7 +426,8 @@ pub fn users(mine: &Path) -> Checked {
     let sentence =
         "the program is still in a group of its caller: setgroups(&[]) in the child, before setgid and setuid";
     require(!line("Groups:").split(' ').any(|it| it == "4711"), sentence, line("Groups:"))?;
-    let given = || metadata(root.join("given")).map(|it| [it.uid(), it.gid()].map(|id| id.to_string())).ok();
+    let given =
+        || metadata(first.inside(first.pid, "given")).map(|it| [it.uid(), it.gid()].map(|id| id.to_string())).ok();
     let wanted = Some([uids[5].clone(), gids[6].clone()]);
     let sentence = "a file that the program gives to user 5 and group 6 does not belong to those of the range";
     require(soon(|| given() == wanted), sentence, format!("{:?}, and not {wanted:?}\n{}", given(), first.text()))?;
@@ -476,6 +487,49 @@ pub fn network(mine: &Path) -> Checked {
     require(has_route, "there is no default route inside: ip route add default via 10.66.0.1", of("route"))?;
     require(container.release(), "the program has not read its FIFO", "")?;
     container.says_at_its_end("exited 0")
+}
+
+/// Chapter 07: two containers on one root, which stays as it is.
+pub fn layers(mine: &Path) -> Checked {
+    if getuid().is_root() {
+        enter_shared_world()?;
+    }
+    let scratch = Scratch::new();
+    if let Some(reason) = why_no_range().or_else(|| why_no_overlay(&scratch.0)) {
+        return Err(Reason::CannotCheck(reason));
+    }
+    let root = make_root_of(getuid().is_root().then_some("100000"))?;
+    let script = "echo mine >/mine || exit 1; rm /etc/passwd";
+    let first = Background::start_and(mine, &scratch, &root, 0, script)?;
+    let written = || read_to_string(first.inside(first.pid, "mine")).is_ok_and(|text| text == "mine\n");
+    require(soon(written), "the program cannot write to its root", first.text())?;
+    require(!root.join("mine").exists(), NO_LAYER, "")?;
+    let is_whole = || first.inside(first.pid, "etc/passwd").exists();
+    require(soon(|| !is_whole()), "the program cannot delete a file of its root", first.text())?;
+    require(root.join("etc/passwd").exists(), "a file that the program deletes is gone from ROOT", "")?;
+    stands_in(first.pid, &root)?;
+
+    let second = Background::start(mine, &scratch, &root, 0)?;
+    let sees = |name: &str| second.inside(second.pid, name).exists();
+    let sentence = "a second container sees what the first one has written: each needs an upper layer of its own";
+    require(!sees("mine") && sees("etc/passwd"), sentence, "")?;
+    for container in [first, second] {
+        require(container.release(), "the program has not read its FIFO", "")?;
+        container.says_at_its_end("exited 0")?;
+    }
+    Ok(())
+}
+
+/// Why no upper layer can be in this directory, if none can.
+fn why_no_overlay(directory: &Path) -> Option<String> {
+    let script = "cd \"$0\" && mkdir -p try/u try/w try/m && mount -t overlay overlay \
+        -o userxattr,lowerdir=/usr,upperdir=try/u,workdir=try/w try/m && mkdir try/m/new";
+    let words = ["--user", "--map-root-user", "--mount", "sh", "-c", script];
+    let made = Command::new("unshare").args(words).arg(directory).output();
+    let _ = fs::remove_dir_all(directory.join("try"));
+    let reason =
+        format!("no upper layer can be in {}: its file system is an overlay, or takes none", directory.display());
+    (!made.is_ok_and(|made| made.status.success())).then_some(reason)
 }
 
 /// Why this machine has no cables, if it has none.
