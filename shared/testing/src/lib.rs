@@ -417,7 +417,11 @@ pub fn end_at_every_pause(name: &str, arguments: &[&str]) {
                     let _ = std::fs::remove_dir(group);
                 });
             }
-            assert!(groups_of_steps().is_empty(), "{name} at pause {pause}, {signal}: {:?}", groups_of_steps());
+            assert!(
+                groups_of_steps().is_empty(),
+                "{name} at pause {pause}, {signal}: groups left: {:?}",
+                groups_of_steps()
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{create_dir, read_dir, read_to_string, remove_dir, write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -361,11 +362,14 @@ fn all_groups_of_steps() -> BTreeSet<PathBuf> {
     found
 }
 
+/// Those of this user: an ordinary one on v1 has no place of its own, and sees what root's steps make meanwhile.
 fn marked(dir: &Path, found: &mut BTreeSet<PathBuf>) {
+    let user = nix::unistd::geteuid().as_raw();
     for entry in read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_marked = name.as_bytes().starts_with(b"step") && name.as_bytes().get(6) == Some(&b'-');
-        if is_marked && entry.file_type().is_ok_and(|kind| kind.is_dir()) && found.insert(entry.path()) {
+        let is_ours = entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == user);
+        if is_marked && is_ours && found.insert(entry.path()) {
             marked(&entry.path(), found);
         }
     }

@@ -5,7 +5,7 @@
 //! allows.
 //!
 //! Beside it: what a program inherits and what is reset (`clean`), how it is found (`program`), why it cannot be executed
-//! (`why_not`, with ids in words: `id_words`), whose signals are whose (`pass_on`), the terminal's foreground (`terminal`).
+//! (`why_not`, with ids in words: `id_words`), whose signals are whose (`pass_on`), the terminal's foreground (`terminal`). The gate of this step is `main`'s own.
 //!
 //! Left open: the child sees, uses and stands in all that its parent does (steps 01 to 03).
 

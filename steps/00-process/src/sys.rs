@@ -35,9 +35,11 @@ pub fn exit_code(child: Pid) -> nix::Result<Option<u8>> {
     let mut status = 0;
     // SAFETY: `status` outlives the call.
     let waited = Errno::result(unsafe { libc::waitpid(child.as_raw(), &mut status, libc::WNOHANG) })?;
+    if waited == 0 {
+        return Ok(None);
+    }
     let status = ExitStatus::from_raw(status);
-    let code = || status.code().or(status.signal().map(|signal| 128 + signal)).map(|code| code as u8);
-    Ok(if waited == 0 { None } else { code() })
+    Ok(status.code().or(status.signal().map(|signal| 128 + signal)).map(|code| code as u8))
 }
 
 /// kill(2) by a signal's number, as real-time signals have no name in nix.

@@ -1,9 +1,11 @@
-//! The gate: at it the child is held until the host has done its part, twice.
+//! The gate: at it the child is held until the host has done its part.
 //!
 //! ```text
 //! host   clone ───────┐ ┌─ map ids, cgroup ── release ···········┐ ┌─ look ── start ···········wait
 //! child   └─ prctl ── held at the gate ········└─ enter ── ready ── held ··········└─ exec, program ──┘
 //! ```
+//!
+//! Before its prctl it waits once more, briefly, so that its birth is printed before all that it does.
 //!
 //! It is a pair of sockets. Each side closes the other's end, or it would never see EOF when that side dies. See unix(7).
 //! exec closes the child's: to the host, EOF at the end means "exec succeeded".

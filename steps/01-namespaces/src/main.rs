@@ -49,7 +49,7 @@ fn contain(options: &Options, formula: &mut Formula) -> Result<u8> {
         namespaces::keep_mounts_private(view)?; // before any mount
         namespaces::set_hostname(view, hostname)?;
         namespaces::set_loopback_up(view)?;
-        namespaces::unshare_cgroup(view)?;
+        namespaces::unshare_cgroup(view)?; // by default from step 02 on
         namespaces::mount_proc(view)
     };
     // Child, once started: its last act.

@@ -4,9 +4,10 @@
 //! rmdir. The functions follow that order; `v1.rs` and `v2.rs` are twins that say which files and which values, and
 //! the difference between them is what there is to know about the two versions.
 //!
-//! Beside it: the hierarchies of this machine (`hierarchy`) and where in them the groups will be (`place`); on v2 who has the
-//! controllers (`delegate`), and systemd's scopes (`scope`); groups in use (`empty`), and what is done to all that is in them (`freezer`); what the kernel confirms (`readback`);
-//! the options and their units.
+//! Beside it: the options (`limits`) and their units; what the twins have in common (`twins`); the hierarchies of this machine
+//! (`hierarchy`), where in them the groups will be (`place`), and what is done where there can be none (`without`); on v2 who
+//! has the controllers (`delegate`), and systemd's scopes (`scope`); groups in use (`empty`), and what is done to all that is
+//! in them (`freezer`); what the kernel confirms (`readback`).
 //!
 //! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03); a step
 //! that is killed with SIGKILL leaves its groups (step 04); on v2 no list of devices is kept, which takes an eBPF program,
@@ -63,9 +64,9 @@ pub struct Group {
     parent: PathBuf,
     /// The group itself.
     dir: PathBuf,
-    /// Set once it is ours to remove. The lock is held as long as this process lives, whatever ends that: see flock(2);
-    /// there is none on a group that another process has made ([`Cgroup::at`]).
-    ours: OnceCell<Option<Lock>>,
+    /// Set once it is this process's to remove. The lock is held as long as this process lives, whatever ends that: see
+    /// flock(2); there is none on a group that another process has made ([`Cgroup::at`]).
+    removable: OnceCell<Option<Lock>>,
 }
 
 impl Cgroup {
@@ -119,7 +120,7 @@ impl Group {
             // also not for a moment. What `clean` removes, it looks at under the same lock.
             let _making = lock(&self.parent.join("cgroup.procs"));
             std::fs::create_dir(&self.dir)?;
-            let _ = self.ours.set(lock(&self.dir).ok());
+            let _ = self.removable.set(lock(&self.dir).ok());
             Ok::<_, std::io::Error>(())
         })
     }
@@ -139,7 +140,7 @@ impl Group {
 
     fn remove(&self) -> Result<()> {
         // A group of that name may belong to another step: one with the same pid in another pid namespace.
-        if self.ours.get().is_none() && !explain::dry_run() {
+        if self.removable.get().is_none() && !explain::dry_run() {
             return Ok(());
         }
         let rmdir = || explain::host(call!("rmdir {}", self.dir.display())).cleanup().run(|| empty::rmdir(&self.dir));

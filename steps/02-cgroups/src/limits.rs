@@ -75,7 +75,7 @@ mod tests {
             cpuset_cpus: Some(CpuList("0".to_owned())),
             device_write_bps: rate(),
             device_read_bps: rate(),
-            devices: Vec::new(),
+            ..Limits::default()
         };
         let names: Vec<_> = all.needs().into_iter().map(|(_, names)| names).collect();
         let same = |name| [name, name];

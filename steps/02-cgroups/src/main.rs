@@ -43,12 +43,11 @@ fn run(options: &Options) -> Result<u8> {
 
     // Host, and no child yet: what will outlive the child.
     let cgroup = Cgroup::new(STEP, &options.limits)?;
-    let status = cgroup.create();
-    let status = status.and_then(|()| contain(options, &cgroup, &mut formula));
+    let code = cgroup.create().and_then(|()| contain(options, &cgroup, &mut formula));
 
     // Host, and the child gone: also after a failure above.
     cgroup.print_counters();
-    explain::with_cleanup(status, cgroup.remove())
+    explain::with_cleanup(code, cgroup.remove())
 }
 
 fn contain(options: &Options, cgroup: &Cgroup, formula: &mut Formula) -> Result<u8> {

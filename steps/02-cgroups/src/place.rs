@@ -37,7 +37,7 @@ impl Cgroup {
         }
         let group = |hierarchy: Hierarchy| {
             let parent = hierarchy.version.twin().parent(&hierarchy, limits);
-            Group { dir: parent.join(name), parent, hierarchy, ours: OnceCell::new() }
+            Group { dir: parent.join(name), parent, hierarchy, removable: OnceCell::new() }
         };
         let groups = hierarchies.into_iter().map(group).collect();
         Ok(Cgroup { limits: limits.clone(), groups, without: Cell::new(false) })
@@ -48,7 +48,8 @@ impl Cgroup {
     pub fn at(dirs: &[PathBuf]) -> Self {
         let group = |dir: &PathBuf| {
             let parent = dir.parent().unwrap_or(dir).to_owned();
-            Some(Group { hierarchy: hierarchy::of_group(dir)?, dir: dir.clone(), parent, ours: None.into() })
+            let removable = OnceCell::from(None); // it is, and without a lock
+            Some(Group { hierarchy: hierarchy::of_group(dir)?, dir: dir.clone(), parent, removable })
         };
         let groups = dirs.iter().filter_map(group).collect();
         Cgroup { limits: Limits::default(), groups, without: Cell::new(false) }
@@ -104,6 +105,6 @@ impl Group {
         let dir = parent.join("step02-1");
         std::fs::create_dir_all(&dir).expect("mkdir");
         let hierarchy = Hierarchy::in_directory(version, controllers, parent);
-        Group { hierarchy, parent: parent.to_owned(), dir, ours: OnceCell::new() }
+        Group { hierarchy, parent: parent.to_owned(), dir, removable: OnceCell::new() }
     }
 }

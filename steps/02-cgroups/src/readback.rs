@@ -30,7 +30,9 @@ impl Cgroup {
         for group in self.groups() {
             all.push(group.facts(&self.limits, &memberships, &status)?);
         }
-        all.sort_by_key(|facts| !facts.iter().skip(1).any(|fact| fact.what != "devices.list"));
+        // Behind the group itself; the list of devices is always there.
+        let was_asked_for = |facts: &Vec<Fact>| facts[1..].iter().any(|fact| fact.what != "devices.list");
+        all.sort_by_key(|facts| !was_asked_for(facts));
         Ok(all.into_iter().flatten().collect())
     }
 
@@ -48,12 +50,13 @@ impl Cgroup {
 impl Group {
     fn facts(&self, limits: &Limits, memberships: &str, status: &str) -> Result<Vec<Fact>> {
         let own = self.hierarchy.group_of(memberships).unwrap_or("nowhere".into());
+        let what = self.hierarchy.version.pick(self.hierarchy.controllers.join(","), "cgroup.procs".to_owned());
         let mut facts = vec![Fact {
-            what: self.hierarchy.version.pick(self.hierarchy.controllers.join(","), "cgroup.procs".to_owned()),
+            brief: what.clone(),
+            what,
             host: self.hierarchy.own.display().to_string(),
             child: own.display().to_string(),
             holds: own == self.dir,
-            brief: self.hierarchy.version.pick(self.hierarchy.controllers.join(","), "cgroup.procs".to_owned()),
         }];
         for setting in self.settings(limits)? {
             // "Deny all" is no line of the list: it is what makes the list end.

@@ -73,7 +73,7 @@ mod tests {
             cpuset_cpus: Some(CpuList("0-1".to_owned())),
             device_write_bps: rate(1000),
             device_read_bps: rate(2000),
-            devices: Vec::new(),
+            ..Limits::default()
         }
     }
 
@@ -82,13 +82,19 @@ mod tests {
         version.twin().settings(limits).iter().map(line).collect()
     }
 
+    /// Names the line that differs.
+    fn assert_lines(lines: &[String], wanted: &[&str]) {
+        lines.iter().zip(wanted).for_each(|(line, wanted)| assert_eq!(line, wanted));
+        assert_eq!(lines.len(), wanted.len(), "{lines:?}");
+    }
+
     #[test]
     fn each_limit_is_a_file_on_v1() {
         let lines = lines(Version::V1, &limits());
         let (limits, devices) = lines.split_at(9);
-        assert_eq!(
+        assert_lines(
             limits,
-            [
+            &[
                 "memory: echo 67108864 > memory.limit_in_bytes",
                 "memory: echo 67108864 > memory.memsw.limit_in_bytes",
                 "cpu: echo 100000 > cpu.cfs_period_us",
@@ -98,7 +104,7 @@ mod tests {
                 "cpuset: echo 0-1 > cpuset.cpus",
                 "blkio: echo 8:0 1000 > blkio.throttle.write_bps_device",
                 "blkio: echo 8:0 2000 > blkio.throttle.read_bps_device",
-            ]
+            ],
         );
         assert_eq!((devices.len(), devices[0].as_str()), (12, "devices: echo a > devices.deny"));
         assert_eq!(devices[3], "devices: echo c 1:3 rwm > devices.allow");
@@ -112,9 +118,9 @@ mod tests {
 
     #[test]
     fn each_limit_is_a_file_on_v2() {
-        assert_eq!(
-            lines(Version::V2, &limits()),
-            [
+        assert_lines(
+            &lines(Version::V2, &limits()),
+            &[
                 "memory: echo 67108864 > memory.max",
                 "memory: echo 0 > memory.swap.max",
                 "cpu: echo 50000 100000 > cpu.max",
@@ -123,7 +129,7 @@ mod tests {
                 "cpuset: echo 0-1 > cpuset.cpus",
                 "io: echo 8:0 wbps=1000 > io.max",
                 "io: echo 8:0 rbps=2000 > io.max",
-            ]
+            ],
         );
     }
 

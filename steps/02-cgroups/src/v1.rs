@@ -63,7 +63,8 @@ impl Twin for V1 {
         // Docker's list: any node may be made, a few may be opened. On v2 this takes an eBPF program. See bpf(2), step 09.
         set("devices", "devices.deny", "a".to_owned());
         let usual = DEVICES.map(str::to_owned);
-        for device in if limits.devices.is_empty() { &usual } else { &limits.devices[..] } {
+        let devices = if limits.devices.is_empty() { &usual } else { &limits.devices[..] };
+        for device in devices {
             set("devices", "devices.allow", device.clone());
         }
         settings

@@ -563,7 +563,7 @@ fn processors() -> Option<String> {
 fn others_may_run_it() -> Option<String> {
     let mut try_it = Command::new("setpriv");
     try_it.args(["--reuid=65534", "--regid=65534", "--clear-groups", "test", "-x"]).arg(program("step02"));
-    let may = try_it.status().is_ok_and(|status| status.success());
+    let may = try_it.output().is_ok_and(|tried| tried.status.success());
     (!may).then(|| "needs setpriv, and a directory that other users may enter".to_owned())
 }
 

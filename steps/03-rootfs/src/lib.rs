@@ -141,8 +141,9 @@ pub fn bind(Volume { source, target, read_only, idmap }: &Volume) -> Result<()> 
     ensure!(!idmap, "a volume with `idmap` takes a range of ids, which step 05 is the first to have");
     let make = match why::metadata(source) {
         Ok(there) if there.is_dir() => Make::Directory,
-        Err(error) if !explain::dry_run() => return Err(error), // there it may be one that would have been made by now
-        _ => Make::File,
+        Ok(_) => Make::File,
+        Err(_) if explain::dry_run() => Make::File, // it may be one that would have been made by now
+        Err(error) => return Err(error),
     };
     let place = place(target, make)?;
     let path = source.to_str().context("a volume's path is not UTF-8")?;

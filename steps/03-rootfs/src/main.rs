@@ -49,12 +49,12 @@ fn run(options: &Options) -> Result<u8> {
     // Host, and no child yet: what will outlive the child.
     let cgroup = Cgroup::new(STEP, &options.limits)?;
     // Without the right to make groups there are no limits; but if none was asked for, the rest can still be had.
-    let status = cgroup.create_or_go_without(&mut formula);
-    let status = status.and_then(|()| contain(options, &dir, &cgroup, &mut formula));
+    let made = cgroup.create_or_go_without(&mut formula);
+    let code = made.and_then(|()| contain(options, &dir, &cgroup, &mut formula));
 
     // Host, and the child gone: also after a failure above.
     cgroup.print_counters();
-    explain::with_cleanup(status, cgroup.remove())
+    explain::with_cleanup(code, cgroup.remove())
 }
 
 fn contain(options: &Options, dir: &Path, cgroup: &Cgroup, formula: &mut Formula) -> Result<u8> {
