@@ -210,7 +210,7 @@ pub fn child(text: fmt::Arguments) -> Call {
     Call::new(Speaker::Child, text)
 }
 
-/// Host: one write(2) to a kernel file, printed as the shell command that would do the same.
+/// Host: one write(2) to a kernel file, printed as the shell command that would do the same; it never creates a file.
 #[track_caller]
 pub fn host_echo(value: impl Display, path: &Path) -> Echo<'_> {
     let value = value.to_string();

@@ -101,7 +101,10 @@ impl Asker {
 /// # Errors
 /// 127 where the program was not found, 126 where it cannot be executed.
 pub fn start(container: &Container) -> Result<()> {
-    let late = format!("container {} was started or ended by another engine just now", container.name());
+    let late = format!(
+        "container {} does not wait to be started any more: another engine has started or ended it, or its monitor was killed",
+        container.name()
+    );
     let monitor = explain::host(call!("connect({})", container.path("start").display()))
         .run(|| UnixStream::connect(container.at("start")).map(OwnedFd::from));
     let monitor = monitor.with_context(|| late.clone())?;
