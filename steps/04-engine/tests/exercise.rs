@@ -29,7 +29,9 @@ fn two_that_want_one_name_do_not_both_get_it() {
     let home = Home::new();
     for round in 0..20 {
         let names = [0, 1].map(|number| format!("old{round}.{number}"));
-        names.each_ref().map(|name| home.ok_with_root(&rootfs, &["create", "--name", name, "true"]));
+        for name in &names {
+            home.ok_with_root(&rootfs, &["create", "--name", name, "true"]);
+        }
         let new = format!("new{round}");
         let renames = names.each_ref().map(|name| home.step(&["-q", "rename", name, &new]).spawn());
         let done = renames.map(|mut rename| rename.wait().expect("wait").success());
