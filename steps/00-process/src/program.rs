@@ -12,7 +12,7 @@ use shared::failure::Failure;
 use crate::why_not::{self, NOT_FOUND};
 
 /// The variables that a program starts with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {

@@ -1,17 +1,11 @@
 //! A command that speaks with a container whose streams are its own, as a terminal is: by way of its monitor, which lives
 //! on without the command. [`Talk`] is the step's that makes such streams; what it ends with is the engine's.
 
-use std::time::Duration;
-
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use shared::explain;
 
-use crate::commands::lost;
-use crate::container::{Container, read_end};
+use crate::container::Container;
 use crate::monitor;
-
-/// How long an end may take to be written down, after the last that was heard of a container.
-const SOON: Duration = Duration::from_secs(1);
 
 /// Host, the caller's process: shows what a container writes, and sends it what is typed.
 pub trait Talk {
@@ -45,15 +39,11 @@ pub fn attach(container: &Container, talk: Box<dyn Talk>, start: &mut dyn FnMut(
     if talk.speak(container, start)? == Left::Caller {
         return Ok(0);
     }
-    loop {
-        let alone = monitor::wait(container, Some(SOON))?;
-        match read_end(&mut exit)? {
-            Some(end) => return Ok(end.code),
-            None if alone => return Err(lost(container).into()),
-            None if init.is_some_and(|init| init.lives()) => {
-                bail!("container {} goes on without this command, which was too slow for it", container.name())
-            }
-            None => {} // its monitor cleans up
-        }
-    }
+    let goes_on = format!("container {} goes on without this command, which was too slow for it", container.name());
+    // Where it does not, its monitor cleans up.
+    let end = monitor::end(container, &mut exit, || {
+        ensure!(!init.is_some_and(|init| init.lives()), goes_on.clone());
+        Ok(())
+    })?;
+    Ok(end.code)
 }

@@ -10,14 +10,13 @@ use nix::sys::signal::{Signal, kill as send};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use shared::explain;
-use shared::failure::{During, Failure, STEP_FAILED};
+use shared::failure::{During, Failure};
 use shared::signals::{self, Received};
 
 use crate::attach::attach;
 use crate::cli::{Format, New};
-use crate::container::{Container, Life, State, read_end};
+use crate::container::{Container, Life, State};
 use crate::identity::Process;
-use crate::ignored::end_with_pipe;
 use crate::join::{self, Guest};
 use crate::members::known;
 use crate::show::{Reader, Show};
@@ -120,8 +119,8 @@ fn start_attached<R: Recipe>(container: &Container, sends: bool) -> Result<u8> {
     // A process of its own shows: where nobody reads, it is blocked in write(2), and this one hears signals all the same.
     let shower = process::fork(|| {
         namespaces::die_with_host()?;
-        end_with_pipe()?;
-        sys::exit(reader.follow(container, exit, false)?.ok_or_else(|| lost(container))?.code)
+        shared::sys::set_default(libc::SIGPIPE).during("cannot reset SIGPIPE")?;
+        sys::exit(reader.follow(container, exit, false)?.ok_or_else(|| monitor::lost(container))?.code)
     })?;
     loop {
         if let Some(code) = process::sys::exit_code(shower).during("cannot wait for a child")? {
@@ -305,16 +304,7 @@ pub fn wait<R: Recipe>(words: &[String]) -> Result<u8> {
                 return Ok(None);
             }
             // Open before the wait, it tells the end also of a container that is removed then.
-            let mut end = container.open_end()?;
-            loop {
-                let alone = monitor::wait(container, Some(Duration::from_secs(1)))?;
-                // Also where another engine has started it again meanwhile: this file is of the time before.
-                match read_end(&mut end)? {
-                    Some(end) => return Ok(Some(end)),
-                    None if alone => return Err(lost(container).into()),
-                    None => {}
-                }
-            }
+            monitor::end(container, &mut container.open_end()?, || Ok(())).map(Some)
         })?;
         end.map_or(Ok(()), |end| print(&format!("{}\n", end.code)))
     })
@@ -458,15 +448,6 @@ fn fail(error: anyhow::Error) -> Result<u8> {
         return Err(error);
     }
     Ok(explain::report(&error))
-}
-
-pub(crate) fn lost(container: &Container) -> Failure {
-    let why = match container.state() {
-        Ok(state) if state.is_orphan() => "has no monitor: its exit code is for the process that has waited for it",
-        _ => "is dead: its monitor was killed, and its exit code is lost",
-    };
-    let sentence = format!("container {} {why}", container.name());
-    Failure { code: STEP_FAILED, sentence, remedy: Some("`rm` or `clean` removes it".to_owned()) }
 }
 
 /// To standard output; nobody may be reading, and the work is done all the same.

@@ -18,38 +18,8 @@ use crate::monitor::LOOK;
 /// To a command that waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
 const DONE: u8 = 0;
 
-/// A monitor's way back.
-pub struct Door {
-    /// The command that has made it.
-    engine: UnixStream,
-    /// Whether that command knows that the container is created. From then on the container is kept, however it ends.
-    pub has_said_created: bool,
-}
-
-/// A command that waits until the program has begun.
-pub struct Asker(pub(crate) UnixStream);
-
-impl Door {
-    /// Monitor: with the way back to the command that has made this process.
-    pub fn new(engine: UnixStream) -> Self {
-        Door { engine, has_said_created: false }
-    }
-
-    /// Monitor: answers the command that has made it. One that was killed hears nothing; the container lives on, and is
-    /// listed.
-    pub fn say_created(&mut self) {
-        self.has_said_created = true;
-        let _ = self.engine.write_all(&[DONE]);
-    }
-
-    /// Monitor: the same command, where the container could not be made. Where it could, no command listens any more, and
-    /// the sentence is in the container's `exit`.
-    pub fn say_failed(&mut self, error: &anyhow::Error) {
-        if !self.has_said_created {
-            let _ = self.engine.write_all(&Failure::of(error).to_bytes());
-        }
-    }
-}
+/// A command that waits for an answer, and gets one. One that was killed hears nothing; the container lives on, and is listed.
+pub struct Asker(pub(crate) Option<UnixStream>);
 
 /// Makes the socket `start`.
 pub(crate) fn listen(container: &Container) -> Result<UnixListener> {
@@ -69,7 +39,7 @@ pub(crate) fn listen(container: &Container) -> Result<UnixListener> {
 pub fn wait_for_start(listener: &UnixListener, container: &Container, child: Pid) -> Result<Option<Asker>> {
     if explain::dry_run() {
         explain::note("dry run: here the monitor waits for `start`");
-        return Ok(UnixStream::pair().ok().map(|(end, _)| Asker(end)));
+        return Ok(Some(Asker(None)));
     }
     listener.set_nonblocking(true).during("cannot listen")?;
     // First the look, then the wait: the SIGCHLD of a child that has ended already may have been taken before.
@@ -79,7 +49,7 @@ pub fn wait_for_start(listener: &UnixListener, container: &Container, child: Pid
             continue;
         }
         match listener.accept() {
-            Ok((asker, _)) => return Ok(Some(Asker(asker))),
+            Ok((asker, _)) => return Ok(Some(Asker(Some(asker)))),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 ensure!(container.exists(), "its directory is gone");
             }
@@ -91,8 +61,9 @@ pub fn wait_for_start(listener: &UnixListener, container: &Container, child: Pid
 
 impl Asker {
     /// Monitor, or the child itself where it has none: answers it.
-    pub fn answer<T>(mut self, started: &Result<T>) {
-        let _ = self.0.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
+    pub fn answer<T>(&mut self, started: &Result<T>) {
+        let Some(mut asker) = self.0.take() else { return };
+        let _ = asker.write_all(&started.as_ref().map_or_else(|error| Failure::of(error).to_bytes(), |_| vec![DONE]));
     }
 }
 

@@ -21,7 +21,6 @@ pub mod container;
 pub mod directory;
 pub mod door;
 pub mod identity;
-mod ignored;
 pub mod join;
 pub mod letter;
 pub mod log;

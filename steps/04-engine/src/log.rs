@@ -65,7 +65,7 @@ pub struct Log {
 
 /// A part of a detached container: its standard output and error lead to the log, and its input is empty.
 pub struct Output {
-    log: Log,
+    pub(crate) log: Log,
     null: File,
     pipes: [Pipe; 2],
 }
@@ -192,11 +192,6 @@ impl Output {
             }
         }
         self.log.end();
-    }
-
-    /// What has become of lines that are lost.
-    pub fn complaint(&self) -> Option<String> {
-        self.log.complaint()
     }
 }
 

@@ -36,11 +36,6 @@ impl RecordedGroup {
         RecordedGroup { inode: path.metadata().map(|it| it.ino()).ok(), path }
     }
 
-    /// Its directory.
-    pub fn path(&self) -> PathBuf {
-        self.path.clone()
-    }
-
     /// Whether it is there, in a cgroup file system, and the same.
     pub fn is_known(&self) -> bool {
         let is_cgroup = statfs(&self.path)

@@ -22,20 +22,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use namespaces::{Ready, Running};
-use nix::sys::signal::kill;
+use nix::sys::signal::{SigSet, kill};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, getsid, setsid};
 use shared::call;
 use shared::explain;
-use shared::failure::{self, During, Failure};
+use shared::failure::{self, During, Failure, STEP_FAILED};
 use shared::formula::{Fact, Formula, Term};
 use shared::signals;
+use shared::sys::set_default;
 
-use crate::container::{Container, Life, State, now};
-use crate::door::{self, Door};
+use crate::container::{Container, End, Life, State, now, read_end};
+use crate::door::{self, Asker};
 use crate::identity::Process;
-use crate::ignored::forget_ignored;
 use crate::log::Output;
 use crate::members::RecordedGroup;
 use crate::{Part, Program, Recipe, Streams, each, recovery};
@@ -130,19 +130,51 @@ pub fn wait(container: &Container, patience: Option<Duration>) -> Result<bool> {
     Ok(true)
 }
 
-/// Monitor: its whole life.
-fn detached<R: Recipe>(container: &Container, life: &Life, fresh: bool, engine: UnixStream) {
-    explain::speak_as_monitor();
-    let mut door = Door::new(engine);
-    let end = live::<R>(container, life, Some(&mut door));
-    let keep = !fresh || door.has_said_created;
-    if let Err(error) = finish::<R>(container, life, keep, end) {
-        door.say_failed(&error);
+/// Host: how a container ends, by its open file `exit`: so also where another engine removes it, or starts it again. Each
+/// second that it does not end, `look` may say why to wait no longer.
+///
+/// # Errors
+/// Where its monitor is gone without an end; that of `look`.
+pub fn end(container: &Container, exit: &mut File, look: impl Fn() -> Result<()>) -> Result<End> {
+    loop {
+        let alone = wait(container, Some(Duration::from_secs(1)))?;
+        match read_end(exit)? {
+            Some(end) => return Ok(end),
+            None if alone => return Err(lost(container).into()),
+            None => look()?,
+        }
     }
 }
 
+/// Why nobody knows how it ended.
+pub fn lost(container: &Container) -> Failure {
+    let why = match container.state() {
+        Ok(state) if state.is_orphan() => "has no monitor: its exit code is for the process that has waited for it",
+        _ => "is dead: its monitor was killed, and its exit code is lost",
+    };
+    let sentence = format!("container {} {why}", container.name());
+    Failure { code: STEP_FAILED, sentence, remedy: Some("`rm` or `clean` removes it".to_owned()) }
+}
+
+/// Monitor, and its caller left behind: what that one has ignored (nohup) is no wish for the program any more.
+fn forget_ignored() -> nix::Result<()> {
+    // Blocked before they get their default action back, which would end this process.
+    SigSet::from_iter(signals::ENDING).thread_block()?;
+    signals::ENDING.into_iter().try_for_each(|signal| set_default(signal as i32))
+}
+
+/// Monitor: its whole life.
+fn detached<R: Recipe>(container: &Container, life: &Life, fresh: bool, engine: UnixStream) {
+    explain::speak_as_monitor();
+    let mut engine = Asker(Some(engine));
+    let end = live::<R>(container, life, Some(&mut engine));
+    // Where it could be made, that command has had its answer, and the sentence is in the container's `exit`.
+    let keep = !fresh || engine.0.is_none();
+    engine.answer(&finish::<R>(container, life, keep, end));
+}
+
 /// Monitor: one run of a container, from its plan to its cleanup.
-fn live<R: Recipe>(container: &Container, life: &Life, door: Option<&mut Door>) -> Result<Outcome> {
+fn live<R: Recipe>(container: &Container, life: &Life, door: Option<&mut Asker>) -> Result<Outcome> {
     let recipe: R = container.config.recipe()?;
     let has_log = door.is_some() && recipe.streams() == Streams::Callers;
     let output = has_log.then(|| Output::open(container)).transpose()?;
@@ -167,7 +199,7 @@ fn live<R: Recipe>(container: &Container, life: &Life, door: Option<&mut Door>) 
         explain::report(error);
     }
     // Its end is the program's, whatever remains to be cleaned up.
-    let lost = output.and_then(|output| output.complaint());
+    let lost = output.and_then(|output| output.log.complaint());
     let complaints: Vec<_> = lost.into_iter().chain(cleaned.err().map(|error| format!("{error:#}"))).collect();
     Ok(Outcome { code: code?, complaint: (!complaints.is_empty()).then(|| complaints.join("; ")) })
 }
@@ -207,17 +239,17 @@ fn bear_and_wait<R: Recipe>(
     recipe: &R,
     plan: &R::Plan,
     parts: &[&dyn Part],
-    door: Option<(&mut Door, UnixListener)>,
+    door: Option<(&mut Asker, UnixListener)>,
 ) -> Result<u8> {
     let (ready, state) = bear(container, recipe, plan, parts)?;
     let clock = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK);
     let clock = clock.during("cannot make a timer")?;
     let running = match door {
         None => start(container, ready, &state, parts)?,
-        Some((door, listener)) => {
+        Some((engine, listener)) => {
             let_go()?;
-            door.say_created();
-            let Some(asker) = door::wait_for_start(&listener, container, ready.pid())? else { return ready.wait() };
+            engine.answer(&Ok(()));
+            let Some(mut asker) = door::wait_for_start(&listener, container, ready.pid())? else { return ready.wait() };
             clock.set(Expiration::Interval(LOOK.into()), TimerSetTimeFlags::empty()).during("cannot set a timer")?;
             let started = start(container, ready, &state, parts);
             asker.answer(&started);

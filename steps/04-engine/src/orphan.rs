@@ -72,7 +72,7 @@ impl Part for OwnDoor {
             sys::close_all_but(self.0.as_fd())
         })?;
         if !explain::dry_run() {
-            program.asker = Some(Asker(self.0.accept().during("cannot accept a connection")?.0));
+            program.asker = Some(Asker(Some(self.0.accept().during("cannot accept a connection")?.0)));
         }
         Ok(())
     }

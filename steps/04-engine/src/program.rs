@@ -10,6 +10,7 @@ use process::Environment;
 use crate::door::Asker;
 
 /// A program that is about to begin in a container.
+#[derive(Default)]
 pub struct Program {
     /// Its words; a shell where there is none.
     pub command: Vec<OsString>,
@@ -56,17 +57,7 @@ pub enum Right {
 
 impl Program {
     pub(crate) fn new(command: Vec<OsString>) -> Self {
-        let (environment, workdir) = (Environment::new([]), PathBuf::from("/"));
-        Program {
-            command,
-            environment,
-            variables: Vec::new(),
-            uid: None,
-            workdir,
-            place: String::new(),
-            asker: None,
-            gives_up: Vec::new(),
-        }
+        Program { command, workdir: "/".into(), ..Program::default() }
     }
 
     /// Has something given up in its turn; two of one kind in the order in which they were added.
@@ -77,7 +68,7 @@ impl Program {
     /// The process itself, its last act: gives up what it is to give up, and becomes the program.
     pub(crate) fn execute(&mut self) -> Result<()> {
         let failed = self.become_it();
-        self.asker.take().into_iter().for_each(|asker| asker.answer(&failed));
+        self.asker.iter_mut().for_each(|asker| asker.answer(&failed));
         failed
     }
 

@@ -22,7 +22,7 @@ use shared::lock::{is_locked, lock};
 
 use crate::Recipe;
 use crate::container::State;
-use crate::members::RecordedGroup;
+use crate::members::known;
 
 /// Deeper than any group that a step makes; a container may make groups in groups until no path is long enough.
 const DEPTH: usize = 32;
@@ -95,8 +95,7 @@ pub fn end_run<R: Recipe>(state: &State) -> Result<()> {
         Ok(None) => Ok(()),
         // A damaged plan, or that of an older version: the groups that are known again, at least.
         Err(_) => {
-            let groups: Vec<PathBuf> =
-                state.groups.iter().filter(|group| group.is_known()).map(RecordedGroup::path).collect();
+            let groups: Vec<PathBuf> = known(&state.groups).into_iter().map(Path::to_owned).collect();
             Cgroup::at(&groups).remove()
         }
     }
