@@ -119,7 +119,7 @@ fn leave(helper: &mut Helper, letter: &Letter) -> ! {
 
 /// Host: whose namespaces are joined: the first process's, or, where that is an init of ours (step 08), its program's. Such
 /// an init has executed no program, and only root may look into it.
-fn to_join(init: Process) -> Process {
+pub fn to_join(init: Process) -> Process {
     let program = if init.is_closed() { init.eldest_child() } else { None };
     program.unwrap_or(init)
 }

@@ -4,7 +4,7 @@
 //! Around it lies what a life cycle needs: a directory where each container is written down (`store`, `container`), a
 //! parent that stays with it (`monitor`) or none (`orphan`), the table of what may be done when (`states`), its output
 //! (`log`, `show`), all its processes at once (`members`), one more process for it (`join`), and what a killed engine has
-//! left (`recovery`). Where a container has a terminal of its own (step 08), a command speaks with it (`attach`).
+//! left (`recovery`). Both it and a container that shares namespaces with another one are born by setns(2) (`setns`). Where a container has a terminal of its own (step 08), a command speaks with it (`attach`).
 //!
 //! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them; a small
 //! one in a crate of its own is `tests/proof/recipe.rs`.
@@ -43,6 +43,7 @@ pub mod turn;
 pub use letter::Letter;
 pub use program::{Program, Right};
 pub use remedies::known;
+pub use setns::Cradle;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ use anyhow::{Result, bail};
 use attach::Talk;
 use cgroups::Limits;
 use letter::Post;
-use namespaces::{Ready, View};
+use namespaces::{Held, Ready, View};
 use nix::unistd::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -81,7 +82,8 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
     fn settled(self) -> Result<Self>;
     /// What the container may use up: what takes a cgroup, and on a machine with systemd a scope of its own.
     fn limits(&self) -> &Limits;
-    /// Which namespaces are the child's own. Those that it joins in their place, a part joins in `enter`.
+    /// Which namespaces are the child's own. Those that it joins in their place, a part joins in `enter`, or is the child's
+    /// [`cradle`](Part::cradle).
     fn view(&self) -> &View;
     /// What stays with the container.
     fn keeper(&self) -> Keeper {
@@ -170,6 +172,7 @@ pub struct Identity {
 /// | moment | runs in | the child is | makes | undone by |
 /// | --- | --- | --- | --- | --- |
 /// | prepare | host | not born yet | what outlives the child | cleanup, remove |
+/// | cradle | host | not born yet | nothing: says where the child is born | – |
 /// | admit | host | held at the gate | ties between child and host | the child's death |
 /// | enter | child | released | the child's own view | the child's death |
 /// | confine | child | about to become the program | nothing: rights are given up | – |
@@ -186,6 +189,11 @@ pub trait Part {
     /// child's too, until exec.
     fn prepare(&self, _formula: &mut Formula) -> Result<()> {
         Ok(())
+    }
+    /// Host, and no child yet, right before its birth: the namespaces of another process in which it is born, where some of
+    /// them are. One part of a recipe has such at most.
+    fn cradle(&self) -> Result<Option<Cradle>> {
+        Ok(None)
     }
     /// Host, and the child held: its namespaces exist, and it has run nothing in them yet.
     fn admit(&self, _child: Pid) -> Result<()> {
@@ -280,7 +288,7 @@ pub fn create<'a>(
     };
 
     // Host, and the child held: what ties it to the host, before it mounts or runs anything.
-    let held = namespaces::clone(view, enter, become_program)?;
+    let held = clone(parts, view, enter, become_program)?;
     each(parts, |part| part.admit(held.pid()))?;
     let ready = held.release()?;
 
@@ -306,12 +314,26 @@ pub fn remove(parts: &[&dyn Part]) -> Result<()> {
     parts.iter().rev().map(|part| named(*part, part.remove())).fold(Ok(()), Result::and)
 }
 
+/// Host: makes the child in namespaces of its own, or where a part has a cradle, in there as well.
+fn clone<'a>(
+    parts: &[&dyn Part],
+    view: &View,
+    enter: impl FnMut() -> Result<()> + 'a,
+    program: impl FnMut() -> Result<()> + 'a,
+) -> Result<Held<'a>> {
+    let mut cradles = parts.iter().map(|part| named(*part, part.cradle()));
+    match cradles.find_map(Result::transpose).transpose()? {
+        None => namespaces::clone(view, enter, program),
+        Some(cradle) => setns::clone_in(&cradle, view, enter, program),
+    }
+}
+
 fn each<'a>(parts: &[&'a dyn Part], mut act: impl FnMut(&'a dyn Part) -> Result<()>) -> Result<()> {
     parts.iter().try_for_each(|part| named(*part, act(*part)))
 }
 
 /// An error from a part names it.
-fn named(part: &dyn Part, result: Result<()>) -> Result<()> {
+fn named<T>(part: &dyn Part, result: Result<T>) -> Result<T> {
     let name = part.name();
     result.map_err(|error| match error.is::<shared::signals::Interrupted>() || error.to_string().starts_with(name) {
         true => error,

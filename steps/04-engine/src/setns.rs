@@ -11,6 +11,17 @@
 //! keep the container from ending; and where it is killed, a PID 1 that waits for nobody would do so for ever.
 //!
 //! So it is the helper, too, that stays with a program whose caller detaches ([`Helper::leave`]).
+//!
+//! A container's first process that is born in a namespace of another one's ([`Cradle`]) needs a helper for its birth alone:
+//!
+//! ```text
+//! host    fork ───┐                              ┌─ cgroup ── release ···  and all else as in any container
+//! helper    └─ prctl ── setns ── clone ── exits  │
+//! child                            └─ held at the gate
+//! ```
+//!
+//! The host itself would not come back from a user namespace, and has to clean up outside. With CLONE_PARENT the child is
+//! not the helper's but the host's. What else is new for it belongs to the user namespace in which it was made.
 
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
@@ -19,10 +30,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use namespaces::{Gate, Held, Namespace, flag_names};
+use anyhow::{Context, Result, bail};
+use namespaces::{Gate, Held, Namespace, View, flag_names};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -32,8 +43,9 @@ use shared::call;
 use shared::explain;
 use shared::failure::{During, Failure, STEP_FAILED, answer};
 use shared::kernel_file;
-use shared::signals;
+use shared::signals::{self, Received};
 
+use crate::identity::has_ended;
 use crate::letter::Letter;
 use crate::sys;
 
@@ -43,6 +55,60 @@ pub struct Helper {
     pub pid: Pid,
     /// It sees EOF when this process dies.
     line: UnixStream,
+}
+
+/// Namespaces of another process, in which a container's first process is born. It gets none of these kinds of its own.
+pub struct Cradle {
+    /// A pidfd.
+    pub process: OwnedFd,
+    /// Which of its namespaces. To join the user namespace that one is in is EINVAL: it is among them where it differs from ours.
+    pub namespaces: Vec<Namespace>,
+}
+
+/// Host: as [`namespaces::clone`], and some of the child's namespaces are another process's.
+///
+/// Root in a user namespace that is joined could look into the child, from when that is dumpable, if it saw its pid. So both
+/// need pid namespaces, which is the caller's to see to.
+///
+/// # Errors
+/// Those of [`clone_into`] and of clone(2).
+pub fn clone_in<'a>(
+    cradle: &Cradle,
+    view: &View,
+    enter: impl FnMut() -> Result<()> + 'a,
+    program: impl FnMut() -> Result<()> + 'a,
+) -> Result<Held<'a>> {
+    let mut gate = Gate::new(enter, program)?;
+    let joined = flags(&cradle.namespaces);
+    let new = view.clone_flags().difference(joined) | CloneFlags::CLONE_PARENT;
+    let bear = |gate: &mut Gate| {
+        process::start_clean()?;
+        join(&cradle.process, joined)?;
+        if view.has(Namespace::Time) {
+            // No flag of clone(2), but it is the children's that a process changes for itself. time_namespaces(7).
+            let time = Namespace::Time.flag();
+            explain::child(call!("unshare({})", flag_names(time))).run(|| unshare(time))?;
+        }
+        let names = flag_names(new);
+        explain::child(call!("clone(child, stack, {names}|SIGCHLD, NULL)")).run(|| namespaces::clone_child(gate, new))
+    };
+    let (line, helper_end) = UnixStream::pair().during("cannot make a pair of sockets")?;
+    let host_end = line.as_raw_fd();
+    let pid = process::fork(|| {
+        let mut line = helper_end; // the host keeps none: it would not see that the helper was killed
+        let _ = close(host_end); // nor this one the host's
+        // Where the host is gone, so is what the child would be for.
+        if line.read_exact(&mut [0]).is_ok() {
+            tell(&mut line, bear(&mut gate));
+        }
+        Ok(())
+    })?;
+    let mut helper = Helper { pid, line };
+    explain::flush();
+    let _ = helper.line.write_all(&[0]); // the host has printed the fork
+    let child = if explain::dry_run() { bear(&mut gate)? } else { helper.child()? };
+    drop(helper); // it has nothing more to do
+    gate.hold(child)
 }
 
 /// Host: makes a child in the namespaces of another process, and holds it at the gate. Its helper runs `join` before it does
@@ -70,7 +136,13 @@ pub fn clone_into<'a>(
 impl Helper {
     /// Host: the child's pid, once the helper has made it.
     fn child(&mut self) -> Result<Pid> {
-        answer(&mut self.line, signals::interrupt)?.context("the helper was killed before it had joined")?;
+        let (helper, killed) = (self.pid, "the helper was killed before it had joined");
+        // Its child has its end of the line, too: that it was killed is no end of the file then.
+        let look = |received: Received| match received.is(Signal::SIGCHLD) && has_ended(helper)? {
+            true => bail!(killed),
+            false => signals::interrupt(received),
+        };
+        answer(&mut self.line, look)?.context(killed)?;
         let mut pid = [0; 4];
         self.line.read_exact(&mut pid).during("cannot hear the helper")?;
         Ok(Pid::from_raw(i32::from_ne_bytes(pid)))
@@ -118,16 +190,8 @@ fn help(
     // Ctrl-Z stops the host and the child; this one has to be there when the child ends.
     let job_control = SigSet::from_iter([Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU]);
     job_control.thread_block().during("cannot block signals")?;
-    let child = match bring_in(process, namespaces, join, gate) {
-        Ok(child) => child,
-        Err(error) => {
-            let _ = line.write_all(&Failure::of(&error).to_bytes()); // a host that is gone needs no answer
-            return Ok(());
-        }
-    };
+    let Some(child) = tell(&mut line, bring_in(process, namespaces, join, gate)) else { return Ok(()) };
     gate.leave();
-    explain::flush();
-    let _ = line.write_all(&[&[0], &child.as_raw().to_ne_bytes()[..]].concat());
     let end = || {
         let _ = kill(child, Signal::SIGKILL);
         std::thread::sleep(Duration::from_millis(10)); // a frozen one dies later
@@ -151,6 +215,17 @@ fn help(
     sys::exit(code)
 }
 
+/// Helper: says to the host which child it has made, or why there is none.
+fn tell(line: &mut UnixStream, made: Result<Pid>) -> Option<Pid> {
+    explain::flush();
+    let answer = match &made {
+        Ok(child) => [&[0], &child.as_raw().to_ne_bytes()[..]].concat(),
+        Err(error) => Failure::of(error).to_bytes(),
+    };
+    let _ = line.write_all(&answer); // a host that is gone needs none
+    made.ok()
+}
+
 /// Helper whose host has left on purpose: the rest of its life. Nothing of the caller's stays open, neither streams nor session.
 fn outlive_host(child: Pid, mut kept: Vec<OwnedFd>, mut line: &UnixStream) -> Result<u8> {
     setsid().during("setsid()")?;
@@ -166,15 +241,21 @@ fn outlive_host(child: Pid, mut kept: Vec<OwnedFd>, mut line: &UnixStream) -> Re
 fn bring_in(
     process: &OwnedFd,
     namespaces: &[Namespace],
-    join: &dyn Fn() -> Result<()>,
+    before: &dyn Fn() -> Result<()>,
     gate: &mut Gate,
 ) -> Result<Pid> {
-    let flags: CloneFlags = namespaces.iter().map(|namespace| namespace.flag()).collect();
-    let number = process.as_raw_fd();
-    let may_drop_groups = may_drop_groups(number) && getgroups().is_ok_and(|groups| !groups.is_empty());
     // Before anything of the container's can be in the way, as its /proc is what it likes.
     process::start_clean()?;
-    join()?;
+    before()?;
+    join(process, flags(namespaces))?;
+    explain::child(call!("clone(child, stack, SIGCHLD, NULL)"))
+        .run(|| namespaces::clone_child(gate, CloneFlags::empty()))
+}
+
+/// Helper: moves into namespaces of another process.
+fn join(process: &OwnedFd, flags: CloneFlags) -> Result<()> {
+    let number = process.as_raw_fd();
+    let may_drop_groups = may_drop_groups(number) && getgroups().is_ok_and(|groups| !groups.is_empty());
     // From setns on, processes in there can see the helper and the child, and could reach the host's files by
     // /proc/PID/exe and /proc/PID/fd. Until exec nobody but the host's root may look into them: CVE-2019-5736.
     explain::child(call!("prctl(PR_SET_DUMPABLE, 0)")).run(|| set_dumpable(false))?;
@@ -183,8 +264,11 @@ fn bring_in(
     if may_drop_groups {
         explain::child(call!("setgroups(0, [])")).run(|| setgroups(&[]))?;
     }
-    explain::child(call!("clone(child, stack, SIGCHLD, NULL)"))
-        .run(|| namespaces::clone_child(gate, CloneFlags::empty()))
+    Ok(())
+}
+
+fn flags(namespaces: &[Namespace]) -> CloneFlags {
+    namespaces.iter().map(|namespace| namespace.flag()).collect()
 }
 
 /// Whether setgroups(2) is allowed in the user namespace of the process that a pidfd means. user_namespaces(7); fdinfo has

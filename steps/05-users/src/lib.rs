@@ -109,9 +109,13 @@ pub fn map_tree(tree: BorrowedFd, attributes: &MountAttributes, child: Pid) -> R
 pub fn become_root(may_set_groups: bool) -> Result<()> {
     let _root = explain::one_line("root inside");
     switch_to(&Account::ROOT, may_set_groups)?;
-    // A process that has changed its ids is not dumpable, and its own /proc/self/fd is closed to it, by which volumes are
-    // mounted. Only before it shares a pid namespace with others: one of theirs could look into the engine's memory and
-    // files. CVE-2016-9962, CVE-2019-5736.
+    be_dumpable()
+}
+
+/// Child: gets its own /proc/self/fd back, by which volumes are mounted. It is closed to a process that is not dumpable,
+/// as one is that has changed its ids. Only before it shares a pid namespace with others: one of theirs could look into
+/// the engine's memory and files. CVE-2016-9962, CVE-2019-5736.
+fn be_dumpable() -> Result<()> {
     explain::child(call!("prctl(PR_SET_DUMPABLE, 1)")).run(|| set_dumpable(true))
 }
 

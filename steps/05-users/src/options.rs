@@ -61,12 +61,16 @@ impl Users {
     /// # Errors
     /// A map without a user namespace, or one that the kernel would refuse.
     pub fn validate(&self, view: &View) -> Result<()> {
-        let is_mapped = !self.uidmap.is_empty() || !self.gidmap.is_empty();
         ensure!(
-            view.has(Namespace::User) || !is_mapped,
+            view.has(Namespace::User) || !self.is_mapped(),
             "a map of ids needs a user namespace: add `user` to --namespaces"
         );
         ranges::validate("--uidmap", &self.uidmap)?;
         ranges::validate("--gidmap", &self.gidmap)
+    }
+
+    /// Whether it names the ids.
+    pub fn is_mapped(&self) -> bool {
+        !self.uidmap.is_empty() || !self.gidmap.is_empty()
     }
 }

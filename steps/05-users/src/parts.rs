@@ -28,6 +28,9 @@ pub struct MappedNamespaces {
     namespaces: Namespaces,
     view: View,
     choice: Choice,
+    /// Whether that is another container's, whose user namespace it is, and who has written its maps.
+    #[serde(default)]
+    is_shared: bool,
     user: Option<Who>,
     /// Whether the home directory of that user is the program's HOME.
     sets_home: bool,
@@ -45,9 +48,16 @@ impl MappedNamespaces {
             namespaces: if matches!(choice, Choice::Ranges(_)) { namespaces.without_ids() } else { namespaces },
             view: view.clone(),
             choice,
+            is_shared: false,
             user: users.user.clone(),
             sets_home: !root.sets("HOME"),
         })
+    }
+
+    /// The same, and the child is born in the user namespace of a container with these; in a dry run there may be none.
+    pub fn shared_with(self, other: Option<MappedNamespaces>) -> Self {
+        let (namespaces, choice) = (self.namespaces.without_ids(), other.map_or(self.choice, |it| it.choice));
+        MappedNamespaces { namespaces, choice, is_shared: true, ..self }
     }
 
     /// What its ids are.
@@ -82,6 +92,8 @@ impl Part for MappedNamespaces {
 
     fn admit(&self, child: Pid) -> Result<()> {
         match &self.choice {
+            // A map can be written once.
+            _ if self.is_shared => {}
             Choice::Host => {}
             Choice::Ranges(map) => {
                 crate::map_ids(child, map)?;
@@ -96,7 +108,11 @@ impl Part for MappedNamespaces {
 
     fn enter(&self, letter: &mut Letter) -> Result<()> {
         // First: until then its mounts would be nobody's, and its rights would end with exec.
-        self.map().map_or(Ok(()), |map| crate::become_root(map.has_groups))?;
+        match self.map() {
+            Some(map) => crate::become_root(map.has_groups)?,
+            None if self.is_shared => crate::be_dumpable()?,
+            None => {}
+        }
         self.namespaces.enter(letter)
     }
 

@@ -53,7 +53,7 @@ impl Recipe for Options {
         self.view.validate()?;
         rootfs::validate(&self.view)?;
         self.users.validate(&self.view)?;
-        let view = self.networking.settle(self.view.with_cgroup())?;
+        let view = self.networking.settle(self.view.with_cgroup(), &self.users)?;
         Ok(Options { view: view.settled(), root: self.root.settled()?, ..self })
     }
 
@@ -68,6 +68,7 @@ impl Recipe for Options {
     fn plan(&self, container: &Identity) -> Result<Plan> {
         let namespaces = MappedNamespaces::plan(&self.users, &self.root, &self.view, container)?;
         let network = Network::plan(&self.networking, &self.view, container)?;
+        let namespaces = network.share::<Self>(namespaces, |plan| plan.namespaces)?;
         Ok(Plan {
             cgroup: Limited::plan(&self.limits, &self.view, container)?,
             rootfs: MappedRoot::plan(&namespaces, &self.root, &self.view, container)?

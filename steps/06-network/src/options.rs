@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use engine::Recipe;
 use namespaces::{Namespace, View};
 use serde::{Deserialize, Serialize};
+use users::Users;
 
 use crate::{names, parts};
 
@@ -139,8 +140,20 @@ impl Networking {
     /// Options that contradict each other, in one sentence; and the namespaces that go with them.
     ///
     /// # Errors
-    /// `host` with a network namespace that was asked for, the others without one.
-    pub fn settle(&self, view: View) -> Result<View> {
+    /// `host` with a network namespace that was asked for, the others without one; another container's network, with ids of
+    /// its own, or where that one's neighbours could see into it.
+    pub fn settle(&self, view: View, users: &Users) -> Result<View> {
+        if matches!(self.network, Some(Mode::Container(_))) && view.has(Namespace::User) {
+            ensure!(
+                !users.is_mapped(),
+                "--uidmap and --gidmap: with the network of another container, the ids are that one's: leave them out"
+            );
+            ensure!(
+                view.has(Namespace::Pid),
+                "with the network of another container it needs a pid namespace, as they share the user namespace: add `pid` \
+                 to --namespaces"
+            );
+        }
         let is_anothers = matches!(self.network, Some(Mode::Host | Mode::Container(_)));
         let view = if is_anothers { view.without(Namespace::Net)? } else { view };
         let needs_own = matches!(self.network, Some(Mode::Bridge | Mode::Pasta | Mode::None));

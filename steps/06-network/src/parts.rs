@@ -1,7 +1,6 @@
 //! This step as a part of a container.
 
 use std::cell::{OnceCell, RefCell};
-use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use std::process::Child;
 use anyhow::{Context, Result, bail, ensure};
 use engine::directory::read;
 use engine::store::Store;
-use engine::{Identity, Letter, Part, Recipe};
+use engine::{Cradle, Identity, Letter, Part, Recipe};
 use namespaces::{Namespace, View};
 use nix::unistd::Pid;
 use process::find_in_path;
@@ -19,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use shared::explain;
 use shared::failure::During;
 use shared::formula::{Formula, Term};
+use users::parts::MappedNamespaces;
 
 use crate::BRIDGE;
-use crate::join::{self, Other};
+use crate::join::Other;
 use crate::lease::{self, LARGEST, Lease};
 use crate::options::{Mode, Networking};
 use crate::pasta::{self, Pasta};
@@ -40,9 +40,6 @@ pub struct Network {
     why: Option<String>,
     /// Where it is another container's.
     other: Option<Other>,
-    /// In the monitor, as long as it is in there.
-    #[serde(skip)]
-    way_back: RefCell<Option<File>>,
     options: Networking,
     names: Vec<String>,
     hostname: String,
@@ -70,7 +67,7 @@ impl Network {
         let needs_root = "a bridge takes root, with CAP_NET_ADMIN over the host's network";
         let not_installed = "pasta is not installed (it is in the package passt)";
         let other = match &options.network {
-            Some(Mode::Container(name)) if !explain::dry_run() => Some(Other::find(name, container)?),
+            Some(Mode::Container(name)) => Some(Other::find(name, view, container)?),
             _ => None,
         };
         let (mode, why) = match options.network.clone() {
@@ -90,7 +87,6 @@ impl Network {
             mode,
             why,
             other,
-            way_back: RefCell::default(),
             options: options.clone(),
             names: container.name.iter().chain(&view.hostname).cloned().collect(),
             hostname: view.hostname.clone().unwrap_or_else(|| container.id.clone()),
@@ -99,6 +95,21 @@ impl Network {
             proxy: OnceCell::new(),
             pasta: RefCell::default(),
         })
+    }
+
+    /// The namespaces of this container; those of another one's have its ids.
+    ///
+    /// # Errors
+    /// Those of [`Other::share`].
+    pub fn share<R: Recipe>(
+        &self,
+        own: MappedNamespaces,
+        its: impl FnOnce(R::Plan) -> MappedNamespaces,
+    ) -> Result<MappedNamespaces> {
+        match &self.other {
+            Some(other) => other.share::<R>(own, its),
+            None => Ok(own),
+        }
     }
 
     /// The files that it writes, for the container to see.
@@ -144,11 +155,6 @@ impl Network {
             explain::notice(why);
         }
         crate::forward()
-    }
-
-    /// Host: goes back to its own network namespace.
-    fn leave_the_others(&self) -> Result<()> {
-        self.way_back.take().map_or(Ok(()), join::leave)
     }
 
     /// Host, and the child held: its network, where there is no bridge.
@@ -209,21 +215,19 @@ impl Part for Network {
             // One that somebody has is found before anything is made. Then they are free again, for pasta to take.
             drop(proxy::listen(&self.options.publish)?);
         }
-        let line = explain::one_line("names");
-        self.write_files(None, &[])?;
-        drop(line);
-        if let Some(other) = &self.other {
-            self.way_back.replace(other.join()?);
-        }
-        Ok(())
+        let _line = explain::one_line("names");
+        self.write_files(None, &[])
+    }
+
+    fn cradle(&self) -> Result<Option<Cradle>> {
+        self.other.as_ref().map_or(Ok(None), Other::cradle)
     }
 
     fn admit(&self, child: Pid) -> Result<()> {
         match self.mode {
             Mode::Bridge => crate::plug_in(self.lease()?, child),
             Mode::Pasta => self.plug_in_pasta(child),
-            Mode::Container(_) => self.leave_the_others(),
-            Mode::None | Mode::Host => Ok(()),
+            Mode::None | Mode::Host | Mode::Container(_) => Ok(()),
         }
     }
 
@@ -237,7 +241,11 @@ impl Part for Network {
             Mode::Pasta if self.pasta.borrow().is_some() => {
                 formula.light(Term::Namespace, &[readback::way_out(child, None)?])
             }
-            Mode::Pasta | Mode::None | Mode::Host | Mode::Container(_) => Ok(()),
+            Mode::Pasta | Mode::None | Mode::Host => Ok(()),
+            Mode::Container(_) => {
+                let facts = self.other.as_ref().map_or(Ok(Vec::new()), |other| other.facts(child))?;
+                formula.light(Term::Namespace, &facts)
+            }
         }
     }
 
@@ -250,7 +258,6 @@ impl Part for Network {
     }
 
     fn cleanup(&self) -> Result<()> {
-        self.leave_the_others()?; // where the child was not born
         // In another process than the monitor it is gone: the kernel has ended it with that one.
         self.pasta.take().map_or(Ok(()), pasta::end)?;
         if !self.options.publish.is_empty() {

@@ -63,7 +63,7 @@ impl Recipe for Options {
         self.view.validate()?;
         rootfs::validate(&self.view)?;
         self.users.validate(&self.view)?;
-        let view = self.networking.settle(self.view.with_cgroup())?;
+        let view = self.networking.settle(self.view.with_cgroup(), &self.users)?;
         let (layering, root) = self.layering.settle(self.root)?;
         Ok(Options { view: view.settled(), root: root.settled()?, layering, ..self })
     }
@@ -87,6 +87,7 @@ impl Recipe for Options {
     fn plan(&self, container: &Identity) -> Result<Plan> {
         let namespaces = MappedNamespaces::plan(&self.users, &self.root, &self.view, container)?;
         let network = Network::plan(&self.networking, &self.view, container)?;
+        let namespaces = network.share::<Self>(namespaces, |plan| plan.namespaces)?;
         Ok(Plan {
             cgroup: Limited::plan(&self.limits, &self.view, container)?,
             rootfs: LayeredRoot::plan(&self.layering, &namespaces, &self.root, &self.view, container)?

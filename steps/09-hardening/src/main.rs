@@ -69,7 +69,7 @@ impl Recipe for Options {
         self.view.validate()?;
         rootfs::validate(&self.view)?;
         self.users.validate(&self.view)?;
-        let view = self.networking.settle(self.view.with_cgroup())?;
+        let view = self.networking.settle(self.view.with_cgroup(), &self.users)?;
         let (layering, root) = self.layering.settle(self.root)?;
         let confinement = self.confinement.settled()?;
         Ok(Options { view: view.settled(), root: root.settled()?, layering, confinement, ..self })
@@ -94,6 +94,7 @@ impl Recipe for Options {
     fn plan(&self, container: &Identity) -> Result<Plan> {
         let namespaces = MappedNamespaces::plan(&self.users, &self.root, &self.view, container)?;
         let network = Network::plan(&self.networking, &self.view, container)?;
+        let namespaces = network.share::<Self>(namespaces, |plan| plan.namespaces)?;
         let limits = self.confinement.with_devices(&self.limits)?;
         let cgroup = Limited::plan(&limits, &self.view, container)?;
         Ok(Plan {

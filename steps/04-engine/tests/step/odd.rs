@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use engine::states::{STATES, Status};
 use nix::fcntl::{OFlag, openat};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, mkdirat, umask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use testing::{program, wait_until};
 
@@ -212,16 +214,22 @@ pub fn paused_exec() {
     end_in_pause(&home, &["--pause=setns", "exec", &id, "true"]);
 }
 
-/// At setns, where strace kills it.
+/// At setns, where strace kills it; and at the first word to its host, when there is a child that holds the line as well.
 pub fn killed_helper() {
     let home = Home::new();
     let id = home.ok(&["run", "-d", "sleep", "1000"]);
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-o", "/dev/null", "-e", "inject=setns:signal=KILL"]).arg(program("step04"));
-    strace.args(["-q", "exec", &id, "true"]).env("XDG_RUNTIME_DIR", home.path());
-    let ran = testing::Run::new(strace).ran();
-    assert!(ran.code == 125 && ran.err.contains("the helper was killed"), "{ran:?}");
-    assert_eq!(home.status(&id), "running");
+    // A pid namespace does not end before somebody has waited for such a child, and who it goes to may not.
+    set_child_subreaper(true).expect("prctl");
+    for call in ["setns", "sendto"] {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", &format!("inject={call}:signal=KILL")]).arg(program("step04"));
+        strace.args(["-q", "exec", &id, "true"]).env("XDG_RUNTIME_DIR", home.path());
+        let ran = testing::Run::new(strace).ran();
+        assert!(ran.code == 125 && ran.err.contains("the helper was killed"), "{call}: {ran:?}");
+        assert_eq!(home.status(&id), "running");
+    }
+    let reaped = || waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|it| it != WaitStatus::StillAlive);
+    testing::wait_until("its child has ended, too", reaped);
 }
 
 /// Before it has a monitor, and before that has heard of it.

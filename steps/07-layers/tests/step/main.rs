@@ -421,6 +421,17 @@ fn checks() -> Vec<Check> {
         check("an_ordinary_user_has_an_upper_layer_without_one", [ordinary::needed().or_else(overlay)], || {
             ordinary_user("", "0/0", "0/0");
         }),
+        check("in_the_network_of_another_container_its_layer_is_its_own", [overlay()], || {
+            let home = Home::new();
+            shares_a_network(|words| home.ok(words));
+        }),
+        check("an_ordinary_user_shares_a_network_and_a_range", [ordinary::needed().or_else(overlay)], || {
+            let user = Ordinary::new(RANGE);
+            shares_a_network(|words| user.ok(words));
+            let ids = ["run", "--rm", "--user", "5:6", "--network", "container:web", "id", "-u"];
+            assert_eq!(user.ok(&ids), "5");
+            user.ok(&["rm", "-f", "web"]);
+        }),
         check("this_user_has_an_upper_layer", [needs::ordinary_user(), overlay()], || {
             let home = Home::new();
             // What fails without `userxattr`.
@@ -475,6 +486,18 @@ fn ordinary_user(lines: &str, of_root: &str, of_five: &str) {
     user.ok(&["rm", "it"]);
     let data = user.root().with_file_name(".local").join("share");
     assert!(std::fs::read_dir(data).expect("data").next().is_none());
+}
+
+/// With the ids of the other one, and files of its own.
+fn shares_a_network(ok: impl Fn(&[&str]) -> String) {
+    ok(&["run", "-d", "--name", "web", "--network", "none", "sleep", "100"]);
+    let script = "cat /proc/self/uid_map && touch /f && ip address add 192.0.2.7/32 dev lo";
+    let map = ok(&["run", "--name", "guest", "--network", "container:web", "sh", "-c", script]);
+    assert_eq!(map, ok(&["exec", "web", "cat", "/proc/self/uid_map"]));
+    assert!(ok(&["exec", "web", "ip", "address"]).contains("192.0.2.7/32"));
+    let has_made = |name: &str| ok(&["diff", name]).lines().any(|line| line == "A /f");
+    assert_eq!(["guest", "web"].map(has_made), [true, false]);
+    ok(&["rm", "guest"]);
 }
 
 /// Eight at a time, each of which writes the same file.

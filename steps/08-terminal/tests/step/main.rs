@@ -473,6 +473,15 @@ fn checks() -> Vec<Check> {
             home.ok(&["rm", "-f", "it"]);
         }),
         check("an_init_reaps_and_passes_signals_on", NEEDED(), init),
+        check("the_network_of_one_with_an_init_is_shared", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-d", "--init", "--name", "web"], &["sleep", "100"])[1..]);
+            home.ok(&["run", "-dt", "--init", "--name", "guest", "--network", "container:web", "sleep", "100"]);
+            let of = |name: &str| home.ok(&["exec", name, "readlink", "/proc/self/ns/net", "/proc/self/ns/user"]);
+            assert_eq!(of("guest"), of("web"));
+            home.ok(&["exec", "guest", "ip", "address", "add", "192.0.2.7/32", "dev", "lo"]);
+            assert!(home.ok(&["exec", "web", "ip", "address"]).contains("192.0.2.7/32"));
+        }),
         check(
             "an_init_can_be_another_user",
             [needs::root(), needs::user_namespaces(), needs::own_or_all_ids()],

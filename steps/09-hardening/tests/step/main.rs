@@ -104,6 +104,18 @@ fn checks() -> Vec<Check> {
             with_guest(&home, &id, &[], look);
         })
         .differs_in(World::SLOW),
+        check("in_the_network_of_another_container_it_has_no_more_rights", here.clone(), || {
+            let home = Home::new();
+            let web = sleeping(&home, &[]);
+            let join = ["--no-overlay", "--network", &format!("container:{web}")];
+            let id = home.ok(&[&["run", "-d"], &join[..], &["sleep", "100"]].concat());
+            let guest = home.init(&id);
+            for kind in ["ns/net", "ns/user"] {
+                assert_eq!(testing::proc_link(guest, kind), testing::proc_link(home.init(&web), kind));
+            }
+            assert_eq!(sets(guest), [fourteen(), fourteen(), fourteen(), Set(0), Set(0)]);
+            assert_eq!(["NoNewPrivs", "Seccomp"].map(|name| field(guest, name)), ["1", "2"]);
+        }),
         check("another_user_has_none_and_nothing_ambient", [range()], || {
             let home = Home::new();
             let id = sleeping(&home, &["--user", "1000", "--cap-add", "NET_ADMIN"]);
