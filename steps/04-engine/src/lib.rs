@@ -4,10 +4,13 @@
 //! Around it lies what a life cycle needs: a directory where each container is written down (`store`, `container`), a
 //! parent that stays with it (`monitor`) or none (`orphan`), the table of what may be done when (`states`), its output
 //! (`log`, `show`), all its processes at once (`members`), one more process for it (`join`), and what a killed engine has
-//! left (`recovery`). Both it and a container that shares namespaces with another one are born by setns(2) (`setns`). Where a container has a terminal of its own (step 08), a command speaks with it (`attach`).
+//! left (`recovery`). What is born in namespaces that are there already, that process or a container that shares another
+//! one's, gets in by setns(2) (`setns`). Where a container has a terminal of its own (step 08), a command speaks with it
+//! (`attach`).
 //!
 //! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them; a small
-//! one in a crate of its own is `tests/proof/recipe.rs`.
+//! one in a crate of its own is `tests/proof/recipe.rs`. (Where its source does not lie in `steps/NN-…`, its calls are nobody's
+//! own, and none is folded.)
 //!
 //! Left open: root inside is still the caller outside (step 05); a container has no network but its own loopback (step
 //! 06), no terminal of its own (step 08), and every right over its own namespaces (step 09).

@@ -61,7 +61,7 @@ pub struct Helper {
 pub struct Cradle {
     /// A pidfd.
     pub process: OwnedFd,
-    /// Which of its namespaces. To join the user namespace that one is in is EINVAL: it is among them where it differs from ours.
+    /// Which of its namespaces. The user namespace is among them where it differs from ours: to join one's own is EINVAL.
     pub namespaces: Vec<Namespace>,
 }
 
@@ -112,8 +112,8 @@ pub fn clone_in<'a>(
 }
 
 /// Host: makes a child in the namespaces of another process, and holds it at the gate. Its helper runs `join` before it does
-/// that; once released the child runs `enter`, and once started `program`. `process` is a pidfd; `namespaces` are those that differ from ours ([`namespaces::own_of`]).
-/// Linux 5.8.
+/// that; once released the child runs `enter`, and once started `program`. `process` is a pidfd; `namespaces` are those that
+/// differ from ours ([`namespaces::own_of`]). Linux 5.8.
 ///
 /// # Errors
 /// EPERM where the caller has no rights over these namespaces, ESRCH where the process is gone.
