@@ -5,7 +5,8 @@
 //! allows.
 //!
 //! Beside it: what a program inherits and what is reset (`clean`), how it is found (`program`), why it cannot be executed
-//! (`why_not`, with ids in words: `id_words`), whose signals are whose (`pass_on`), the terminal's foreground (`terminal`). The gate of this step is `main`'s own.
+//! (`why_not`, with ids in words: `id_words`), whose signals are whose (`pass_on`), the terminal's foreground (`terminal`).
+//! The gate of this step is `main`'s own.
 //!
 //! Left open: the child sees, uses and stands in all that its parent does (steps 01 to 03).
 
@@ -54,7 +55,8 @@ pub fn fork(child: impl FnOnce() -> Result<()>) -> Result<Pid> {
 /// Child: becomes the program (a shell, where no command is given); returns only with a failure, or from a dry run.
 ///
 /// # Errors
-/// [`Failure`](shared::failure::Failure) with code 127 where the program is not found in the environment's PATH, 126 where it cannot be executed.
+/// [`Failure`](shared::failure::Failure) with code 127 where the program is not found in the environment's PATH, 126 where it
+/// cannot be executed.
 pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
     Executable::find(command, environment)?.execute()
 }

@@ -144,7 +144,8 @@ pub fn set_hostname(view: &View, name: &str) -> Result<()> {
     explain::child(call!("sethostname({name:?})")).run(|| nix::unistd::sethostname(name))
 }
 
-/// Child: sets the loopback interface up; a new network namespace contains only that interface, and it is down. See network_namespaces(7).
+/// Child: sets the loopback interface up; a new network namespace contains only that interface, and it is down. See
+/// network_namespaces(7).
 pub fn set_loopback_up(view: &View) -> Result<()> {
     if !view.has(Namespace::Net) {
         return Ok(());

@@ -71,7 +71,8 @@ fn step_aside(group: &Group) -> Result<()> {
         .try_for_each(|pid| unless_ended(explain::host_echo(pid, &aside.join("cgroup.procs")).run()))
 }
 
-/// Host, and the child's group removed: back from the leaf, if this process has stepped aside and no other group was made beside it.
+/// Host, and the child's group removed: back from the leaf, if this process has stepped aside and no other group was made
+/// beside it.
 pub fn step_back(group: &Group) -> Result<()> {
     let (aside, parent) = (aside(group), &group.parent);
     if !aside.exists() || subgroups(parent) > 1 {

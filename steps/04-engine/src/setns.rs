@@ -226,7 +226,8 @@ fn tell(line: &mut UnixStream, made: Result<Pid>) -> Option<Pid> {
     made.ok()
 }
 
-/// Helper whose host has left on purpose: the rest of its life. Nothing of the caller's stays open, neither streams nor session.
+/// Helper whose host has left on purpose: the rest of its life. Nothing of the caller's stays open, neither streams nor
+/// session.
 fn outlive_host(child: Pid, mut kept: Vec<OwnedFd>, mut line: &UnixStream) -> Result<u8> {
     setsid().during("setsid()")?;
     let null = kept.remove(0);

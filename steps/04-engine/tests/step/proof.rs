@@ -142,7 +142,7 @@ pub fn outlives() {
     assert!(!runs(&id).exists());
     ok(&home, &["run", "--rm", "--count", "true"]);
     // And of one that nobody can find any more.
-    let id = ok(&home, &["run", "-d", "--count", "sleep", "100"]);
+    ok(&home, &["run", "-d", "--count", "sleep", "100"]);
     std::fs::remove_dir_all(home.store()).expect("rm");
     // The last thing that its monitor removes.
     wait_until("it has ended", || !home.path().join("data/step04-data").exists());
