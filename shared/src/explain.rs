@@ -6,8 +6,8 @@
 //!
 //! From that line come the narration (who, which call, its result), `--pause`, `--dry-run`, and the sentence of a
 //! failure with its remedy. How a call appears on the screen is decided in [`narration`]: a step
-//! prints what is new in it and folds what earlier steps have taught; `--verbose` prints every call, and a test compares that
-//! with the output of strace(1).
+//! prints what is new in it and folds what earlier steps have taught; `--verbose` prints every call, and a test
+//! compares that with the output of strace(1).
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -76,7 +76,8 @@ const LEAST_STACK: u64 = 256 << 10;
 
 static FRAME: OnceLock<Frame> = OnceLock::new();
 
-/// The command line as clap has parsed it, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the command's.
+/// The command line as clap has parsed it, or the exit code: 0 after `--help`, else 125, as clap's own 2 could be the
+/// command's.
 pub fn parse<O: clap::Parser + Send>() -> Result<O, ExitCode> {
     parse_from(std::env::args_os().collect())
 }

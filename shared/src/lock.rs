@@ -29,10 +29,11 @@ pub fn try_lock(path: &Path) -> nix::Result<Lock> {
     Lock::take(path, libc::LOCK_EX | libc::LOCK_NB)
 }
 
-/// Whether a process has the lock on a file or directory. The lock is tried as a shared one, so that two processes that only
-/// ask do not hinder each other.
+/// Whether a process has the lock on a file or directory. The lock is tried as a shared one, so that two processes that
+/// only ask do not hinder each other.
 ///
-/// Where the file cannot be opened, as with too many open files, the answer is yes: a living owner must not be taken for dead.
+/// Where the file cannot be opened, as with too many open files, the answer is yes: a living owner must not be taken
+/// for dead.
 pub fn is_locked(path: &Path) -> bool {
     match Lock::take(path, libc::LOCK_SH | libc::LOCK_NB) {
         Err(Errno::ENOENT) => false,

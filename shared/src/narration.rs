@@ -23,7 +23,8 @@ use nix::unistd::Pid;
 use crate::explain::{self, Call};
 use crate::pause;
 
-/// Columns of a folded line: as many as half a large screen has, beside a second terminal. `--verbose` prints calls in full.
+/// Columns of a folded line: as many as half a large screen has, beside a second terminal. `--verbose` prints calls in
+/// full.
 pub(crate) const WIDTH: usize = 110;
 
 /// Who makes a call.
@@ -82,7 +83,8 @@ pub(crate) struct Screen {
     pub(crate) host: Speaker,
     /// Whether it has no reader any more.
     pub(crate) is_hushed: bool,
-    /// The child's pid as the host knows it; 0 while there is none. In a pid namespace of its own the child cannot ask for it.
+    /// The child's pid as the host knows it; 0 while there is none. In a pid namespace of its own the child cannot ask
+    /// for it.
     pub(crate) child: i32,
     /// What [`one_line`] was given.
     title: Option<String>,

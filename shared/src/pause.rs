@@ -55,8 +55,8 @@ pub fn before(call: &Call) -> Result<()> {
     }
 }
 
-/// Where Enter is read from: what was standard input when the step began. A child that gives its program another one (step 08)
-/// still waits for the caller's Enter.
+/// Where Enter is read from: what was standard input when the step began. A child that gives its program another one
+/// (step 08) still waits for the caller's Enter.
 static INPUT: OnceLock<OwnedFd> = OnceLock::new();
 
 /// At the beginning. A misspelt `--pause=WORD` would otherwise be silent.

@@ -78,7 +78,8 @@ pub fn hold() -> nix::Result<()> {
     sys::ignore(libc::SIGXFSZ)?;
     let mut all = SigSet::all();
     LEFT.into_iter().for_each(|signal| all.remove(signal));
-    // nohup(1), and `&` in a script: what the caller ignores stays ignored. Blocked, it would arrive all the same: signal(7).
+    // nohup(1), and `&` in a script: what the caller ignores stays ignored. Blocked, it would arrive all the same:
+    // signal(7).
     for signal in Signal::iterator().filter(|signal| sys::is_ignored(*signal as i32)) {
         all.remove(signal);
     }

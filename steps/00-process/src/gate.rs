@@ -39,7 +39,8 @@ pub fn open(child: Pid) -> Result<()> {
 
 /// Host, after a failure: ends the child, and waits until it is gone.
 pub fn end(child: Pid) {
-    // Once it has been waited for, another process may get its pid. Until then it is the child's, alive or not. See waitpid(2).
+    // Once it has been waited for, another process may get its pid. Until then it is the child's, alive or not. See
+    // waitpid(2).
     if waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {
         let _ = kill(child, Signal::SIGKILL);
         let _ = waitpid(child, None);

@@ -1,5 +1,6 @@
-//! The ids of files and processes in words that are true in a user namespace, too. See user_namespaces(7), *Unmapped user and
-//! group IDs*: there the caller's own id is often 0, and every id that the namespace does not have is shown as 65534.
+//! The ids of files and processes in words that are true in a user namespace, too. See user_namespaces(7), *Unmapped
+//! user and group IDs*: there the caller's own id is often 0, and every id that the namespace does not have is shown as
+//! 65534.
 
 use shared::kernel_file;
 

@@ -55,8 +55,8 @@ pub fn fork(child: impl FnOnce() -> Result<()>) -> Result<Pid> {
 /// Child: becomes the program (a shell, where no command is given); returns only with a failure, or from a dry run.
 ///
 /// # Errors
-/// [`Failure`](shared::failure::Failure) with code 127 where the program is not found in the environment's PATH, 126 where it
-/// cannot be executed.
+/// [`Failure`](shared::failure::Failure) with code 127 where the program is not found in the environment's PATH, 126
+/// where it cannot be executed.
 pub fn exec(command: &[OsString], environment: &Environment) -> Result<()> {
     Executable::find(command, environment)?.execute()
 }

@@ -33,8 +33,8 @@ pub fn pass_on(child: Pid, received: Received) -> Result<()> {
     Ok(())
 }
 
-/// Whether a process has a handler for the signal (`SigCgt` in proc_pid_status(5), a mask in hexadecimal), or has blocked it
-/// (`SigBlk`) to wait for it, as with signalfd(2).
+/// Whether a process has a handler for the signal (`SigCgt` in proc_pid_status(5), a mask in hexadecimal), or has
+/// blocked it (`SigBlk`) to wait for it, as with signalfd(2).
 fn listens(status: &str, signal: i32) -> bool {
     (mask(status, "SigCgt") | mask(status, "SigBlk")) & (1 << (signal - 1)) != 0
 }

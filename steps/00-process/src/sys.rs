@@ -11,8 +11,8 @@ use std::process::ExitStatus;
 use nix::errno::Errno;
 use nix::unistd::{self, ForkResult, Pid};
 
-/// fork(2): the child runs `child`, and ends with its exit code. It never goes on in the code of its parent, as a second one,
-/// whose clean-up it would run.
+/// fork(2): the child runs `child`, and ends with its exit code. It never goes on in the code of its parent, as a
+/// second one, whose clean-up it would run.
 pub fn fork(child: impl FnOnce() -> u8) -> nix::Result<Pid> {
     // SAFETY: this process has one thread, so the child's copy holds no lock of another.
     match unsafe { unistd::fork() }? {
@@ -29,8 +29,8 @@ pub fn close_range_on_exec(first: u32) -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// The exit code of a child, or 128 and the signal that ended it; `None` while it lives. waitpid(2) with WNOHANG: nix has no
-/// name for a real-time signal, and answers EINVAL of a child that one has ended.
+/// The exit code of a child, or 128 and the signal that ended it; `None` while it lives. waitpid(2) with WNOHANG: nix
+/// has no name for a real-time signal, and answers EINVAL of a child that one has ended.
 pub fn exit_code(child: Pid) -> nix::Result<Option<u8>> {
     let mut status = 0;
     // SAFETY: `status` outlives the call.

@@ -7,7 +7,8 @@ use nix::unistd::{getpgrp, tcgetpgrp, tcsetpgrp};
 /// Host, and the child gone: takes the terminal's foreground back, if the process group that has it is gone.
 ///
 /// A shell inside puts itself into the foreground. At its end it cannot give that back: this process's group has no
-/// number in its pid namespace. The next process that reads from the terminal would be stopped, by SIGTTIN. See tcsetpgrp(3).
+/// number in its pid namespace. The next process that reads from the terminal would be stopped, by SIGTTIN. See
+/// tcsetpgrp(3).
 pub fn take_back() {
     let stdin = std::io::stdin();
     let is_nobodys = |group| group != getpgrp() && killpg(group, None) == Err(Errno::ESRCH);

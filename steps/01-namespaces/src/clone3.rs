@@ -1,5 +1,5 @@
-//! The newer call, which alone can make a time namespace: CLONE_NEWTIME is no flag of clone(2), which needs that bit for the
-//! number of a signal.
+//! The newer call, which alone can make a time namespace: CLONE_NEWTIME is no flag of clone(2), which needs that bit
+//! for the number of a signal.
 
 use anyhow::Result;
 use nix::unistd::Pid;

@@ -1,8 +1,8 @@
 //! Step 01: what does the child see? See namespaces(7), clone(2), user_namespaces(7).
 //!
 //! The functions are in the order in which they run. The host makes the child in namespaces of its own ([`clone`]), and
-//! it is held at a [gate](Gate) until its ids are mapped ([`map_ids`]). Then the child gives those namespaces their content:
-//! its own mounts, name, network and processes.
+//! it is held at a [gate](Gate) until its ids are mapped ([`map_ids`]). Then the child gives those namespaces their
+//! content: its own mounts, name, network and processes.
 //!
 //! Beside it: how the child is held (`gate`) and in which states the host has it (`life`), which ids it may have (`ids`), a
 //! time namespace (`clone3`), what the kernel confirms (`readback`), the options (`view`).
@@ -69,7 +69,8 @@ pub fn clone<'a>(
     gate.hold(pid)
 }
 
-/// `clone(fun, stack, flags, arg)`, as the C library declares it: `fun` is what the child does, on a stack of its own. clone(2).
+/// `clone(fun, stack, flags, arg)`, as the C library declares it: `fun` is what the child does, on a stack of its own.
+/// clone(2).
 ///
 /// # Errors
 /// As [`clone`]; EINVAL for CLONE_VM.
@@ -166,7 +167,8 @@ pub fn unshare_cgroup(view: &View) -> Result<()> {
 
 /// Child: a `/proc` that shows the processes of its own pid namespace.
 ///
-/// `/proc` shows the pid namespace of the process that mounted it: without this one, `ps` inside lists the host's. See proc(5).
+/// `/proc` shows the pid namespace of the process that mounted it: without this one, `ps` inside lists the host's. See
+/// proc(5).
 pub fn mount_proc(view: &View) -> Result<()> {
     if !view.has(Namespace::Pid) || !view.has(Namespace::Mount) {
         return Ok(());

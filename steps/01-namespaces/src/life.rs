@@ -115,8 +115,8 @@ impl Child<'_> {
     }
 }
 
-/// Ends a child that was not waited for, because something on the host failed. Until it is waited for, no other process gets
-/// its pid, so no other one is killed.
+/// Ends a child that was not waited for, because something on the host failed. Until it is waited for, no other process
+/// gets its pid, so no other one is killed.
 impl Drop for Child<'_> {
     fn drop(&mut self) {
         let lives = || waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive);

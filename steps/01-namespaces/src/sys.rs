@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
 
-/// clone3(2), without a stack: as fork(2), the call returns in the child, too, which runs `child` and ends with its exit code.
-/// Its flags have a place for CLONE_NEWTIME, which clone(2)'s have not.
+/// clone3(2), without a stack: as fork(2), the call returns in the child, too, which runs `child` and ends with its
+/// exit code. Its flags have a place for CLONE_NEWTIME, which clone(2)'s have not.
 pub fn clone3(flags: u64, child: impl FnOnce() -> isize) -> nix::Result<Pid> {
     // SAFETY: a clone_args of zeros is one without any wish.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };

@@ -13,8 +13,8 @@ use shared::{call, explain, kernel_file, signals};
 
 use crate::empty::end_all;
 
-/// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which cannot be
-/// interrupted (a disk, a network file system) stops after it.
+/// How long the kernel may take to stop every process of a group. One that is in the middle of a system call which
+/// cannot be interrupted (a disk, a network file system) stops after it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What can freeze a group: the file to write, the two words, and the file and the line that say that it is done.

@@ -4,10 +4,10 @@
 //! rmdir. The functions follow that order; `v1.rs` and `v2.rs` are twins that say which files and which values, and
 //! the difference between them is what there is to know about the two versions.
 //!
-//! Beside it: the options (`limits`) and their units; what the twins have in common (`twins`); the hierarchies of this machine
-//! (`hierarchy`), where in them the groups will be (`place`), and what is done where there can be none (`without`); on v2 who
-//! has the controllers (`delegate`), and systemd's scopes (`scope`); groups in use (`empty`), and what is done to all that is
-//! in them (`freezer`); what the kernel confirms (`readback`).
+//! Beside it: the options (`limits`) and their units; what the twins have in common (`twins`); the hierarchies of this
+//! machine (`hierarchy`), where in them the groups will be (`place`), and what is done where there can be none
+//! (`without`); on v2 who has the controllers (`delegate`), and systemd's scopes (`scope`); groups in use (`empty`),
+//! and what is done to all that is in them (`freezer`); what the kernel confirms (`readback`).
 //!
 //! Left open: the child still sees and reaches all the host's files, those of `/sys/fs/cgroup` among them (step 03); a step
 //! that is killed with SIGKILL leaves its groups (step 04); on v2 no list of devices is kept, which takes an eBPF program,

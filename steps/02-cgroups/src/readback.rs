@@ -16,7 +16,8 @@ use crate::units::{CpuList, short_size};
 use crate::{Cgroup, Group};
 
 impl Cgroup {
-    /// Host: which group the child is in, in each hierarchy, and each limit. Groups with limits that were asked for come first.
+    /// Host: which group the child is in, in each hierarchy, and each limit. Groups with limits that were asked for
+    /// come first.
     ///
     /// # Errors
     /// Where `/proc/PID/cgroup` or `/proc/PID/status` cannot be read.

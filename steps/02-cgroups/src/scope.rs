@@ -1,6 +1,6 @@
 //! Care: where systemd owns the tree of v2. What a step makes or enables in a group of systemd's, systemd takes back: after
-//! `systemctl daemon-reload` the limits are gone. So a step makes its group in a scope that systemd has *delegated*, which is
-//! a group that systemd leaves alone from then on. See CGROUP_DELEGATION.md of systemd, and systemd.scope(5).
+//! `systemctl daemon-reload` the limits are gone. So a step makes its group in a scope that systemd has *delegated*,
+//! which is a group that systemd leaves alone from then on. See CGROUP_DELEGATION.md of systemd, and systemd.scope(5).
 //!
 //! A process gets one by running itself again through systemd-run(1), which asks systemd for it, is put into it, and then
 //! executes the command: the same process, with the same terminal, signals and exit code.

@@ -82,7 +82,8 @@ pub fn stand_on(dir: &Path) -> Result<()> {
 /// # Errors
 /// The call that failed; those of `mount_volume`.
 pub fn fill_and_pivot(root: &Root, view: &View, mount_volume: impl Fn(&Volume) -> Result<()>) -> Result<()> {
-    // While the host's /proc and /sys are visible: a user namespace may mount a new /proc only where it sees a whole one already.
+    // While the host's /proc and /sys are visible: a user namespace may mount a new /proc only where it sees a whole
+    // one already.
     mount_proc(view)?;
     mount_sys(view)?;
     dev::make(view)?; // binds the host's devices where it may make none

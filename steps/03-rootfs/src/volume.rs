@@ -53,8 +53,8 @@ pub fn parse(text: &str) -> Result<Volume, String> {
 /// Child: mounts each with `mount`, and none over another.
 ///
 /// # Errors
-/// Those of `mount`; the volume that another covers: the order is that of the targets' names, and with `/z -> /m` in the root
-/// one at `/z` is mounted over one at `/m/sub`.
+/// Those of `mount`; the volume that another covers: the order is that of the targets' names, and with `/z -> /m` in
+/// the root one at `/z` is mounted over one at `/m/sub`.
 pub fn mount_all(volumes: &[Volume], mount: impl Fn(&Volume) -> Result<()>) -> Result<()> {
     let ordered = in_mount_order(volumes)?;
     let mut seen = Vec::new();

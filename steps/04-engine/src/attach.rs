@@ -25,7 +25,8 @@ pub enum Left {
     Caller,
 }
 
-/// Host, the caller's process: speaks with a container until it ends, whose exit code this is; or until the caller detaches: 0.
+/// Host, the caller's process: speaks with a container until it ends, whose exit code this is; or until the caller
+/// detaches: 0.
 ///
 /// # Errors
 /// Those of [`Talk::speak`]; where its monitor was killed, or has cut the connection.

@@ -208,7 +208,8 @@ fn run<R: Recipe>(command: Command<R>) -> anyhow::Result<u8> {
     }
 }
 
-/// As kill(1) takes it: with or without `SIG`, or its number. Real-time signals are named by the first or the last: signal(7).
+/// As kill(1) takes it: with or without `SIG`, or its number. Real-time signals are named by the first or the last:
+/// signal(7).
 fn signal(text: &str) -> Result<i32, String> {
     let upper = text.to_uppercase();
     let word = upper.strip_prefix("SIG").unwrap_or(&upper);

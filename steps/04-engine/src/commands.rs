@@ -127,7 +127,8 @@ fn start_attached<R: Recipe>(container: &Container, sends: bool) -> Result<u8> {
             return Ok(code);
         }
         let passed = signals::wait(&[]).and_then(|received| match received {
-            // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by now.
+            // Of this process's own children: a monitor. And the container is none of them: its pid may be another's by
+            // now.
             Some(received) if received.is(Signal::SIGCHLD) || init.open()?.is_none() => signals::interrupt(received),
             // The container has no terminal: what a key has sent, no other process sends there.
             Some(received) => process::pass_on(Pid::from_raw(init.pid), Received { by_terminal: false, ..received }),

@@ -401,8 +401,8 @@ impl Part for Life {
         "lock"
     }
 
-    /// Child: closes its copy, which would say that the container is looked after when its monitor is gone. A child dies with
-    /// that, but one that is frozen on v1 does not before it is thawed.
+    /// Child: closes its copy, which would say that the container is looked after when its monitor is gone. A child
+    /// dies with that, but one that is frozen on v1 does not before it is thawed.
     fn enter(&self, _letter: &mut Letter) -> Result<()> {
         self.0.as_ref().map_or(Ok(()), |lock| close(lock.file().as_raw_fd()).during("cannot close the lock"))
     }

@@ -1,8 +1,8 @@
 //! A directory that is opened once: what was looked at is what is used, whatever becomes of its path.
 //!
-//! Checked by its path and then used by its path, it could be exchanged in between: in a directory for everybody's temporary
-//! files another user may rename one of theirs into its place, and the engine would list, and kill, what they have
-//! written there. See *openat* in open(2), RATIONALE.
+//! Checked by its path and then used by its path, it could be exchanged in between: in a directory for everybody's
+//! temporary files another user may rename one of theirs into its place, and the engine would list, and kill, what they
+//! have written there. See *openat* in open(2), RATIONALE.
 
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -97,7 +97,8 @@ impl Directory {
     }
 }
 
-/// The directory that a variable of the environment names, if it is this user's: `sudo -E` brings those of the user who calls.
+/// The directory that a variable of the environment names, if it is this user's: `sudo -E` brings those of the user who
+/// calls.
 pub fn of_variable(name: &str) -> Option<PathBuf> {
     let dir = PathBuf::from(std::env::var_os(name)?);
     let is_ours = dir.metadata().is_ok_and(|it| it.is_dir() && it.uid() == geteuid().as_raw());

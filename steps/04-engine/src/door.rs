@@ -18,7 +18,8 @@ use crate::monitor::LOOK;
 /// To a command that waits for an answer: "it is done". Anything else is a failure's exit code, sentence and remedy.
 const DONE: u8 = 0;
 
-/// A command that waits for an answer, and gets one. One that was killed hears nothing; the container lives on, and is listed.
+/// A command that waits for an answer, and gets one. One that was killed hears nothing; the container lives on, and is
+/// listed.
 pub struct Asker(pub(crate) Option<UnixStream>);
 
 /// Makes the socket `start`.

@@ -9,8 +9,8 @@
 //! (`attach`).
 //!
 //! A later step is a [`Recipe`]: its options, its list of parts, and `cli::main`. This step is the first of them; a small
-//! one in a crate of its own is `tests/proof/recipe.rs`. (Where its source does not lie in `steps/NN-…`, its calls are nobody's
-//! own, and none is folded.)
+//! one in a crate of its own is `tests/proof/recipe.rs`. (Where its source does not lie in `steps/NN-…`, its calls are
+//! nobody's own, and none is folded.)
 //!
 //! Left open: root inside is still the caller outside (step 05); a container has no network but its own loopback (step
 //! 06), no terminal of its own (step 08), and every right over its own namespaces (step 09).
@@ -120,8 +120,8 @@ pub trait Recipe: clap::Args + Serialize + DeserializeOwned + Send + 'static {
     /// # Errors
     /// The command's own.
     fn run(command: Self::Command) -> Result<u8>;
-    /// Host, at the end of `clean`: removes what the parts share, where no container in the store needs it any more. The last
-    /// one does that itself, unless its record was damaged.
+    /// Host, at the end of `clean`: removes what the parts share, where no container in the store needs it any more.
+    /// The last one does that itself, unless its record was damaged.
     ///
     /// # Errors
     /// Where the kernel refuses.
@@ -230,8 +230,8 @@ pub trait Part {
     /// Host, right before the program begins, and while it runs, after each signal too: reads what can be read now, and
     /// never waits.
     fn serve(&self) {}
-    /// Host, after [`serve`](Part::serve), where `exec` runs a program: not empty once its caller detaches. The descriptors are
-    /// kept until that program ends, and the first of them is read; it does not block.
+    /// Host, after [`serve`](Part::serve), where `exec` runs a program: not empty once its caller detaches. The
+    /// descriptors are kept until that program ends, and the first of them is read; it does not block.
     fn farewell(&self) -> Option<Letter> {
         None
     }

@@ -1,7 +1,7 @@
 //! What a detached container writes: kept by its monitor, a line at a time, with the time and the stream.
 //!
-//! Two files: `log.0` grows to 8 MiB and then takes the place of `log.1`. So a container cannot fill the memory that `/run` is
-//! made of; and a reader that is further behind than that loses lines, and says so.
+//! Two files: `log.0` grows to 8 MiB and then takes the place of `log.1`. So a container cannot fill the memory that
+//! `/run` is made of; and a reader that is further behind than that loses lines, and says so.
 //!
 //! The form is that of Docker's `json-file`: `{"log":"hello\n","stream":"stdout","time":"2026-11-24T01:02:03.456Z"}`.
 //! JSON is UTF-8: other bytes are kept as `\u{fffd}`.

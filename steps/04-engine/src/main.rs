@@ -2,7 +2,8 @@
 //!
 //! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 03: the engine, which has every command
 //! but `run`. What this step is made of is written here; how it is looked after, in the library. For `run -d` that is
-//! `cli::run`, which starts the program again (`protect`), `commands`, `monitor::create`, which forks the monitor, `live` and
+//! `cli::run`, which starts the program again (`protect`), `commands`, `monitor::create`, which forks the monitor,
+//! `live` and
 //! `bear` there, and `create` in lib.rs; monitor.rs has a picture.
 
 use std::process::ExitCode;

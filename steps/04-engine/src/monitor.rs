@@ -44,7 +44,8 @@ use crate::{Part, Program, Recipe, Streams, each, recovery};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a monitor looks whether its container can still be found. Nothing tells it: a directory that somebody has
-/// open, as the one with a lock has, is not reported as deleted before it is closed; and a user has few inotify(7) instances.
+/// open, as the one with a lock has, is not reported as deleted before it is closed; and a user has few inotify(7)
+/// instances.
 pub const LOOK: Duration = Duration::from_secs(2);
 
 /// Host: makes a container and runs it here, with the caller's terminal. Its program's exit code.
@@ -58,8 +59,9 @@ pub fn run<R: Recipe>(container: &Container, life: Life) -> Result<u8> {
     finish::<R>(container, &life, keep, end)
 }
 
-/// Host: makes a container that outlives this command, up to the moment before its program begins; [`start`](crate::door::start) is
-/// what it then waits for. `fresh`: it is new, so where it cannot be made nothing of it is kept.
+/// Host: makes a container that outlives this command, up to the moment before its program begins;
+/// [`start`](crate::door::start) is what it then waits for. `fresh`: it is new, so where it cannot be made nothing of
+/// it is kept.
 ///
 /// # Errors
 /// What the monitor could not do.

@@ -38,8 +38,8 @@ pub enum Right {
     Resources,
     /// A session and a controlling terminal: setsid(2), ioctl_tty(2).
     Session,
-    /// seccomp(2) of a process that keeps the right to gain others: that takes CAP_SYS_ADMIN, which the next ones remove. So
-    /// their calls have to be allowed.
+    /// seccomp(2) of a process that keeps the right to gain others: that takes CAP_SYS_ADMIN, which the next ones
+    /// remove. So their calls have to be allowed.
     CallsOfOneWhoMayRise,
     /// The capabilities that it can ever have: PR_CAPBSET_DROP takes CAP_SETPCAP. capabilities(7).
     Bounds,

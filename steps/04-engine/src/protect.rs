@@ -34,8 +34,8 @@ use crate::Recipe;
 const SEALS: SealFlag =
     SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
-/// Host, before anything else: where the limits take a scope of systemd's, runs in one; and is protected. An ordinary user may
-/// move a process only between groups that are both below the user's manager: so without limits, too.
+/// Host, before anything else: where the limits take a scope of systemd's, runs in one; and is protected. An ordinary
+/// user may move a process only between groups that are both below the user's manager: so without limits, too.
 ///
 /// # Errors
 /// Those of [`against_writers`].
@@ -103,8 +103,8 @@ fn options_in_memory() -> Result<OwnedFd> {
     Ok(file)
 }
 
-/// Whether it can be executed is said by a flag that is not yet in nix: where vm.memfd_noexec is 1, it cannot unless that was
-/// asked for. Before Linux 6.3 there is none, and every one can.
+/// Whether it can be executed is said by a flag that is not yet in nix: where vm.memfd_noexec is 1, it cannot unless
+/// that was asked for. Before Linux 6.3 there is none, and every one can.
 fn in_memory(name: &CStr, flags: MFdFlags, executable: u32) -> nix::Result<OwnedFd> {
     match memfd_create(name, flags | MFdFlags::from_bits_retain(executable)) {
         Err(Errno::EINVAL) => memfd_create(name, flags),

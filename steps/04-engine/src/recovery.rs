@@ -1,7 +1,9 @@
 //! What is left of a step that was killed with SIGKILL: what each kind of leftover is, and how it is known.
 //!
-//! - **A group** `step02-4711` or `step04-1a2b3c`, in any hierarchy, at any place of the tree. Its maker holds a lock on the
-//!   directory (flock(2)), which the kernel drops with the process, however that ends. A pid in the name would prove less: it
+//! - **A group** `step02-4711` or `step04-1a2b3c`, in any hierarchy, at any place of the tree. Its maker holds a lock
+//! on the
+//!   directory (flock(2)), which the kernel drops with the process, however that ends. A pid in the name would prove
+//! less: it
 //!   may be another process's by now, or count in another pid namespace.
 //! - **A leaf** `step02-4711.host`, in which the step itself has stood aside (v2). It goes with the group of that name.
 //! - **Processes** in them: without a pid namespace, a program's own children outlive it.
@@ -9,7 +11,8 @@
 //! - **A container** whose monitor was killed: its groups, as above, and what else its parts have made. It is known by its
 //!   record, whose lock nobody holds, and undone by any process of the same step, from its plan alone.
 //!
-//! Controllers that were enabled for them stay enabled, and a scope of systemd's is removed by systemd as soon as it is empty.
+//! Controllers that were enabled for them stay enabled, and a scope of systemd's is removed by systemd as soon as it is
+//! empty.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,8 @@
 //!
 //! So it is the helper, too, that stays with a program whose caller detaches ([`Helper::leave`]).
 //!
-//! A container's first process that is born in a namespace of another one's ([`Cradle`]) needs a helper for its birth alone:
+//! A container's first process that is born in a namespace of another one's ([`Cradle`]) needs a helper for its birth
+//! alone:
 //!
 //! ```text
 //! host    fork ───┐                              ┌─ cgroup ── release ···  and all else as in any container
@@ -67,8 +68,8 @@ pub struct Cradle {
 
 /// Host: as [`namespaces::clone`], and some of the child's namespaces are another process's.
 ///
-/// Root in a user namespace that is joined could look into the child, from when that is dumpable, if it saw its pid. So both
-/// need pid namespaces, which is the caller's to see to.
+/// Root in a user namespace that is joined could look into the child, from when that is dumpable, if it saw its pid. So
+/// both need pid namespaces, which is the caller's to see to.
 ///
 /// # Errors
 /// Those of [`clone_into`] and of clone(2).
@@ -111,9 +112,9 @@ pub fn clone_in<'a>(
     gate.hold(child)
 }
 
-/// Host: makes a child in the namespaces of another process, and holds it at the gate. Its helper runs `join` before it does
-/// that; once released the child runs `enter`, and once started `program`. `process` is a pidfd; `namespaces` are those that
-/// differ from ours ([`namespaces::own_of`]). Linux 5.8.
+/// Host: makes a child in the namespaces of another process, and holds it at the gate. Its helper runs `join` before it
+/// does that; once released the child runs `enter`, and once started `program`. `process` is a pidfd; `namespaces` are
+/// those that differ from ours ([`namespaces::own_of`]). Linux 5.8.
 ///
 /// # Errors
 /// EPERM where the caller has no rights over these namespaces, ESRCH where the process is gone.
@@ -148,8 +149,9 @@ impl Helper {
         Ok(Pid::from_raw(i32::from_ne_bytes(pid)))
     }
 
-    /// Host, whose caller leaves while the program goes on: the helper keeps these descriptors until that ends, and reads the
-    /// first of them, so that the program never waits for a reader. This process must end right after it, and drop nothing.
+    /// Host, whose caller leaves while the program goes on: the helper keeps these descriptors until that ends, and
+    /// reads the first of them, so that the program never waits for a reader. This process must end right after it, and
+    /// drop nothing.
     ///
     /// # Errors
     /// EPIPE or an early end of the file, where the helper has just ended.

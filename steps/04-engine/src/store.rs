@@ -176,8 +176,8 @@ impl Store {
         }
     }
 
-    /// Directories of containers that were on the way in or out when their engine was killed: removes them, or says in a dry
-    /// run that it would. Then the store too, if nothing is in it: the machine is as it was before.
+    /// Directories of containers that were on the way in or out when their engine was killed: removes them, or says in
+    /// a dry run that it would. Then the store too, if nothing is in it: the machine is as it was before.
     ///
     /// # Errors
     /// Where the kernel refuses.

@@ -1,10 +1,10 @@
 //! Step 05: who does the child believe to be? See user_namespaces(7), mount_setattr(2).
 //!
 //! Until here root inside was the caller outside. Now the ids inside are a range of ids that no user of the host logs in
-//! with: root inside is 100000 there, and owns nothing. The functions are in the order in which they run: the host opens the root
-//! before there is a child ([`open_tree`]), and while that is held, maps its ids ([`map_ids`]) and those of the root
-//! ([`map_tree`]); the child becomes root ([`become_root`]) and stands on that ([`stand_on`]), and right before exec it
-//! becomes who its program is to be ([`switch_to`]).
+//! with: root inside is 100000 there, and owns nothing. The functions are in the order in which they run: the host
+//! opens the root before there is a child ([`open_tree`]), and while that is held, maps its ids ([`map_ids`]) and those
+//! of the root ([`map_tree`]); the child becomes root ([`become_root`]) and stands on that ([`stand_on`]), and right
+//! before exec it becomes who its program is to be ([`switch_to`]).
 //!
 //! Beside it: which ids those are (`ranges`), the two helpers of an ordinary user (`helpers`), who a name of the
 //! container's is (`lookup`), a file system that takes no map (`why`), what the kernel confirms (`readback`), and all that
@@ -19,7 +19,8 @@
 //!   others.
 //! - An ordinary user's root filesystem is not mapped, as that takes root: what a user of the container's makes in it
 //!   belongs to an id of the range outside, and only `step05 unshare rm` removes it. An upper layer is step 07's.
-//! - The terminal of the caller, in the foreground, stays the caller's: `/dev/stdout` cannot be opened anew there (step 08).
+//! - The terminal of the caller, in the foreground, stays the caller's: `/dev/stdout` cannot be opened anew there (step
+//! 08).
 
 #![forbid(unsafe_code)]
 

@@ -117,7 +117,8 @@ impl Part for MappedNamespaces {
     }
 
     fn enter_guest(&self, _letter: &mut Letter) -> Result<()> {
-        // One that has joined the user namespace is nobody there yet, and a terminal that it makes (step 08) would be nobody's.
+        // One that has joined the user namespace is nobody there yet, and a terminal that it makes (step 08) would be
+        // nobody's.
         self.map().map_or(Ok(()), |map| crate::switch_to(&Account::ROOT, map.has_groups))
     }
 

@@ -99,8 +99,9 @@ impl Choice {
 }
 
 impl Map {
-    /// Of these lines, written by that one: newgidmap(1) denies setgroups(2) where it gives no other group than its user's own: a process could leave that, and
-    /// then read a file that is closed to this group alone. user_namespaces(7), CVE-2014-8989.
+    /// Of these lines, written by that one: newgidmap(1) denies setgroups(2) where it gives no other group than its
+    /// user's own: a process could leave that, and then read a file that is closed to this group alone.
+    /// user_namespaces(7), CVE-2014-8989.
     pub fn new(uids: Ranges, gids: Ranges, writer: Writer) -> Self {
         let own = getegid().as_raw();
         let has_groups = writer == Writer::Root || gids.0.iter().any(|range| (range.outside, range.count) != (own, 1));

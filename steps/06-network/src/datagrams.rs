@@ -1,6 +1,6 @@
-//! A published UDP port, where no rule leads: what `proxy` is to connections. UDP has none: so each of those who send gets a
-//! socket of its own towards the container, by which the answers are known. And an answer comes from where the question went
-//! to, which may be any address of the host's (IP_PKTINFO, ip(7)): many programs take it from nowhere else.
+//! A published UDP port, where no rule leads: what `proxy` is to connections. UDP has none: so each of those who send
+//! gets a socket of its own towards the container, by which the answers are known. And an answer comes from where the
+//! question went to, which may be any address of the host's (IP_PKTINFO, ip(7)): many programs take it from nowhere else.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -4,17 +4,21 @@
 //! Now the host has a switch, the bridge, and each container a cable to it, a pair of interfaces. The functions are in the
 //! order in which they run: the host makes the bridge ([`make_bridge`]) and passes packets on ([`forward`]); the child
 //! held, it makes the cable, one end of which is born inside ([`plug_in`]); the child gives that end its addresses and a
-//! route ([`configure`]); and at the end the host pulls it out ([`unplug`]), the last one with the bridge ([`remove_bridge`]).
+//! route ([`configure`]); and at the end the host pulls it out ([`unplug`]), the last one with the bridge
+//! ([`remove_bridge`]).
 //!
-//! Beside it: the messages themselves (`netlink`), who has which address (`lease`), the rules of what passes through the host
-//! (`rules`), published ports where no rule leads (`proxy`, `datagrams`), the network of an ordinary user (`pasta`), that of another
-//! container (`join`), where programs look up names (`names`), what the kernel confirms (`readback`), and all that as a part of a container (`parts`).
+//! Beside it: the messages themselves (`netlink`), who has which address (`lease`), the rules of what passes through
+//! the host (`rules`), published ports where no rule leads (`proxy`, `datagrams`), the network of an ordinary user
+//! (`pasta`), that of another container (`join`), where programs look up names (`names`), what the kernel confirms
+//! (`readback`), and all that as a part of a container (`parts`).
 //!
 //! Left open:
-//! - Root inside can give its interface another address: it has every right over its own network namespace until step 09. As
+//! - Root inside can give its interface another address: it has every right over its own network namespace until step
+//! 09. As
 //!   its neighbour it is not heard (`rules`), except where the kernel has no such rules.
 //! - What listens on all addresses of the host listens on the bridge's, too, and a container reaches it there.
-//! - IPv6 leads to the host and to neighbours, and no further: a host that passes it on takes no routes from routers any more.
+//! - IPv6 leads to the host and to neighbours, and no further: a host that passes it on takes no routes from routers
+//! any more.
 
 #![deny(unsafe_code)]
 
@@ -60,8 +64,8 @@ pub const SUBNET: &str = "10.6.0.0/24";
 /// What the child's end is called inside.
 pub const INSIDE: &str = "eth0";
 
-/// The Ethernet address that goes with one on the bridge. Its second bit says that it was chosen by hand, and not by who has
-/// built a card.
+/// The Ethernet address that goes with one on the bridge. Its second bit says that it was chosen by hand, and not by
+/// who has built a card.
 pub fn ethernet(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x02, 0x06, a, b, c, d]
@@ -163,8 +167,8 @@ pub fn plug_in(lease: &Lease, child: Pid) -> Result<()> {
     })
 }
 
-/// Child: its end's addresses, and the way to everybody else. In this order: a gateway counts only where an interface that is
-/// up has a route to it.
+/// Child: its end's addresses, and the way to everybody else. In this order: a gateway counts only where an interface
+/// that is up has a route to it.
 ///
 /// # Errors
 /// EPERM where the child's user namespace does not own its network namespace.

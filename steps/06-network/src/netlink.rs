@@ -89,8 +89,8 @@ pub struct Peer<'a> {
     pub netns: Pid,
 }
 
-/// Makes a pair of interfaces: what goes into one comes out of the other. One is a port of the bridge `master`; the other is
-/// born elsewhere.
+/// Makes a pair of interfaces: what goes into one comes out of the other. One is a port of the bridge `master`; the
+/// other is born elsewhere.
 ///
 /// # Errors
 /// EEXIST, EPERM; ESRCH where there is no such process.

@@ -1,5 +1,6 @@
-//! The network of an ordinary user, who may make no cable out of a network namespace: pasta(1) plays it. In the container it
-//! is an interface that hands each packet to it; on the host it is a program with ordinary sockets, and needs no right.
+//! The network of an ordinary user, who may make no cable out of a network namespace: pasta(1) plays it. In the
+//! container it is an interface that hands each packet to it; on the host it is a program with ordinary sockets, and
+//! needs no right.
 //!
 //! Another program, in memory of its own: so it can be killed, and must not outlive the container. It is a child of the
 //! monitor, which ends it; and where the monitor is killed, the kernel does.

@@ -1,8 +1,8 @@
 //! Published ports, where no rule leads: the host's own loopback, and other containers. The monitor accepts such a
 //! connection, opens one to the container, and carries what comes on one over to the other.
 //!
-//! A rule could lead from loopback, too, after `sysctl net.ipv4.conf.step06.route_localnet=1`: but then a container reaches what
-//! listens on the host's 127.0.0.1, as it can route 127/8 to the bridge.
+//! A rule could lead from loopback, too, after `sysctl net.ipv4.conf.step06.route_localnet=1`: but then a container
+//! reaches what listens on the host's 127.0.0.1, as it can route 127/8 to the bridge.
 //!
 //! The monitor has one thread, which never waits here: whether something can be read or written says epoll(7).
 

@@ -30,7 +30,8 @@ fn routes(process: &str) -> Result<Vec<Route>> {
     Ok(parse(&kernel_file::read(format!("/proc/{process}/net/route"))?))
 }
 
-/// Eight hexadecimal digits a number, whose bytes are in the order of the network, but printed as a number of this machine's.
+/// Eight hexadecimal digits a number, whose bytes are in the order of the network, but printed as a number of this
+/// machine's.
 fn parse(text: &str) -> Vec<Route> {
     let route = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -50,7 +51,8 @@ pub fn other_way() -> Result<Option<String>> {
     Ok(routes("self")?.into_iter().find(overlaps).map(|route| route.interface))
 }
 
-/// Why there is no IPv6 on the bridge, where there is none. One that is not made yet will be as the setting for new ones says.
+/// Why there is no IPv6 on the bridge, where there is none. One that is not made yet will be as the setting for new
+/// ones says.
 ///
 /// # Errors
 /// Where the setting cannot be read.

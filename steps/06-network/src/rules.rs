@@ -1,8 +1,8 @@
-//! The rules of packets that pass through the host, by IP and by IPv6, and through the bridge: nft's, in a table of this step's
-//! for each of the three. See nft(8).
+//! The rules of packets that pass through the host, by IP and by IPv6, and through the bridge: nft's, in a table of
+//! this step's for each of the three. See nft(8).
 //!
-//! The tables are a function of the leases: each change makes them anew, whole, in one transaction, so that there is no moment
-//! without, and none in which it has a rule of a container that is gone.
+//! The tables are a function of the leases: each change makes them anew, whole, in one transaction, so that there is no
+//! moment without, and none in which it has a rule of a container that is gone.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -64,9 +64,9 @@ fn removal(family: &str) -> String {
     format!("table {family} {BRIDGE} {{}}\ndelete table {family} {BRIDGE}\n")
 }
 
-/// At each port of the bridge: what does not come from the addresses that were leased goes nowhere. Root inside can give its
-/// interface its neighbour's, and would be answered in that one's place. Who has an address, is asked by ARP, and by IPv6 with
-/// an advertisement; in that, the address is behind 8 bytes.
+/// At each port of the bridge: what does not come from the addresses that were leased goes nowhere. Root inside can
+/// give its interface its neighbour's, and would be answered in that one's place. Who has an address, is asked by ARP,
+/// and by IPv6 with an advertisement; in that, the address is behind 8 bytes.
 fn ports(leases: &[Lease]) -> String {
     let mut rules = String::new();
     for lease in leases {

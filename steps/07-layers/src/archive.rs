@@ -1,5 +1,5 @@
-//! A layer as an archive, as images have them: tar(5), and for what is deleted the files `.wh.NAME` and `.wh..wh..opq` of the
-//! OCI image specification, *layer.md*.
+//! A layer as an archive, as images have them: tar(5), and for what is deleted the files `.wh.NAME` and `.wh..wh..opq`
+//! of the OCI image specification, *layer.md*.
 
 use std::collections::HashMap;
 use std::fs::File;

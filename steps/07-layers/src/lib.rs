@@ -12,7 +12,8 @@
 //!
 //! Left open:
 //! - What is mounted in the root on the host is not in the overlay: that shows file systems, not mounts.
-//! - A file that is changed is copied up whole first, and a hard link is cut by that; a directory of a lower layer cannot be
+//! - A file that is changed is copied up whole first, and a hard link is cut by that; a directory of a lower layer
+//! cannot be
 //!   renamed (EXDEV: mv(1) copies it). So the kernel has it.
 //! - Nothing limits how much of the disk a container fills: a quota of the file system would.
 //! - An archive is made and not read: step 10 unpacks them.
@@ -166,8 +167,8 @@ pub fn mount_overlay(data: &Path, lowers: &[Tree]) -> Result<OwnedFd> {
     Ok(overlay)
 }
 
-/// Host, any process, and the container to be removed: removes what it has written, and then the directory of all, if it was
-/// the last. `with_all_rights` does it as root inside, where files of ids that are not this user's are in the way.
+/// Host, any process, and the container to be removed: removes what it has written, and then the directory of all, if
+/// it was the last. `with_all_rights` does it as root inside, where files of ids that are not this user's are in the way.
 ///
 /// # Errors
 /// Where the kernel refuses.

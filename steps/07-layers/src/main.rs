@@ -1,7 +1,7 @@
 //! Step 07: what does the child write on?
 //!
-//! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 06: the root is a lower layer, and what the
-//! child writes is its own.
+//! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 06: the root is a lower layer, and
+//! what the child writes is its own.
 
 use std::path::Path;
 use std::process::ExitCode;

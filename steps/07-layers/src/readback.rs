@@ -7,8 +7,8 @@ use nix::unistd::Pid;
 use shared::formula::Fact;
 use shared::{explain, mountinfo};
 
-/// Host: that the child's root is an overlay of so many layers, with an upper one, and that no mount of the host's lies above
-/// or below it.
+/// Host: that the child's root is an overlay of so many layers, with an upper one, and that no mount of the host's lies
+/// above or below it.
 ///
 /// # Errors
 /// Where the child is gone.

@@ -52,7 +52,8 @@ pub fn remove(path: &CStr, name: &CStr) -> nix::Result<()> {
     Errno::result(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) }).map(drop)
 }
 
-/// The way to a file that is open with O_PATH, on which calls with a descriptor fail with EBADF; to a link, not where it leads.
+/// The way to a file that is open with O_PATH, on which calls with a descriptor fail with EBADF; to a link, not where
+/// it leads.
 fn path(file: BorrowedFd) -> CString {
     CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default()
 }

@@ -1,9 +1,9 @@
 //! Monitor: the host's end of a container's terminal, and all that are connected to it. What the program writes goes to
 //! the log and to each command that is attached; what one of them sends is typed.
 //!
-//! The monitor has one thread, which never waits here. What cannot be written now is kept, and nothing more is read until it
-//! is written: so a program waits for those who read it, as at any terminal. But not for ever: a command that takes nothing
-//! for [`PATIENCE`] is cut off.
+//! The monitor has one thread, which never waits here. What cannot be written now is kept, and nothing more is read
+//! until it is written: so a program waits for those who read it, as at any terminal. But not for ever: a command that
+//! takes nothing for [`PATIENCE`] is cut off.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! A first process that is ready to be one, as tini(1) and catatonit(1) are. See *init* in pid_namespaces(7).
 //!
-//! The kernel expects two things of PID 1: to wait for every process whose parent has ended, as else it stays a zombie; and to
-//! listen to signals, as it delivers none to PID 1 that has no handler. A program that does not know that it is one does neither.
+//! The kernel expects two things of PID 1: to wait for every process whose parent has ended, as else it stays a zombie;
+//! and to listen to signals, as it delivers none to PID 1 that has no handler. A program that does not know that it is
+//! one does neither.
 
 use anyhow::Result;
 use nix::sys::prctl::{set_child_subreaper, set_dumpable};

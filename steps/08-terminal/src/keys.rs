@@ -58,7 +58,8 @@ impl Watch {
         Watch { keys: keys.0.clone(), held: 0 }
     }
 
-    /// What of these bytes is for the container, and whether the last of the keys was among them. What follows that is dropped.
+    /// What of these bytes is for the container, and whether the last of the keys was among them. What follows that is
+    /// dropped.
     pub fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::new();
         for byte in typed {

@@ -3,9 +3,9 @@
 //! Until here the child had its caller's terminal, or none. Now it gets one of its own: a pair of ends, of which the
 //! program has one, and the host the other. The functions are in the order in which they run. The child makes the pair
 //! in its own `/dev/pts` ([`make`]), has it as its console ([`bind_console`]), and takes it as the terminal of a session
-//! of its own ([`take`]), which is its user's ([`give`]); its monitor has the other end. On the caller's side that terminal is made a mere pipe of keys
-//! ([`Raw`]), and says how large its window is ([`size_of`], [`set_size`]). A program without a terminal loses the caller's all
-//! the same ([`leave`]).
+//! of its own ([`take`]), which is its user's ([`give`]); its monitor has the other end. On the caller's side that
+//! terminal is made a mere pipe of keys ([`Raw`]), and says how large its window is ([`size_of`], [`set_size`]). A
+//! program without a terminal loses the caller's all the same ([`leave`]).
 //!
 //! Beside it: who is connected to a container's terminal (`hub`), the caller's side (`caller`) and what both say
 //! to each other (`line`), the keys that detach (`keys`), a first process that reaps and passes signals on (`init`), the
@@ -13,7 +13,8 @@
 //!
 //! Left open:
 //! - `-i` without `-t` is for the foreground: a container in the background that has no terminal has no input.
-//! - Without `-t` standard output and error are the caller's, as until here. Where root inside is the caller outside, a program
+//! - Without `-t` standard output and error are the caller's, as until here. Where root inside is the caller outside, a
+//! program
 //!   can open that terminal once more by `/proc/self/fd/1`, to read.
 //! - What `exec` runs is in no record: one that was detached from cannot be attached to again.
 
@@ -100,8 +101,8 @@ pub fn bind_console(pty: &Pty) -> Result<()> {
 }
 
 /// Child: a session of its own, whose controlling terminal this is: what Ctrl-C, Ctrl-Z and job control work by, and what
-/// `/dev/tty` is. The one that its caller had is none of its session's any more. In this order: a process that is in another's session may have no
-/// terminal of its own (EPERM).
+/// `/dev/tty` is. The one that its caller had is none of its session's any more. In this order: a process that is in
+/// another's session may have no terminal of its own (EPERM).
 ///
 /// # Errors
 /// EPERM, where it is a session's leader already.
@@ -118,8 +119,9 @@ pub fn take(peer: BorrowedFd) -> Result<()> {
     })
 }
 
-/// Child that is root until now: its terminal belongs to the user that it becomes. Else a program could read and write it, and
-/// not open it once more, by `/dev/stdout` or the name that tty(1) prints; nor could mesg(1) change who may write to it.
+/// Child that is root until now: its terminal belongs to the user that it becomes. Else a program could read and write
+/// it, and not open it once more, by `/dev/stdout` or the name that tty(1) prints; nor could mesg(1) change who may
+/// write to it.
 ///
 /// # Errors
 /// EINVAL where the map has no such id. fchown(2).
@@ -127,10 +129,10 @@ pub fn give(uid: u32) -> Result<()> {
     explain::child(call!("fchown(0, {uid}, -1)")).run(|| fchown(stdin(), Some(Uid::from_raw(uid)), None))
 }
 
-/// Child without a terminal of its own: leaves its caller's session, too. In it, it could push keys into that terminal as if
-/// they had been typed, and the caller's shell would obey them: TIOCSTI, CVE-2017-5226. And it could read what is typed:
-/// so its input is empty, unless the caller hands its own in (`--interactive`), and where its output is a terminal, that is one
-/// that can only be written to ([`write_only`]).
+/// Child without a terminal of its own: leaves its caller's session, too. In it, it could push keys into that terminal
+/// as if they had been typed, and the caller's shell would obey them: TIOCSTI, CVE-2017-5226. And it could read what is
+/// typed: so its input is empty, unless the caller hands its own in (`--interactive`), and where its output is a
+/// terminal, that is one that can only be written to ([`write_only`]).
 ///
 /// # Errors
 /// Those of setsid(2), none of which is known to happen.
@@ -155,8 +157,8 @@ pub fn leave(interactive: bool, outputs: [Option<File>; 2]) -> Result<()> {
 }
 
 /// Host: the caller's own standard output and error, where they are terminals, opened once more to be written to alone. A
-/// shell has a terminal open both ways, so that whoever has its output can read what is typed. `None` too where the terminal is
-/// another user's, as after su(1).
+/// shell has a terminal open both ways, so that whoever has its output can read what is typed. `None` too where the
+/// terminal is another user's, as after su(1).
 pub fn write_only() -> [Option<File>; 2] {
     let anew = |number: u8, is_terminal: bool| {
         let open = || File::options().write(true).custom_flags(libc::O_NOCTTY).open(format!("/proc/self/fd/{number}"));
@@ -175,8 +177,8 @@ pub fn set_size(master: BorrowedFd, window: Window) {
     let _ = sys::set_window(master, window); // EIO: its end has come
 }
 
-/// A caller's terminal that passes each key on as it is typed: it echoes nothing, waits for no Enter, and makes no signal of
-/// Ctrl-C. All that is done by the container's own. Dropped, it is as it was.
+/// A caller's terminal that passes each key on as it is typed: it echoes nothing, waits for no Enter, and makes no
+/// signal of Ctrl-C. All that is done by the container's own. Dropped, it is as it was.
 pub struct Raw {
     terminal: OwnedFd,
     before: Termios,

@@ -79,7 +79,8 @@ pub fn reap() -> Option<(Pid, u8)> {
     (pid > 0).then(|| (Pid::from_raw(pid), code as u8))
 }
 
-/// close_range(2), and that is all: an init keeps no file of the host's open, nor the end of a pipe that somebody waits for.
+/// close_range(2), and that is all: an init keeps no file of the host's open, nor the end of a pipe that somebody waits
+/// for.
 pub fn close_all_from(first: u32) -> nix::Result<()> {
     // SAFETY: nothing is dropped in this process any more, which ends by _exit: so no owner closes its number once more.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)

@@ -1,4 +1,5 @@
-//! Which devices may be opened: the list, and for cgroup v2, which has no file for it, the program that says so. See bpf(2).
+//! Which devices may be opened: the list, and for cgroup v2, which has no file for it, the program that says so. See
+//! bpf(2).
 //!
 //! The kernel runs the program at each open(2) and mknod(2) of a device node by a process of the group, and at those of the
 //! groups below. It is a few dozen instructions for a machine with ten registers that the kernel contains.
@@ -113,8 +114,8 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> In
     Instruction { code, registers: from << 4 | to, offset, number }
 }
 
-/// The program. Register 1 has the address of what is asked, register 0 is the answer. The first line of the list of which all
-/// is so ends it; where there is none, the answer is no.
+/// The program. Register 1 has the address of what is asked, register 0 is the answer. The first line of the list of
+/// which all is so ends it; where there is none, the answer is no.
 pub fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
     let (answer, question, kind, access, major, minor) = (0, 1, 2, 3, 4, 5);
     let mut program = vec![

@@ -1,12 +1,12 @@
 //! Step 09: what may the child not even try? See capabilities(7), seccomp(2), bpf(2), keyrings(7).
 //!
-//! Until here root inside had every right over its own namespaces, and every system call. Now it has what programs need, and
-//! no more. The functions are in the order in which they run: the host says which devices may be opened
-//! ([`allow_only`]), and how soon the child is killed where memory runs out ([`kill_sooner_or_later`]); the child, in its root, covers what in `/proc` and `/sys` is the host's ([`cover`],
-//! [`make_read_only`]); and right before exec, as each process that `exec` brings in, it gives up the rest: its caller's keys
-//! ([`leave_the_callers_keys`]), what it may use up ([`limit`]), the capabilities that it could ever have
-//! ([`drop_from_bounds`]) and has ([`keep_only`]), rights that a program's file gives ([`refuse_new_privileges`]), and
-//! calls ([`filter`]).
+//! Until here root inside had every right over its own namespaces, and every system call. Now it has what programs
+//! need, and no more. The functions are in the order in which they run: the host says which devices may be opened
+//! ([`allow_only`]), and how soon the child is killed where memory runs out ([`kill_sooner_or_later`]); the child, in
+//! its root, covers what in `/proc` and `/sys` is the host's ([`cover`], [`make_read_only`]); and right before exec, as
+//! each process that `exec` brings in, it gives up the rest: its caller's keys ([`leave_the_callers_keys`]), what it
+//! may use up ([`limit`]), the capabilities that it could ever have ([`drop_from_bounds`]) and has ([`keep_only`]),
+//! rights that a program's file gives ([`refuse_new_privileges`]), and calls ([`filter`]).
 //!
 //! Beside it: capabilities by their names (`capabilities`), the list of calls with its reasons (`calls`), their numbers
 //! (`numbers`), Docker's form of such a list (`profile`), the list of devices and the program that keeps it (`devices`),
@@ -14,7 +14,8 @@
 //! container (`parts`).
 //!
 //! Left open:
-//! - The kernel is shared: a hole in one of the calls that are allowed is a hole in every container. Beyond that stand a kernel
+//! - The kernel is shared: a hole in one of the calls that are allowed is a hole in every container. Beyond that stand
+//! a kernel
 //!   of its own (a virtual machine, as Kata has it) or one in user space (gVisor).
 //! - What processors, caches and memory tell by how fast they are.
 //! - `/proc` still shows what no namespace divides, and Docker does not mask either: `/proc/kallsyms`, `/proc/config.gz`.
@@ -109,7 +110,8 @@ pub fn make_read_only(there: &There) -> Result<()> {
         .run(|| rootfs::sys::move_mount(copy.as_fd(), there.descriptor.as_fd(), c""))
 }
 
-/// Host: how soon the kernel kills this process, of all on the machine, where memory runs out: from 1000, the first, down to
+/// Host: how soon the kernel kills this process, of all on the machine, where memory runs out: from 1000, the first,
+/// down to
 /// -1000, never. proc_pid_oom_score_adj(5).
 ///
 /// # Errors
@@ -141,8 +143,8 @@ pub fn limit(ulimit: &Ulimit) -> Result<()> {
         .run(|| setrlimit(resource, *soft, *hard))
 }
 
-/// Child: the bounding set. A program that root executes gets all that is in there, whatever the process had before: so this
-/// is what counts, and dropping the others alone is the first try. It takes CAP_SETPCAP, so it comes before those.
+/// Child: the bounding set. A program that root executes gets all that is in there, whatever the process had before: so
+/// this is what counts, and dropping the others alone is the first try. It takes CAP_SETPCAP, so it comes before those.
 ///
 /// # Errors
 /// EPERM without CAP_SETPCAP.

@@ -1,7 +1,7 @@
 //! Step 09: what may the child not even try?
 //!
-//! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 08: a list of devices, and what each process
-//! gives up before it becomes its program.
+//! The formula is whole: cgroup + namespaces + rootfs + engine. New against step 08: a list of devices, and what each
+//! process gives up before it becomes its program.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
 //! What stands in `/proc` and `/sys` and is the host's: found by descriptors, so that no link of a root's leads elsewhere.
 //!
 //! The root may be changed by another container meanwhile: with `/proc` renamed, and a directory of its own in its place,
-//! the masks would lie there. So the directory that is looked into must be a procfs, and what is mounted over a file must be
-//! the null device, and no file of the root's: CVE-2025-31133, CVE-2025-52881.
+//! the masks would lie there. So the directory that is looked into must be a procfs, and what is mounted over a file
+//! must be the null device, and no file of the root's: CVE-2025-31133, CVE-2025-52881.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! A list of calls in Docker's form. See docs.docker.com/engine/security/seccomp.
 //!
-//! A filter here has two answers, one for the calls that it lists and one for the others. So a list becomes several: one for
-//! its default, which lets all pass that the list has another answer for, and one for each of those other answers.
+//! A filter here has two answers, one for the calls that it lists and one for the others. So a list becomes several:
+//! one for its default, which lets all pass that the list has another answer for, and one for each of those other answers.
 
 use std::path::Path;
 

@@ -115,7 +115,8 @@ fn make_group(place: &Path) -> Tried {
     call(format_args!("rmdir {}", group.display()), || remove_dir(&group))
 }
 
-/// v2: what the groups in this place have, or could have: each controller is enabled for children, and disabled again at once.
+/// v2: what the groups in this place have, or could have: each controller is enabled for children, and disabled again
+/// at once.
 fn handed_on(place: &Path) -> Vec<String> {
     let control = place.join("cgroup.subtree_control");
     // Without the lock, a controller could be taken back that a step has just asked for. A step has it for moments.

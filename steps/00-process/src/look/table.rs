@@ -27,8 +27,8 @@ pub(super) fn draw(first: &Look, second: &Look, widths: &[usize]) -> String {
     text
 }
 
-/// Two columns as well, with the rows alone that differ or that cannot be compared; then for each term, by name, what is the
-/// same.
+/// Two columns as well, with the rows alone that differ or that cannot be compared; then for each term, by name, what
+/// is the same.
 pub(super) fn draw_differences(first: &Look, second: &Look, widths: [usize; 2]) -> String {
     let mut text = String::new();
     row(&mut text, "", " ".normal(), vec![Ok(first.title.clone()), Ok(second.title.clone())], &widths);
