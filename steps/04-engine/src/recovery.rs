@@ -1,10 +1,8 @@
 //! What is left of a step that was killed with SIGKILL: what each kind of leftover is, and how it is known.
 //!
 //! - **A group** `step02-4711` or `step04-1a2b3c`, in any hierarchy, at any place of the tree. Its maker holds a lock
-//! on the
-//!   directory (flock(2)), which the kernel drops with the process, however that ends. A pid in the name would prove
-//! less: it
-//!   may be another process's by now, or count in another pid namespace.
+//!   on the directory (flock(2)), which the kernel drops with the process, however that ends. A pid in the name would
+//!   prove less: it may be another process's by now, or count in another pid namespace.
 //! - **A leaf** `step02-4711.host`, in which the step itself has stood aside (v2). It goes with the group of that name.
 //! - **Processes** in them: without a pid namespace, a program's own children outlive it.
 //!

@@ -20,7 +20,7 @@
 //! - An ordinary user's root filesystem is not mapped, as that takes root: what a user of the container's makes in it
 //!   belongs to an id of the range outside, and only `step05 unshare rm` removes it. An upper layer is step 07's.
 //! - The terminal of the caller, in the foreground, stays the caller's: `/dev/stdout` cannot be opened anew there (step
-//! 08).
+//!   08).
 
 #![forbid(unsafe_code)]
 

@@ -13,12 +13,11 @@
 //! (`readback`), and all that as a part of a container (`parts`).
 //!
 //! Left open:
-//! - Root inside can give its interface another address: it has every right over its own network namespace until step
-//! 09. As
-//!   its neighbour it is not heard (`rules`), except where the kernel has no such rules.
+//! - Root inside can give its interface another address: it has every right over its own network namespace until
+//!   step 09. As its neighbour it is not heard (`rules`), except where the kernel has no such rules.
 //! - What listens on all addresses of the host listens on the bridge's, too, and a container reaches it there.
 //! - IPv6 leads to the host and to neighbours, and no further: a host that passes it on takes no routes from routers
-//! any more.
+//!   any more.
 
 #![deny(unsafe_code)]
 

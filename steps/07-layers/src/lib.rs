@@ -13,8 +13,7 @@
 //! Left open:
 //! - What is mounted in the root on the host is not in the overlay: that shows file systems, not mounts.
 //! - A file that is changed is copied up whole first, and a hard link is cut by that; a directory of a lower layer
-//! cannot be
-//!   renamed (EXDEV: mv(1) copies it). So the kernel has it.
+//!   cannot be renamed (EXDEV: mv(1) copies it). So the kernel has it.
 //! - Nothing limits how much of the disk a container fills: a quota of the file system would.
 //! - An archive is made and not read: step 10 unpacks them.
 

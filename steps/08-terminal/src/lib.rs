@@ -14,8 +14,7 @@
 //! Left open:
 //! - `-i` without `-t` is for the foreground: a container in the background that has no terminal has no input.
 //! - Without `-t` standard output and error are the caller's, as until here. Where root inside is the caller outside, a
-//! program
-//!   can open that terminal once more by `/proc/self/fd/1`, to read.
+//!   program can open that terminal once more by `/proc/self/fd/1`, to read.
 //! - What `exec` runs is in no record: one that was detached from cannot be attached to again.
 
 #![deny(unsafe_code)]

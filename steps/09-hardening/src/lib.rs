@@ -15,8 +15,7 @@
 //!
 //! Left open:
 //! - The kernel is shared: a hole in one of the calls that are allowed is a hole in every container. Beyond that stand
-//! a kernel
-//!   of its own (a virtual machine, as Kata has it) or one in user space (gVisor).
+//!   a kernel of its own (a virtual machine, as Kata has it) or one in user space (gVisor).
 //! - What processors, caches and memory tell by how fast they are.
 //! - `/proc` still shows what no namespace divides, and Docker does not mask either: `/proc/kallsyms`, `/proc/config.gz`.
 //! - A root filesystem is still the host's, or from a stranger: images, and their digests, are step 10's.

@@ -64,8 +64,16 @@ pub fn checks() -> Vec<Check> {
             let naive = ["sh", "-c", "mount --bind /dev/null /proc/uptime && cat /proc/uptime"];
             assert_eq!(run(&home, &options, &naive), "decoy");
             home.refuses(&["run", "--rm", "--network", "none", "-v", &volume, "true"], "is not the null device");
+        }),
+        check("another_directory_in_the_place_of_sys_leads_nowhere", here.clone(), || {
+            let home = Home::new();
             let dir = tempfile::tempdir().expect("tempdir");
+            std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+            std::os::unix::fs::symlink("/proc/sys/net/ipv4", dir.path().join("kernel")).expect("link");
             let volume = format!("{}:/sys", dir.path().display());
+            // What anyone would write first: a path. What was meant for one file is written to another.
+            let naive = ["sh", "-c", "echo 77 >/sys/kernel/ip_default_ttl && cat /proc/sys/net/ipv4/ip_default_ttl"];
+            assert_eq!(run(&home, &["--privileged", "-v", &volume], &naive), "77");
             home.refuses(
                 &["run", "--rm", "--network", "none", "-v", &volume, "true"],
                 "/sys is not what this step has mounted",
