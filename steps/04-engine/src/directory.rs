@@ -109,7 +109,11 @@ pub fn of_variable(name: &str) -> Option<PathBuf> {
 pub fn make(dir: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(dir)?;
     // The caller's umask can only have removed rights, from us too.
-    std::fs::set_permissions(dir, Permissions::from_mode(0o700))
+    match std::fs::set_permissions(dir, Permissions::from_mode(0o700)) {
+        // Another engine has removed the empty store already, as `clean` does: whoever uses it looks again.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        set => set,
+    }
 }
 
 /// Opens a file to be read. Never waits, as for the writer of a FIFO, and follows no link.

@@ -201,10 +201,9 @@ impl Store {
     fn lock(&mut self) -> Result<Option<Lock>> {
         for _ in 0..TRIES {
             if self.dir.as_ref().is_none_or(|dir| !dir.is_there()) {
-                let has_parent = self.path.parent().is_some_and(Path::exists);
                 match explain::host(call!("mkdir {}", self.path.display())).run(|| directory::make(&self.path)) {
-                    // Another engine may make it at the same time, or remove it, empty, before it has its mode.
-                    Err(error) if is(&error, Errno::EEXIST) || (has_parent && is(&error, Errno::ENOENT)) => {}
+                    // Another engine may make it at the same time.
+                    Err(error) if is(&error, Errno::EEXIST) => {}
                     made => made?,
                 }
                 self.dir = Directory::open(&self.path)?.map(Rc::new);
