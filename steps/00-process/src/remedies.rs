@@ -39,7 +39,7 @@ pub fn of_tried_calls() -> Vec<&'static Known> {
 fn hint(paused: &PausedCall) -> Option<String> {
     let PausedCall { name, caller, child, .. } = paused;
     match *name {
-        "fork" => Some(format!("pstree -p {caller}")),
+        "fork" => Some(format!("ps -o pid,ppid,args -p {caller} --ppid {caller}")),
         "execve" if *child != 0 => Some(format!("ls -l /proc/{child}/exe")),
         // The engine's, which becomes a copy of itself.
         "execve" => Some(format!("ls -l /proc/{caller}/exe")),

@@ -20,7 +20,7 @@ fn hint(paused: &PausedCall) -> Option<String> {
     let enter =
         if process::sys::in_first_user_namespace() { "nsenter" } else { "nsenter --user --preserve-credentials" };
     match *name {
-        "clone" | "clone3" => Some(format!("pstree -p {caller}; ls -l /proc/{caller}/ns")),
+        "clone" | "clone3" => Some(format!("ps -o pid,ppid,args -p {caller} --ppid {caller}; ls -l /proc/{caller}/ns")),
         "echo" if call.contains("/proc/") => Some(format!("cat {}", call.split(" > ").nth(1)?)),
         _ if *child == 0 => None,
         // How many mounts pass something on, or receive it: where `/` is private, none does. See proc_pid_mountinfo(5).

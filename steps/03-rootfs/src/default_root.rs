@@ -1,12 +1,14 @@
 //! The root of a step that was given none: made once, by a script, from this machine's own tools.
 
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
+use shared::call;
+use shared::explain::{self, Returned};
 use shared::failure::During;
-use shared::{call, explain};
 
 /// The default root, and the script that makes it, in the directory where this project was built.
 pub const DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/rootfs");
@@ -21,18 +23,29 @@ pub fn make() -> Result<PathBuf> {
     if !dir.exists() {
         let script = Path::new(SCRIPT).canonicalize().during(format_args!("rootfs: {SCRIPT}: name a --rootfs"))?;
         explain::note("there is no root yet: it is made from this machine's own tools");
-        let mut made = true;
-        explain::host(call!("{} {}", script.display(), dir.display()))
-            .run(|| run(&script, &dir).map(|status| made = status.success()))?;
-        ensure!(made, "rootfs: {} has failed, and printed why; name another root with --rootfs", script.display());
+        let Code(code) = explain::host(call!("{} {}", script.display(), dir.display())).run(|| run(&script, &dir))?;
+        ensure!(code == 0, "rootfs: {} has failed, and printed why; name another root with --rootfs", script.display());
     }
     Ok(dir)
 }
 
+/// A program's exit code, or 128 and the signal that ended it.
+struct Code(i32);
+
+impl Returned for Code {
+    fn printed(&self) -> String {
+        self.0.to_string()
+    }
+    fn stand_in() -> std::io::Result<Self> {
+        Ok(Code(0))
+    }
+}
+
 /// Its output goes to standard error, as standard output is the container's.
-fn run(script: &Path, dir: &Path) -> std::io::Result<ExitStatus> {
+fn run(script: &Path, dir: &Path) -> std::io::Result<Code> {
     let out = if explain::quiet() { Stdio::null() } else { std::io::stderr().as_fd().try_clone_to_owned()?.into() };
-    Command::new(script).arg(dir).stdout(out).status()
+    let status = Command::new(script).arg(dir).stdout(out).status()?;
+    Ok(Code(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())))
 }
 
 /// canonicalize(3) would do more, and fails while the directory is not there.

@@ -2,11 +2,13 @@
 
 use std::fs::{create_dir, read_to_string, remove_dir, write};
 use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
+use serde_json::Value;
 use shared::failure::CallFailed;
 use shared::lock::try_lock;
 use shared::mountinfo::{self, Mount};
@@ -23,7 +25,12 @@ pub struct Groups {
     pub usable: Vec<String>,
     /// The first refusal.
     pub refused: Option<CallFailed>,
+    /// Whether that is so in a scope alone, which the steps ask systemd for.
+    pub in_scope: bool,
 }
+
+/// Set for this program where it looks from a scope.
+const IN_SCOPE: &str = "STEP00_CHECK_IN_SCOPE";
 
 /// A tree of groups, and where this process is in it.
 struct GroupTree {
@@ -34,8 +41,20 @@ struct GroupTree {
 }
 
 impl Groups {
-    /// Tries each tree that this process is in.
+    /// What a step can have: in the trees that this process is in; where it is refused there, in a scope of systemd's.
+    ///
+    /// # Errors
+    /// Where `/proc` is not there to be read.
     pub fn find() -> Result<Self> {
+        let groups = Groups::here()?;
+        Ok(match groups.refused.as_ref().and_then(|_| usable_in_a_scope()) {
+            Some(usable) => Groups { usable, refused: None, in_scope: true, ..groups },
+            None => groups,
+        })
+    }
+
+    /// Tries each tree that this process is in.
+    fn here() -> Result<Self> {
         let mounts = mountinfo::read(Path::new("/proc/self"))?;
         let memberships = read_to_string("/proc/self/cgroup").unwrap_or_default();
         let trees: Vec<GroupTree> = memberships.lines().filter_map(|line| tree(line, &mounts)).collect();
@@ -45,7 +64,8 @@ impl Groups {
             (false, true) => "v2",
             (false, false) => "none",
         };
-        let mut groups = Groups { version, controllers: Vec::new(), usable: Vec::new(), refused: None };
+        let mut groups =
+            Groups { version, controllers: Vec::new(), usable: Vec::new(), refused: None, in_scope: false };
         for tree in trees {
             match tree.usable() {
                 Ok(usable) => groups.usable.extend(usable),
@@ -55,6 +75,22 @@ impl Groups {
         }
         Ok(groups)
     }
+}
+
+/// What this program says of the place where it is when systemd starts it in a delegated scope, as it starts the steps that
+/// ask for one. `None` where systemd cannot be asked, or has nothing to delegate.
+fn usable_in_a_scope() -> Option<Vec<String>> {
+    // sd_booted(3); and where this is the one that looks, that was all.
+    if !Path::new("/run/systemd/system").exists() || std::env::var_os(IN_SCOPE).is_some() {
+        return None;
+    }
+    let mut look = Command::new("systemd-run");
+    look.args((!geteuid().is_root()).then_some("--user"));
+    look.args(["--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--"]).arg(std::env::current_exe().ok()?);
+    let looked = look.args(["check", "--json"]).env(IN_SCOPE, "1").stdin(Stdio::null()).output().ok()?;
+    let report: Value = serde_json::from_slice(&looked.stdout).ok()?;
+    let usable = report["cgroup"]["usable"].as_array()?.iter().filter_map(Value::as_str).map(str::to_owned);
+    Some(usable.collect()).filter(|usable: &Vec<_>| !usable.is_empty())
 }
 
 /// From a line `4:memory:/user.slice` (v1) or `0::/user.slice` (v2), and the mount that it belongs to.

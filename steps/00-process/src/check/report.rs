@@ -30,7 +30,8 @@ impl Report {
         }
         line("  ordinary users", self.ordinary.as_ref().map_or("cannot be tried from here".to_owned(), Verdict::said));
         line("cgroups", format!("{}: {}", self.groups.version, self.groups.controllers.join(" ")));
-        line("  usable here", none_or(self.groups.usable.join(" ")));
+        let scope = if self.groups.in_scope { " (in a scope, which the steps ask systemd for)" } else { "" };
+        line("  usable here", none_or(self.groups.usable.join(" ") + scope));
         line("propagation of /", format!("{} (the steps make their mounts private in any case)", self.propagation));
         line("overlayfs", self.overlay.said());
         line("seccomp", yes(&self.seccomp).to_string());

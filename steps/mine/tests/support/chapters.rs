@@ -248,7 +248,8 @@ impl Background {
         let seen = format!("it has ended with exit code {}\n{}", super::code(ended.expect("ended")), this.said());
         require(this.file.exists(), "`mine FILE ROOT COMMAND` has not made FILE", seen)?;
         let sentence = "FILE does not say `running PID`";
-        let found = soon(|| this.pid().is_some_and(|pid| this.is_it(pid)));
+        // Right after pivot_root the FIFO is there, too, and the old root still mounted.
+        let found = soon(|| this.pid().is_some_and(|pid| this.is_it(pid) && is_past_exec(pid)));
         require(found, sentence, format!("FILE says:\n{}", this.text()))?;
         this.pid = this.pid().expect("found");
         Ok(this)

@@ -150,6 +150,11 @@ pub fn stat(pid: Pid, field: usize) -> Option<String> {
     after_name.split_whitespace().nth(field - 3).map(str::to_owned)
 }
 
+/// Whether it has become a program. `PF_FORKNOEXEC` of `include/linux/sched.h`, in proc_pid_stat(5), *flags*.
+pub fn is_past_exec(pid: Pid) -> bool {
+    stat(pid, 9).and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & 0x40 == 0)
+}
+
 pub fn is_running(pid: Pid) -> bool {
     stat(pid, 3).is_some_and(|state| state != "Z" && state != "X")
 }
@@ -286,7 +291,10 @@ pub fn goes_to_the_background(mine: &Path, root: &Path) -> bool {
     let file = Path::new("file");
     let mut command = Command::new(mine);
     command.args([file, root]).arg("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success()) && file.exists()
+    let does = command.status().is_ok_and(|status| status.success()) && file.exists();
+    // Its monitor, a child of this process by now, removes its groups; ended in the middle of that, it would leave some.
+    soon(|| !children(getpid()).iter().any(|child| is_running(*child)));
+    does
 }
 
 /// So that no answer can be written into a program.
