@@ -40,7 +40,8 @@ impl<'a> Held<'a> {
         self.0.pid
     }
 
-    /// Host: the same child, whose parent is a helper of this process's. That one ends with the child's exit code.
+    /// Host: the same child, whose parent is a helper of this process's. That one ends with the child's exit code, and is
+    /// waited for in its place: the child itself cannot be.
     pub fn with_parent(mut self, helper: Pid) -> Self {
         self.0.reaped = helper;
         self

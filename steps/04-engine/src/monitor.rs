@@ -12,8 +12,23 @@
 //! child                  └─ enter ── held ──────────────────────└─ exec, program ········┘
 //! ```
 //!
-//! A monitor that is killed takes its container along (the child's PR_SET_PDEATHSIG), and its lock with it: so the next
-//! command knows.
+//! From the command line to the program's end, with what is written down and who holds which lock. (The kernel releases a
+//! lock with the last process that has it: flock(2).)
+//!
+//! | moment | where | written down | locks |
+//! | --- | --- | --- | --- |
+//! | the engine begins again, from a copy of itself (`protect`) | engine | | |
+//! | the container is added (`store`) | engine | `config.json`; `state.json`: this process; `exit`: blank | the store's, until it is added; from here on the container's |
+//! | fork ([`create`]) | both | | the monitor has a copy of that; the engine drops its own |
+//! | before anything is made (`bear`) | monitor | `state.json`: this process, the plan, the groups | |
+//! | the parts prepare (lib.rs) | monitor | | and each group's |
+//! | the child enters | child | | drops its copy |
+//! | it is created (`bear`) | monitor | `state.json`: the child | |
+//! | it is started (`door`, `start`) | monitor | `state.json`: when | |
+//! | the program has ended, and is cleaned up (`finish`) | monitor | `exit` | none: this process ends |
+//!
+//! So a container whose lock nobody holds and whose `exit` is blank is *dead*: what has looked after it was killed, and the
+//! child with it (PR_SET_PDEATHSIG). `clean` undoes what its plan says.
 
 use std::fs::File;
 use std::os::fd::AsFd;
