@@ -36,7 +36,7 @@ pub use gate::{Gate, die_with_host};
 pub use ids::Ids;
 pub use life::{Held, Ready, Running};
 pub use mount::mount;
-pub use readback::{facts, own_of};
+pub use readback::{facts, link, own_of};
 pub use remedies::known;
 pub use view::{Namespace, View, flag_names};
 

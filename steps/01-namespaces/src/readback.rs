@@ -42,8 +42,12 @@ pub fn own_of(process: Pid) -> Result<Vec<Namespace>> {
     Ok(own)
 }
 
-/// `pid:[4026531836]`; empty where the kernel has no such namespaces.
-fn link(process: &str, namespace: Namespace) -> Result<String> {
+/// Host: which namespace of this kind a process is in, by `/proc/PROCESS/ns`: `pid:[4026531836]`; empty where the kernel has
+/// no such namespaces. namespaces(7).
+///
+/// # Errors
+/// ENOENT where it is gone, EACCES where it is another user's.
+pub fn link(process: &str, namespace: Namespace) -> Result<String> {
     let path = format!("/proc/{process}/ns/{}", namespace.file());
     match std::fs::read_link(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound && Path::new("/proc").join(process).exists() => {

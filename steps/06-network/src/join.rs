@@ -21,8 +21,6 @@ use shared::failure::During;
 use shared::formula::Fact;
 use users::parts::MappedNamespaces;
 
-use crate::readback;
-
 /// Whose network it is.
 #[derive(Serialize, Deserialize)]
 pub struct Other {
@@ -67,7 +65,8 @@ impl Other {
         let pid = Pid::from_raw(member.pid);
         let own = namespaces::own_of(pid)?;
         let sees_all = !own.contains(&Namespace::Pid);
-        let shared = own.into_iter().filter(may_share).map(|kind| Ok((kind, readback::namespace(pid, kind)?)));
+        let shared =
+            own.into_iter().filter(may_share).map(|kind| Ok((kind, namespaces::link(&pid.to_string(), kind)?)));
         let other = Other { name: name.to_owned(), member, shared: shared.collect::<Result<_>>()?, state };
         ensure!(
             !sees_all || !other.shares_user(),
@@ -114,7 +113,7 @@ impl Other {
     /// ENOENT where the child is gone.
     pub fn facts(&self, child: Pid) -> Result<Vec<Fact>> {
         let fact = |(kind, its): &(Namespace, String)| {
-            let (name, child) = (&self.name, readback::namespace(child, *kind)?);
+            let (name, child) = (&self.name, namespaces::link(&child.to_string(), *kind)?);
             Ok(Fact {
                 what: format!("{} of {name}", kind.file()),
                 host: String::new(),

@@ -4,11 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::Result;
-use namespaces::Namespace;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use shared::explain;
-use shared::failure::During;
 use shared::formula::Fact;
 use shared::kernel_file;
 
@@ -90,15 +88,6 @@ pub fn mtu_of_uplink() -> u32 {
 /// be removed, here an interface that nobody can have: EPERM or ENODEV.
 pub fn may_administer() -> bool {
     netlink::delete_link("") != Err(Errno::EPERM)
-}
-
-/// Which namespace of this kind a process is in: `net:[4026531840]`. namespaces(7).
-///
-/// # Errors
-/// ENOENT where it is gone.
-pub fn namespace(process: Pid, kind: Namespace) -> Result<String> {
-    let path = format!("/proc/{process}/ns/{}", kind.file());
-    Ok(std::fs::read_link(&path).during(format_args!("cannot read {path}"))?.display().to_string())
 }
 
 /// Host: that the child has its addresses, and its way out.

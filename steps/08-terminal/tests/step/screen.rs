@@ -74,19 +74,12 @@ impl Screen {
 
     /// Waits until this is shown, and returns what was shown before it.
     pub fn expect(&mut self, text: &str) -> String {
-        let since = Instant::now();
-        loop {
-            if let Some(at) = self.shown.find(text) {
-                let rest = self.shown.split_off(at + text.len());
-                let mut before = std::mem::replace(&mut self.shown, rest);
-                before.truncate(at);
-                return before;
-            }
-            assert!(since.elapsed() < testing::PATIENCE, "{text:?} is not shown: {:?}", self.shown);
-            if let Ok(bytes) = self.bytes.recv_timeout(Duration::from_millis(100)) {
-                self.shown += &String::from_utf8_lossy(&bytes);
-            }
-        }
+        assert!(self.is_shown_within(testing::PATIENCE, text), "{text:?} is not shown: {:?}", self.shown);
+        let at = self.shown.find(text).expect("it is shown");
+        let rest = self.shown.split_off(at + text.len());
+        let mut before = std::mem::replace(&mut self.shown, rest);
+        before.truncate(at);
+        before
     }
 
     /// Gives the window this size until a program draws this in it. One that is about to read its next key when the signal
