@@ -117,6 +117,17 @@ impl World {
     }
 }
 
+/// Whether a test may go through all of many cases: where `.ci/run` visits a machine of several processors. `cargo test`, whose
+/// user waits for it, takes a sample of them, another one each time.
+pub fn takes_its_time() -> bool {
+    World::here().is_some() && std::thread::available_parallelism().is_ok_and(|count| count.get() > 1)
+}
+
+/// Of so many turns those that a test takes: all where it may take its time, else a fifth.
+pub fn some_of(all: usize) -> usize {
+    if takes_its_time() { all } else { all.div_ceil(5) }
+}
+
 /// The options that `cargo test … -- OPTIONS` passes on.
 #[derive(Parser)]
 struct Options {

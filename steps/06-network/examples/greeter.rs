@@ -8,6 +8,7 @@ use std::net::TcpListener;
 fn main() -> anyhow::Result<()> {
     let port = std::env::args().nth(1).unwrap_or_default().parse()?;
     let listener = TcpListener::bind(("0.0.0.0", port))?;
+    println!("listening on port {port}");
     loop {
         let (mut stream, from) = listener.accept()?;
         let _ = writeln!(stream, "hello, {}", from.ip()); // they may be gone again

@@ -43,7 +43,7 @@ pub fn at_every_pause_then(before: impl Fn(&Home), arguments: &[&str], who: Who,
         after(&home);
         home.clear();
     }
-    assert!(killed > 0 || is_slow(), "{who:?} was never killed in {arguments:?}");
+    assert!(killed > 0 || is_sampled(), "{who:?} was never killed in {arguments:?}");
 }
 
 /// The same with Ctrl-C, which ends the command (130) unless its program has ended (0).
@@ -65,18 +65,18 @@ pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
         tells_the_truth(&home, &here);
         home.clear();
     }
-    assert!(interrupted > 0 || is_slow(), "{arguments:?} never pauses");
+    assert!(interrupted > 0 || is_sampled(), "{arguments:?} never pauses");
 }
 
-/// Which: the first, the second and so on. On a slow machine, of one processor, every tenth, beginning somewhere else
-/// each time.
+/// Which: the first, the second and so on. Where that would take too long, every tenth, beginning somewhere else each time.
 fn pauses() -> impl Iterator<Item = usize> {
-    let first = if is_slow() { usize::from(testing::random_word().as_bytes()[0]) % 10 } else { 0 };
-    (first..).step_by(if is_slow() { 10 } else { 1 })
+    let (first, step) =
+        if is_sampled() { (usize::from(testing::random_word().as_bytes()[0]) % 10, 10) } else { (0, 1) };
+    (first..).step_by(step)
 }
 
-fn is_slow() -> bool {
-    std::thread::available_parallelism().is_ok_and(|count| count.get() == 1)
+fn is_sampled() -> bool {
+    !testing::takes_its_time()
 }
 
 /// How a command ended, and what it had printed before the signal.

@@ -339,7 +339,7 @@ fn checks() -> Vec<Check> {
             }
         }),
         check("who_comes_by_exec_is_closed_to_the_containers_root", [range()], closed_to_root_inside),
-        check("of_a_hundred_containers_none_is_lost_and_none_is_left", [range()], a_hundred).alone(),
+        check("of_a_crowd_of_containers_none_is_lost_and_none_is_left", [range()], a_crowd).alone(),
     ];
     checks.extend(user::checks().into_iter().chain(ordinary::checks()).chain(refused::checks()));
     checks
@@ -390,7 +390,7 @@ impl Drop for Overlay<'_> {
 }
 
 /// Eight at a time, each with a user and a word of its own.
-fn a_hundred() {
+fn a_crowd() {
     let home = Home::new();
     let root = rootfs().display().to_string();
     let one = |number: usize| {
@@ -399,7 +399,7 @@ fn a_hundred() {
         let words = ["-q", "run", "--rm", "--rootfs", &root, "--user", &user, "-v", &volume, "sh", "-c", &script];
         step("step05", words).with(|command| _ = command.env("XDG_RUNTIME_DIR", home.path()))
     };
-    let numbers: Vec<_> = (0..100).collect();
+    let numbers: Vec<_> = (0..testing::some_of(100)).collect();
     for eight in numbers.chunks(8) {
         let runs: Vec<_> = eight.iter().map(|number| (number, one(*number).spawn())).collect();
         for (number, run) in runs {

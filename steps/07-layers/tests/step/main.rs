@@ -414,7 +414,7 @@ fn checks() -> Vec<Check> {
             let create = [OWN, "create", "--network", "none", "--name", "it", "true"];
             killed::at_every_pause(|_| {}, &create, killed::Who::Monitor);
         }),
-        check("of_a_hundred_containers_none_is_lost_and_nothing_left", [overlay()], a_hundred).alone(),
+        check("of_a_crowd_of_containers_none_is_lost_and_nothing_left", [overlay()], a_crowd).alone(),
         check("an_ordinary_user_has_an_upper_layer_with_a_range", [ordinary::needed().or_else(overlay)], || {
             ordinary_user(RANGE, "0/0", "5/6");
         }),
@@ -501,13 +501,13 @@ fn shares_a_network(ok: impl Fn(&[&str]) -> String) {
 }
 
 /// Eight at a time, each of which writes the same file.
-fn a_hundred() {
+fn a_crowd() {
     let home = Home::new();
     let one = |number: usize| {
         let script = format!("cat /own 2>/dev/null; echo {number} >/own; sleep 0.2; cat /own");
         home.step(&[&["-q"], RUN, &["--rm", "sh", "-c", &script]].concat()).spawn()
     };
-    for round in 0..13 {
+    for round in 0..testing::some_of(13) {
         let runs: Vec<_> = (0..8).map(|number| (round * 8 + number, one(round * 8 + number))).collect();
         for (number, run) in runs {
             let output = run.wait_with_output().expect("wait");

@@ -86,6 +86,27 @@ const NEEDED: fn() -> [Option<String>; 2] = || [needs::user_namespaces(), needs:
 
 fn checks() -> Vec<Check> {
     vec![
+        // First what takes longest, so that it is not waited for at the end.
+        check("a_slow_reader_does_not_stall_the_others_for_ever", NEEDED(), || {
+            let home = Home::new();
+            let script = "read go; i=0; while [ $i -lt 40000 ]; do echo 0123456789012345678901234567890; i=$((i+1)); done; echo last; read end";
+            home.ok(&made("run", &["-dit", "--name", "it"], &["sh", "-c", script])[1..]);
+            let mut slow = on_screen(&home, &["-q", "attach", "it"]);
+            let mut fast = on_screen(&home, &["-q", "attach", "it"]);
+            wait_until("both are raw", || slow.is_raw() && fast.is_raw());
+            slow.signal(Signal::SIGSTOP);
+            fast.types("\r");
+            let since = Instant::now();
+            fast.expect("last");
+            assert!(since.elapsed() > Duration::from_secs(8), "it was waited for");
+            slow.signal(Signal::SIGCONT);
+            let code = slow.code();
+            assert_eq!((code, slow.is_as_before()), (125, true));
+            let shown = slow.rest();
+            assert!(shown.contains("was too slow"), "{}", &shown[shown.len().saturating_sub(300)..]);
+            fast.types("\r");
+            assert_eq!(fast.ended().0, 0);
+        }),
         check("a_program_has_a_terminal_of_its_own", NEEDED(), || {
             let home = Home::new();
             let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
@@ -224,26 +245,6 @@ fn checks() -> Vec<Check> {
             assert_eq!(one.ended().0, 0);
             two.types("exit 4\r");
             assert_eq!(two.ended().0, 4);
-        }),
-        check("a_slow_reader_does_not_stall_the_others_for_ever", NEEDED(), || {
-            let home = Home::new();
-            let script = "read go; i=0; while [ $i -lt 40000 ]; do echo 0123456789012345678901234567890; i=$((i+1)); done; echo last; read end";
-            home.ok(&made("run", &["-dit", "--name", "it"], &["sh", "-c", script])[1..]);
-            let mut slow = on_screen(&home, &["-q", "attach", "it"]);
-            let mut fast = on_screen(&home, &["-q", "attach", "it"]);
-            wait_until("both are raw", || slow.is_raw() && fast.is_raw());
-            slow.signal(Signal::SIGSTOP);
-            fast.types("\r");
-            let since = Instant::now();
-            fast.expect("last");
-            assert!(since.elapsed() > Duration::from_secs(8), "it was waited for");
-            slow.signal(Signal::SIGCONT);
-            let code = slow.code();
-            assert_eq!((code, slow.is_as_before()), (125, true));
-            let shown = slow.rest();
-            assert!(shown.contains("was too slow"), "{}", &shown[shown.len().saturating_sub(300)..]);
-            fast.types("\r");
-            assert_eq!(fast.ended().0, 0);
         }),
         check("the_log_has_what_a_terminal_shows", NEEDED(), || {
             let home = Home::new();
@@ -538,34 +539,35 @@ fn checks() -> Vec<Check> {
             let before = |home: &Home| drop(home.ok(&made("run", &["-d", "--name", "it"], &["sleep", "100"])[1..]));
             killed::at_every_pause(before, &[NEW_CALLS, "exec", "-t", "it", "true"], killed::Who::Engine);
         }),
-        check("a_hundred_at_eight_at_a_time", NEEDED(), || {
+        check("a_crowd_at_eight_at_a_time", NEEDED(), || {
             let home = Home::new();
             let mut running: Vec<(usize, Screen)> = Vec::new();
-            for number in 0..108 {
-                if running.len() == 8 || number >= 100 {
+            let all = testing::some_of(100);
+            for number in 0..all + 8 {
+                if running.len() == 8 || number >= all {
                     let Some((number, screen)) = (!running.is_empty()).then(|| running.remove(0)) else { break };
                     let (code, shown) = screen.ended();
                     assert!(code == 0 && shown == format!("n{number}\r\n"), "{number}: {code} {shown:?}");
                 }
-                if number < 100 {
+                if number < all {
                     let word = format!("echo n{number}");
                     running.push((number, on_screen(&home, &made("run", &["--rm", "-it"], &["sh", "-c", &word]))));
                 }
             }
             assert_eq!(home.all(), "");
         }),
-        check("a_hundred_detached_at_eight_at_a_time", NEEDED(), || {
+        check("a_crowd_detached_at_eight_at_a_time", NEEDED(), || {
             let home = Home::new();
-            let next = AtomicUsize::new(0);
+            let (all, next) = (testing::some_of(100), AtomicUsize::new(0));
             let one_after_the_other = || {
-                while let number @ ..100 = next.fetch_add(1, Ordering::Relaxed) {
+                while let Some(number) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < all) {
                     let script = format!("tty; echo n{number}");
                     let id = home.ok(&made("run", &["-d", "-t"], &["sh", "-c", &script])[1..]);
                     assert_eq!(home.ok(&["logs", "-f", &id]), format!("/dev/pts/0\r\nn{number}\r"));
                 }
             };
             std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(one_after_the_other))));
-            wait_until("all have ended", || home.all().matches("\"stopped\"").count() == 100);
+            wait_until("all have ended", || home.all().matches("\"stopped\"").count() == all);
             home.clear();
         }),
     ]

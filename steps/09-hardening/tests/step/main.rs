@@ -261,7 +261,7 @@ fn checks() -> Vec<Check> {
             let run = [&[at, "run"], OTHERS, &["--name", "it", "--oom-score-adj", "1", "sleep", "0.3"]].concat();
             killed::at_every_pause(|_| {}, &run, killed::Who::Engine);
         }),
-        check("of_a_hundred_containers_none_is_lost_and_none_is_left", here.clone(), a_hundred).alone(),
+        check("of_a_crowd_of_containers_none_is_lost_and_none_is_left", here.clone(), a_crowd).alone(),
         check("the_callers_keys_are_not_inherited", [needs::user_namespaces(), keys()], || {
             let home = Home::new();
             let word = testing::random_word();
@@ -285,13 +285,13 @@ fn checks() -> Vec<Check> {
 }
 
 /// Eight at a time, each with a word and a limit of its own.
-fn a_hundred() {
+fn a_crowd() {
     let home = Home::new();
     let one = |number: usize| {
         let (limit, script) = (format!("nofile={}", 100 + number), format!("echo {number} $(ulimit -n)"));
         home.step(&[&["-q", "run", "--rm"], OTHERS, &["--ulimit", &limit, "sh", "-c", &script]].concat()).spawn()
     };
-    let numbers: Vec<_> = (0..100).collect();
+    let numbers: Vec<_> = (0..testing::some_of(100)).collect();
     for eight in numbers.chunks(8) {
         let runs: Vec<_> = eight.iter().map(|number| (number, one(*number))).collect();
         for (number, run) in runs {
