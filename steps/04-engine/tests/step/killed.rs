@@ -29,54 +29,52 @@ pub fn at_every_pause(before: impl Fn(&Home), arguments: &[&str], who: Who) {
 
 /// The same, and looks at what is there after each.
 pub fn at_every_pause_then(before: impl Fn(&Home), arguments: &[&str], who: Who, after: impl Fn(&Home)) {
-    let mut killed = 0;
-    for pause in pauses() {
+    walk(&format!("{who:?} in {arguments:?}"), |pause| {
         let home = Home::new();
         before(&home);
         let here = format!("{who:?} killed at pause {pause} of {arguments:?}");
-        match end_at(&home, arguments, who, Signal::SIGKILL, pause).how {
-            How::Killed => killed += 1,
-            How::NobodyToKill => {}
-            How::Finished => break,
+        let how = end_at(&home, arguments, who, Signal::SIGKILL, pause).how;
+        if how != How::Finished {
+            tells_the_truth(&home, &here);
+            after(&home);
+            home.clear();
         }
-        tells_the_truth(&home, &here);
-        after(&home);
-        home.clear();
-    }
-    assert!(killed > 0 || is_sampled(), "{who:?} was never killed in {arguments:?}");
+        how
+    });
 }
 
 /// The same with Ctrl-C, which ends the command (130) unless its program has ended (0).
 pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
-    let mut interrupted = 0;
-    for pause in pauses() {
+    walk(&format!("{arguments:?}"), |pause| {
         let home = Home::new();
         before(&home);
         let here = format!("Ctrl-C at pause {pause} of {arguments:?}");
         let Ending { how, code, printed } = end_at(&home, arguments, Who::Engine, Signal::SIGINT, pause);
-        if how == How::Finished {
+        if how != How::Finished {
+            // The program's end is noticed after this: it is on its way, and that is written down.
+            let mut lines = printed.lines().skip_while(|line| !line.starts_with("child execve("));
+            let has_run = lines.any(|line| line.starts_with("host  rename(") && line.contains("state.json"));
+            assert_eq!(code, if has_run { 0 } else { 130 }, "{here}: {printed}");
+            tells_the_truth(&home, &here);
+            home.clear();
+        }
+        how
+    });
+}
+
+/// The first pause, the second and so on, until the command has finished. Where that would take too long, every tenth,
+/// beginning somewhere else each time; if nobody was there to be killed at one of those, every fifth, and so on.
+fn walk(what: &str, mut end: impl FnMut(usize) -> How) {
+    let mut step = if testing::takes_its_time() { 1 } else { 10 };
+    loop {
+        let first = usize::from(testing::random_word().as_bytes()[0]) % step;
+        let ends = (first..).step_by(step).map(&mut end).take_while(|how| *how != How::Finished);
+        if ends.filter(|how| *how == How::Killed).count() > 0 {
             break;
         }
-        interrupted += 1;
-        // The program's end is noticed after this: it is on its way, and that is written down.
-        let mut lines = printed.lines().skip_while(|line| !line.starts_with("child execve("));
-        let has_run = lines.any(|line| line.starts_with("host  rename(") && line.contains("state.json"));
-        assert_eq!(code, if has_run { 0 } else { 130 }, "{here}: {printed}");
-        tells_the_truth(&home, &here);
-        home.clear();
+        assert!(step > 1, "nobody was ever killed: {what}");
+        step = step.div_ceil(2);
     }
-    assert!(interrupted > 0 || is_sampled(), "{arguments:?} never pauses");
-}
-
-/// Which: the first, the second and so on. Where that would take too long, every tenth, beginning somewhere else each time.
-fn pauses() -> impl Iterator<Item = usize> {
-    let (first, step) =
-        if is_sampled() { (usize::from(testing::random_word().as_bytes()[0]) % 10, 10) } else { (0, 1) };
-    (first..).step_by(step)
-}
-
-fn is_sampled() -> bool {
-    !testing::takes_its_time()
 }
 
 /// How a command ended, and what it had printed before the signal.
