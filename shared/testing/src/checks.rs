@@ -117,15 +117,15 @@ impl World {
     }
 }
 
-/// Whether a test may go through all of many cases: where `.ci/run` visits a machine of several processors. `cargo test`, whose
-/// user waits for it, takes a sample of them, another one each time.
-pub fn takes_its_time() -> bool {
+/// Whether tests go through all of many cases: where `.ci/run` visits a machine with several processors. A plain
+/// `cargo test`, which somebody waits for, takes a sample of them, a different one each time.
+pub fn is_exhaustive() -> bool {
     World::here().is_some() && std::thread::available_parallelism().is_ok_and(|count| count.get() > 1)
 }
 
-/// Of so many turns those that a test takes: all where it may take its time, else a fifth.
+/// How many of `all` turns a test takes: all of them if it [is exhaustive](is_exhaustive), else a fifth.
 pub fn some_of(all: usize) -> usize {
-    if takes_its_time() { all } else { all.div_ceil(5) }
+    if is_exhaustive() { all } else { all.div_ceil(5) }
 }
 
 /// The options that `cargo test … -- OPTIONS` passes on.

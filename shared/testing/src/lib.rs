@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shared::mountinfo;
 
-pub use checks::{Check, World, check, run, some_of, takes_its_time};
+pub use checks::{Check, World, check, is_exhaustive, run, some_of};
 pub use root::make_root;
 use surroundings::{children, reap};
 pub use surroundings::{groups_of_steps, interfaces, tempdir, without_own_groups};

@@ -62,10 +62,10 @@ pub fn interrupt_at_every_pause(before: impl Fn(&Home), arguments: &[&str]) {
     });
 }
 
-/// The first pause, the second and so on, until the command has finished. Where that would take too long, every tenth,
-/// beginning somewhere else each time; if nobody was there to be killed at one of those, every fifth, and so on.
+/// Before the first call, the second and so on, until the command has finished. A sample is every tenth, beginning somewhere
+/// else each time; if nobody was there to be killed at any of those, every fifth, and so on.
 fn walk(what: &str, mut end: impl FnMut(usize) -> How) {
-    let mut step = if testing::takes_its_time() { 1 } else { 10 };
+    let mut step = if testing::is_exhaustive() { 1 } else { 10 };
     loop {
         let first = usize::from(testing::random_word().as_bytes()[0]) % step;
         let ends = (first..).step_by(step).map(&mut end).take_while(|how| *how != How::Finished);
