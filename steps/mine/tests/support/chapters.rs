@@ -15,8 +15,8 @@ use nix::unistd::{ForkResult, Gid, Pid, User, fork, getgroups, getpid, getsid, m
 
 use super::*;
 
-/// The seven, in their order.
-pub const ALL: [(&str, Chapter); 8] = [
+/// All, in their order.
+pub const ALL: [(&str, Chapter); 9] = [
     ("chapter00", process),
     ("chapter01", namespaces),
     ("chapter02", cgroups),
@@ -25,6 +25,7 @@ pub const ALL: [(&str, Chapter); 8] = [
     ("chapter05", users),
     ("chapter06", network),
     ("chapter07", layers),
+    ("chapter09", rights),
 ];
 
 pub const ONE_ID: &str = "the map has a single id, so that inside nobody exists but root: write a range";
@@ -32,6 +33,8 @@ pub const NO_CABLE: &str =
     "the container has no interface eth0: a veth whose other end is born in its network namespace";
 pub const NO_LAYER: &str =
     "what the program writes is in ROOT: its root must be an overlay, with ROOT as the lower layer";
+pub const MORE_RIGHTS: &str =
+    "a setuid program gives the program more rights: set_no_new_privs() in the child, right before exec";
 pub const CODE: &str = "mine does not end with the exit code of its program";
 
 /// Chapter 00: the host waits for its child, and ends as the child has ended.
@@ -523,6 +526,42 @@ pub fn layers(mine: &Path) -> Checked {
     }
     Ok(())
 }
+
+/// Chapter 09: few rights, and no way to more.
+pub fn rights(mine: &Path) -> Checked {
+    if getuid().is_root() {
+        enter_shared_world()?;
+    }
+    let scratch = Scratch::new();
+    if let Some(reason) = why_no_range().or_else(|| why_no_overlay(&scratch.0)) {
+        return Err(Reason::CannotCheck(reason));
+    }
+    let root = make_root_of(getuid().is_root().then_some("100000"))?;
+    let script = "mount -t tmpfs none /tmp && touch /mounted; touch /given && chown 5:6 /given; touch /tried";
+    let container = Background::start_and(mine, &scratch, &root, 0, script)?;
+    let is_inside = |name: &str| container.inside(container.pid, name).exists();
+    require(soon(|| is_inside("tried")), "the program cannot write to its root", container.text())?;
+
+    let status = read_to_string(format!("/proc/{}/status", container.pid)).unwrap_or_default();
+    let line = |name: &str| status.lines().find_map(|it| it.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    require(line("NoNewPrivs:") == "1", MORE_RIGHTS, format!("NoNewPrivs: {}", line("NoNewPrivs:")))?;
+    for set in ["CapBnd:", "CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
+        let has = u64::from_str_radix(&line(set), 16).unwrap_or(u64::MAX);
+        let sentence = "the program has more capabilities than the fourteen: drop all others from the bounding set";
+        require(has & !FOURTEEN == 0, sentence, format!("{set} {has:x}, and not {FOURTEEN:x}"))?;
+    }
+    require(!is_inside("mounted"), "the program can mount, which takes CAP_SYS_ADMIN", "")?;
+    let given = metadata(container.inside(container.pid, "given")).map(|it| it.uid()).ok();
+    let wanted = map(container.pid, "uid_map").get(5).and_then(|id| id.parse().ok());
+    let sentence = "the program cannot give a file to another user: it needs CAP_CHOWN, number 0";
+    require(given.is_some() && given == wanted, sentence, format!("{given:?}, and not {wanted:?}"))?;
+    stands_apart(container.pid)?;
+    require(container.release(), "the program has not read its FIFO", "")?;
+    container.says_at_its_end("exited 0")
+}
+
+/// The capabilities of [`rights`], a bit each.
+const FOURTEEN: u64 = 0xa804_25fb;
 
 /// Why no upper layer can be in this directory, if none can.
 fn why_no_overlay(directory: &Path) -> Option<String> {
