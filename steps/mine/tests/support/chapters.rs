@@ -498,14 +498,7 @@ pub fn network(mine: &Path) -> Checked {
 
 /// Chapter 07: two containers on one root, which stays as it is.
 pub fn layers(mine: &Path) -> Checked {
-    if getuid().is_root() {
-        enter_shared_world()?;
-    }
-    let scratch = Scratch::new();
-    if let Some(reason) = why_no_range().or_else(|| why_no_overlay(&scratch.0)) {
-        return Err(Reason::CannotCheck(reason));
-    }
-    let root = make_root_of(getuid().is_root().then_some("100000"))?;
+    let (scratch, root) = layered()?;
     let script = "echo mine >/mine || exit 1; rm /etc/passwd";
     let first = Background::start_and(mine, &scratch, &root, 0, script)?;
     let written = || read_to_string(first.inside(first.pid, "mine")).is_ok_and(|text| text == "mine\n");
@@ -529,14 +522,7 @@ pub fn layers(mine: &Path) -> Checked {
 
 /// Chapter 09: few rights, and no way to more.
 pub fn rights(mine: &Path) -> Checked {
-    if getuid().is_root() {
-        enter_shared_world()?;
-    }
-    let scratch = Scratch::new();
-    if let Some(reason) = why_no_range().or_else(|| why_no_overlay(&scratch.0)) {
-        return Err(Reason::CannotCheck(reason));
-    }
-    let root = make_root_of(getuid().is_root().then_some("100000"))?;
+    let (scratch, root) = layered()?;
     let script = "mount -t tmpfs none /tmp && touch /mounted; touch /given && chown 5:6 /given; touch /tried";
     let container = Background::start_and(mine, &scratch, &root, 0, script)?;
     let is_inside = |name: &str| container.inside(container.pid, name).exists();
@@ -562,6 +548,19 @@ pub fn rights(mine: &Path) -> Checked {
 
 /// The capabilities of [`rights`], a bit each.
 const FOURTEEN: u64 = 0xa804_25fb;
+
+/// What a container with layers needs: a place for FILE that can have them beside it, and a ROOT of root's inside.
+fn layered() -> Result<(Scratch, PathBuf), Reason> {
+    if getuid().is_root() {
+        enter_shared_world()?;
+    }
+    let scratch = Scratch::new();
+    if let Some(reason) = why_no_range().or_else(|| why_no_overlay(&scratch.0)) {
+        return Err(Reason::CannotCheck(reason));
+    }
+    let root = make_root_of(getuid().is_root().then_some("100000"))?;
+    Ok((scratch, root))
+}
 
 /// Why no upper layer can be in this directory, if none can.
 fn why_no_overlay(directory: &Path) -> Option<String> {
