@@ -547,7 +547,9 @@ fn checks() -> Vec<Check> {
                 if running.len() == 8 || number >= all {
                     let Some((number, screen)) = (!running.is_empty()).then(|| running.remove(0)) else { break };
                     let (code, shown) = screen.ended();
-                    assert!(code == 0 && shown == format!("n{number}\r\n"), "{number}: {code} {shown:?}");
+                    // A slow machine's is told that it waits for the others' lock.
+                    let own = shown.lines().filter(|line| !line.starts_with("# another step is at work"));
+                    assert!(code == 0 && own.eq([format!("n{number}")]), "{number}: {code} {shown:?}");
                 }
                 if number < all {
                     let word = format!("echo n{number}");
