@@ -249,6 +249,16 @@ pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// The directories in /proc of the processes that have these words on their command line, and no others.
+pub fn processes(command: &str) -> Vec<PathBuf> {
+    let all = std::fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+    let is_it = |process: &PathBuf| {
+        let words = std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+        words.trim_end_matches('\0').replace('\0', " ") == command
+    };
+    all.filter(is_it).collect()
+}
+
 /// Something that nobody can have written into the code: six letters.
 pub fn random_word() -> String {
     let mut bytes = [0; 6];

@@ -13,6 +13,7 @@ mod screen;
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -260,8 +261,9 @@ fn checks() -> Vec<Check> {
             assert!(screen.is_raw());
             assert_eq!(screen.says("tty"), "/dev/pts/1");
             assert_eq!(screen.says("stty size"), "33 101");
-            screen.types("sleep 100\r");
-            std::thread::sleep(Duration::from_millis(100)); // Ctrl-C drops what nobody has read yet
+            let nap = nap(100);
+            screen.types(&format!("{nap}\r"));
+            wait_until_in_front(&nap); // Ctrl-C drops what nobody has read yet
             screen.types("\u{3}");
             screen.expect("^C");
             screen.expect("# ");
@@ -415,6 +417,22 @@ fn checks() -> Vec<Check> {
                 assert_eq!(screen.ended().0, 0);
             },
         ),
+        check("a_program_that_is_late_draws_for_who_attaches", NEEDED(), || {
+            let home = Home::new();
+            let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
+            screen.signal(Signal::SIGKILL);
+            screen.code();
+            kill(home.init("it"), Signal::SIGSTOP).expect("kill");
+            let mut screen = on_screen(&home, &["-q", "attach", "it"]);
+            wait_until("it is raw", || screen.is_raw());
+            // Longer than the two sizes would take, and not so long that it is taken for one that draws nothing.
+            std::thread::sleep(Duration::from_millis(200));
+            kill(home.init("it"), Signal::SIGCONT).expect("kill");
+            screen.expect("# ");
+            assert_eq!(screen.says("stty size"), "33 101");
+            screen.types("exit\r");
+            assert_eq!(screen.ended().0, 0);
+        }),
         check("a_stopped_command_gives_the_terminal_back_meanwhile", NEEDED(), || {
             let home = Home::new();
             let mut screen = shell(&home, &["--rm", "-it"], "bash");
@@ -594,24 +612,41 @@ fn until_prompt(screen: &mut Screen) -> String {
     shown.trim_matches(['\r', '\n', ':']).to_owned()
 }
 
+/// A command that sleeps for longer than this test takes, and that no other test has.
+fn nap(seconds: u32) -> String {
+    format!("sleep {seconds}.{}", std::process::id())
+}
+
+/// Until a command is what the keys of its terminal go to: a shell has a moment before, and behind it, in which they end nothing.
+fn wait_until_in_front(command: &str) {
+    let is_in_front = |process: &PathBuf| {
+        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        // The third and the sixth behind the name: its process group, and the one in front. See proc_pid_stat(5).
+        fields.get(2) == fields.get(5)
+    };
+    wait_until(&format!("{command} is in front"), || testing::processes(command).iter().any(is_in_front));
+}
+
 fn job_control(name: &str) {
     let home = Home::new();
     let mut screen = shell(&home, &["-it"], name);
-    screen.types("sleep 100\r");
-    std::thread::sleep(Duration::from_millis(100));
+    let (first, second) = (nap(100), nap(101));
+    screen.types(&format!("{first}\r"));
+    wait_until_in_front(&first);
     screen.types("\u{3}");
     screen.expect("^C");
     screen.expect("# ");
     assert_eq!(screen.says("echo $?"), "130", "{name}: Ctrl-C");
-    screen.types("sleep 101\r");
-    std::thread::sleep(Duration::from_millis(100));
+    screen.types(&format!("{second}\r"));
+    wait_until_in_front(&second);
     screen.types("\u{1a}");
     screen.expect("topped");
     screen.expect("# ");
     assert!(screen.says("jobs").contains("topped"), "{name}: Ctrl-Z");
     screen.types("fg\r");
-    screen.expect("sleep 101");
-    std::thread::sleep(Duration::from_millis(100));
+    screen.expect(&second);
+    wait_until_in_front(&second);
     screen.types("\u{1c}");
     screen.expect("^\\");
     screen.expect("# ");
@@ -753,14 +788,15 @@ fn init() {
     // And a shell has job control.
     let mut screen = shell(&home, &["--rm", "-it", "--init"], "bash");
     assert_eq!(screen.says("echo $$"), "2");
-    screen.types("sleep 100\r");
-    std::thread::sleep(Duration::from_millis(100));
+    let nap = nap(100);
+    screen.types(&format!("{nap}\r"));
+    wait_until_in_front(&nap);
     screen.types("\u{1a}");
     screen.expect("Stopped");
     screen.expect("# ");
     screen.types("fg\r");
-    screen.expect("\nsleep 100");
-    std::thread::sleep(Duration::from_millis(100));
+    screen.expect(&format!("\n{nap}"));
+    wait_until_in_front(&nap);
     screen.types("\u{3}");
     screen.expect("^C");
     screen.expect("# ");
