@@ -405,6 +405,7 @@ fn checks() -> Vec<Check> {
             || {
                 let home = Home::new();
                 let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
+                wait_until_it_reads(home.init("it"));
                 screen.signal(Signal::SIGKILL);
                 screen.code();
                 assert!(screen.is_raw());
@@ -417,22 +418,6 @@ fn checks() -> Vec<Check> {
                 assert_eq!(screen.ended().0, 0);
             },
         ),
-        check("a_program_that_is_late_draws_for_who_attaches", NEEDED(), || {
-            let home = Home::new();
-            let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
-            screen.signal(Signal::SIGKILL);
-            screen.code();
-            kill(home.init("it"), Signal::SIGSTOP).expect("kill");
-            let mut screen = on_screen(&home, &["-q", "attach", "it"]);
-            wait_until("it is raw", || screen.is_raw());
-            // Longer than the two sizes would take, and not so long that it is taken for one that draws nothing.
-            std::thread::sleep(Duration::from_millis(200));
-            kill(home.init("it"), Signal::SIGCONT).expect("kill");
-            screen.expect("# ");
-            assert_eq!(screen.says("stty size"), "33 101");
-            screen.types("exit\r");
-            assert_eq!(screen.ended().0, 0);
-        }),
         check("a_stopped_command_gives_the_terminal_back_meanwhile", NEEDED(), || {
             let home = Home::new();
             let mut screen = shell(&home, &["--rm", "-it"], "bash");
@@ -610,6 +595,11 @@ fn inside(program: &str) -> Option<String> {
 fn until_prompt(screen: &mut Screen) -> String {
     let shown = screen.expect("\u{1b}[K");
     shown.trim_matches(['\r', '\n', ':']).to_owned()
+}
+
+/// Until a shell sleeps, as its prompt is shown a moment before. A signal in that moment it notices with the next key.
+fn wait_until_it_reads(shell: Pid) {
+    wait_until("the shell waits for a key", || proc(shell, "stat").contains(") S "));
 }
 
 /// A command that sleeps for longer than this test takes, and that no other test has.
