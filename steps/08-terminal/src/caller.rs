@@ -26,6 +26,8 @@ use crate::{Raw, Window, set_size, size_of};
 
 /// How long a key that may begin the keys that detach is held back.
 const MOMENT: Duration = Duration::from_millis(500);
+/// How long a program may take to draw its screen at another size.
+const TO_DRAW: Duration = Duration::from_secs(3);
 /// Bytes that are read or written at a time: a pipe takes them whole, or is not writable. PIPE_BUF in pipe(7).
 const LOAD: usize = 4096;
 /// Bytes that are kept for a slow reader, before the container has to wait for it.
@@ -45,7 +47,7 @@ pub struct Caller {
     raw: Option<Raw>,
     output: OwnedFd,
     epoll: Epoll,
-    /// For a key that is held back.
+    /// For a key that is held back, and for a program that does not draw.
     clock: TimerFd,
     /// Ctrl-Z is a key like the others; but kill(1) can send the same signal.
     stops: SignalFd,
@@ -61,6 +63,8 @@ struct Ways {
     keys: Watch,
     /// As the other end knows it.
     window: Option<Window>,
+    /// It has been told another size than the true one, and has not drawn its screen at that yet.
+    draws: bool,
     has_ended: bool,
 }
 
@@ -106,8 +110,22 @@ impl Caller {
             added => added.during("epoll_ctl()")?,
         }
         let (typed, shown, keys) = (Vec::new(), Vec::new(), Watch::new(keys));
-        let ways = Ways { far: Some(far), typed, shown, keys, window: None, has_ended: false };
+        let ways = Ways { far: Some(far), typed, shown, keys, window: None, draws: false, has_ended: false };
         Ok(Caller { raw, output, epoll, clock, stops, ways: RefCell::new(ways) })
+    }
+
+    /// The other end has been told another size, so that it draws its screen. The true one it is told when it has: if both
+    /// came at once, it would see no change.
+    ///
+    /// # Errors
+    /// Those of timerfd_settime(2).
+    pub fn wait_for_its_screen(&self) -> Result<()> {
+        self.ways.borrow_mut().draws = true;
+        self.wake_after(TO_DRAW)
+    }
+
+    fn wake_after(&self, time: Duration) -> Result<()> {
+        self.clock.set(Expiration::OneShot(time.into()), TimerSetTimeFlags::empty()).during("timerfd_settime()")
     }
 
     /// Readable when there is something to do.
@@ -122,10 +140,12 @@ impl Caller {
     pub fn serve(&self) -> Result<Option<Left>> {
         let mut ways = self.ways.borrow_mut();
         self.stop_if_asked()?;
+        ways.receive();
+        self.wait_no_longer(&mut ways);
+        // Before the keys, which are for the program in the window that they are typed in.
         ways.tell_size();
         let has_detached = self.type_on(&mut ways)?;
         ways.send();
-        ways.receive();
         self.show(&mut ways)?;
         self.say_what_for(&ways);
         let is_over = ways.has_ended && ways.shown.is_empty();
@@ -170,13 +190,25 @@ impl Caller {
         self.raw.as_ref().map_or(Ok(()), Raw::again)
     }
 
-    /// Whether the keys that detach were typed.
-    fn type_on(&self, ways: &mut Ways) -> Result<bool> {
-        if self.clock.wait().is_ok() {
+    /// For more keys, where time is up; for a screen, also where a key is typed.
+    fn wait_no_longer(&self, ways: &mut Ways) {
+        let is_time = self.clock.wait().is_ok();
+        if is_time {
             let held = ways.keys.give_up();
             ways.typed.extend(held);
         }
-        if self.raw.is_none() || !ways.typed.is_empty() || !is_ready(stdin().as_fd(), PollFlags::POLLIN) {
+        if is_time || self.has_keys() {
+            ways.draws = false;
+        }
+    }
+
+    fn has_keys(&self) -> bool {
+        self.raw.is_some() && is_ready(stdin().as_fd(), PollFlags::POLLIN)
+    }
+
+    /// Whether the keys that detach were typed.
+    fn type_on(&self, ways: &mut Ways) -> Result<bool> {
+        if !ways.typed.is_empty() || !self.has_keys() {
             return Ok(false);
         }
         let mut keys = [0; LOAD];
@@ -191,9 +223,7 @@ impl Caller {
         let (passed, is_last) = ways.keys.pass(&keys[..count]);
         ways.typed.extend(passed);
         if !is_last && ways.keys.holds() {
-            self.clock
-                .set(Expiration::OneShot(MOMENT.into()), TimerSetTimeFlags::empty())
-                .during("timerfd_settime()")?;
+            self.wake_after(MOMENT)?;
         }
         Ok(is_last)
     }
@@ -230,7 +260,7 @@ impl Ways {
     /// Looked at each time, as SIGWINCH is just one of the reasons to look.
     fn tell_size(&mut self) {
         let window = own_window();
-        if let (Some(far), Some(size)) = (&self.far, window.filter(|_| window != self.window)) {
+        if let (Some(far), Some(size)) = (&self.far, window.filter(|_| window != self.window && !self.draws)) {
             if far.set_size(size).is_ok() {
                 self.window = window;
             }
@@ -250,7 +280,10 @@ impl Ways {
         let mut buffer = vec![0; line::MOST];
         while self.shown.len() < MEMORY && !self.has_ended {
             match self.far.as_ref().map_or(Ok(0), |far| far.receive(&mut buffer)) {
-                Ok(count @ 1..) => self.shown.extend(&buffer[..count]),
+                Ok(count @ 1..) => {
+                    self.draws = false;
+                    self.shown.extend(&buffer[..count]);
+                }
                 Err(Errno::EAGAIN) => return,
                 // EIO is how a terminal ends.
                 Ok(0) | Err(_) => self.has_ended = true,

@@ -1,7 +1,6 @@
 //! The commands that speak with a container's terminal: `run`, `start -a`, `attach`.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use engine::attach::{Left, Talk, attach};
@@ -18,9 +17,6 @@ use crate::Window;
 use crate::caller::{Caller, Far, check_input, own_window};
 use crate::keys::Keys;
 use crate::line::{self, Message};
-
-/// How long a program may take to see that its window has another size.
-const TO_DRAW: Duration = Duration::from_millis(50);
 
 /// A command that will speak with a container's terminal.
 pub struct Talker {
@@ -46,19 +42,19 @@ impl Talk for Talker {
             return start().map(|()| Left::Container);
         }
         let Snapshot { status, state, .. } = container.snapshot()?;
+        let runs = status == Status::Running;
         if let Some(window) = own_window() {
             // A program that runs already has drawn its screen elsewhere: a change of size has it draw it here, too.
-            if status == Status::Running {
-                let larger = Message::Size(Window { rows: window.rows + 1, ..window });
-                let _ = line::say(line.as_fd(), &larger.to_bytes());
-                signals::pause(TO_DRAW)?;
-            }
+            let rows = if runs { window.rows.saturating_add(1) } else { window.rows };
             // Before it starts, as its program asks at once.
-            let _ = line::say(line.as_fd(), &Message::Size(window).to_bytes());
+            let _ = line::say(line.as_fd(), &Message::Size(Window { rows, ..window }).to_bytes());
         }
         start()?;
         // What this command prints of itself is over: from here on its terminal is the container's.
         let caller = Caller::new(Far::Monitor(line), self.sends, &self.keys)?;
+        if runs {
+            caller.wait_for_its_screen()?;
+        }
         loop {
             match caller.serve()? {
                 Some(Left::Caller) => {

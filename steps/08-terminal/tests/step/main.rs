@@ -197,6 +197,7 @@ fn checks() -> Vec<Check> {
             assert_eq!(code, 0, "{shown}");
             assert_eq!(home.status("it"), "running");
             let mut screen = on_screen(&home, &["attach", "it"]);
+            wait_until("it is raw", || screen.is_raw());
             assert_eq!(screen.says("echo $x"), "kept");
             screen.types("\u{10}");
             screen.types("\u{11}");
@@ -208,6 +209,7 @@ fn checks() -> Vec<Check> {
             screen.types("\u{18}y");
             assert_eq!(screen.ended().0, 0);
             let mut screen = on_screen(&home, &["-q", "attach", "it"]);
+            wait_until("it is raw", || screen.is_raw());
             screen.types("exit 3\r");
             screen.expect("exit");
             assert_eq!(screen.ended().0, 3);
@@ -418,6 +420,34 @@ fn checks() -> Vec<Check> {
                 assert_eq!(screen.ended().0, 0);
             },
         ),
+        check("a_program_that_is_late_draws_for_who_attaches", NEEDED(), || {
+            let home = Home::new();
+            let mut screen = shell(&home, &["-it", "--name", "it"], "bash");
+            wait_until_it_reads(home.init("it"));
+            screen.signal(Signal::SIGKILL);
+            screen.code();
+            kill(home.init("it"), Signal::SIGSTOP).expect("kill");
+            let mut screen = on_screen(&home, &["-q", "attach", "it"]);
+            wait_until("it is raw", || screen.is_raw());
+            // Two sizes that are told at once would both be told by then.
+            std::thread::sleep(Duration::from_millis(200));
+            kill(home.init("it"), Signal::SIGCONT).expect("kill");
+            screen.expect("# ");
+            assert_eq!(screen.says("stty size"), "33 101");
+            screen.types("exit\r");
+            assert_eq!(screen.ended().0, 0);
+        }),
+        check("a_program_that_draws_nothing_has_the_true_size_soon", NEEDED(), || {
+            let home = Home::new();
+            home.ok(&made("run", &["-dit", "--name", "it"], &["sleep", "100"])[1..]);
+            let screen = on_screen(&home, &["-q", "attach", "it"]);
+            wait_until("it is raw", || screen.is_raw());
+            wait_until("its size is the window's", || {
+                home.ok(&["exec", "it", "stty", "-F", "/proc/1/fd/0", "size"]).trim() == "33 101"
+            });
+            screen.types("\u{10}\u{11}");
+            assert_eq!(screen.ended().0, 0);
+        }),
         check("a_stopped_command_gives_the_terminal_back_meanwhile", NEEDED(), || {
             let home = Home::new();
             let mut screen = shell(&home, &["--rm", "-it"], "bash");
