@@ -1,23 +1,30 @@
 //! My own container: `mine FILE ROOT COMMAND [ARG…]`. It runs in the background, and FILE says how it ended. Root inside is
 //! nobody outside, with no more rights than it needs; where root has called it, there is a cable to it; and what it writes goes
-//! to FILE.layers, and not to ROOT.
+//! to FILE.layers, and not to ROOT. It has a terminal of its own: what is written to FILE.keys is typed there, and what it
+//! shows is in FILE.
 
 use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::chown;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
-use std::{env, fs, io, panic};
+use std::{env, fs, io, panic, thread};
 
+use nix::cmsg_space;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, clone};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, User, chdir, daemon, dup2_stderr, dup2_stdout, getgid, getuid};
-use nix::unistd::{pivot_root, setgid, setgroups, sethostname, setuid};
+use nix::unistd::{Gid, Pid, Uid, User, chdir, daemon, dup2_stderr, dup2_stdin, dup2_stdout, getgid, getuid};
+use nix::unistd::{mkfifo, pivot_root, setgid, setgroups, sethostname, setsid, setuid};
 
 fn main() {
     // Any failure, of the host or of the child, ends that process here and names the call.
@@ -35,6 +42,9 @@ fn main() {
     dup2_stderr(&log).expect("dup2");
     let layers = format!("{file}.layers");
     make_layers(&layers);
+    let keys = format!("{file}.keys");
+    mkfifo(&*keys, Mode::S_IRUSR | Mode::S_IWUSR).expect("mkfifo");
+    let (host_end, child_end) = UnixStream::pair().expect("socketpair");
 
     let gate = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("eventfd");
     let flags = CloneFlags::CLONE_NEWUSER
@@ -44,9 +54,10 @@ fn main() {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWNET;
     let mut stack = vec![0; 1 << 20];
-    let run = Box::new(|| child(&gate, root, &layers, program, arguments));
+    let run = Box::new(|| child(&gate, &child_end, root, &layers, program, arguments));
     // SAFETY: this process has one thread, and without CLONE_VM the child has its own copy of the memory.
     let child = unsafe { clone(run, &mut stack, flags, Some(Signal::SIGCHLD as i32)) }.expect("clone");
+    drop(child_end); // the child's copy is the last one: if it fails, its end is heard here
 
     // Host, and the child held at the gate: it gets a range of ids, and every group has the child in it.
     map_ids(child, "uid", getuid().as_raw());
@@ -58,9 +69,13 @@ fn main() {
     }
     println!("running {child}");
     gate.write(1).expect("gate");
+    if let Some(master) = receive(&host_end) {
+        serve(master, &keys, &log);
+    }
 
     // Host, and the child gone.
     let code = wait(child);
+    fs::remove_file(&keys).expect(&keys);
     groups.iter().filter(|group| group.exists()).for_each(|group| fs::remove_dir(group).expect("rmdir"));
     println!("exited {code}");
 }
@@ -108,7 +123,7 @@ fn run(words: &str) {
 }
 
 /// Child: becomes root inside, takes its own view, enters its root, and becomes the program.
-fn child(gate: &EventFd, root: &str, layers: &str, program: &str, arguments: &[String]) -> isize {
+fn child(gate: &EventFd, host: &UnixStream, root: &str, layers: &str, program: &str, arguments: &[String]) -> isize {
     set_pdeathsig(Signal::SIGKILL).expect("prctl");
     gate.read().expect("gate");
     // The map says which ids there are; by these it becomes one of them. Without its user id, it could change no group.
@@ -128,9 +143,32 @@ fn child(gate: &EventFd, root: &str, layers: &str, program: &str, arguments: &[S
     mount(Some("proc"), "proc", Some("proc"), MsFlags::empty(), none).expect("mount proc");
     pivot_root(".", ".").expect("pivot_root");
     umount2(".", MntFlags::MNT_DETACH).expect("umount2");
+    take_terminal(host);
     give_up_rights();
     let error = Command::new(program).args(arguments).exec();
     panic!("{program}: {error}")
+}
+
+/// Child, in its root: makes a terminal, sends the host its master, and takes the other end.
+fn take_terminal(host: &UnixStream) {
+    let none = None::<&str>;
+    fs::create_dir_all("/dev/pts").expect("mkdir");
+    // Each mount has terminals of its own, from 0 on.
+    mount(Some("devpts"), "/dev/pts", Some("devpts"), MsFlags::empty(), none).expect("devpts");
+    let mut options = File::options();
+    options.read(true).write(true);
+    let master = options.open("/dev/pts/ptmx").expect("ptmx");
+    // SAFETY: takes a number and touches no memory of ours.
+    assert_eq!(unsafe { libc::unlockpt(master.as_raw_fd()) }, 0, "unlockpt: {}", io::Error::last_os_error());
+    let descriptors = [master.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    sendmsg::<()>(host.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None).expect("sendmsg");
+    // A terminal that the leader of a session opens becomes that of the session, if it has none.
+    setsid().expect("setsid");
+    let terminal = options.open("/dev/pts/0").expect("pts");
+    dup2_stdin(&terminal).expect("dup2");
+    dup2_stdout(&terminal).expect("dup2");
+    dup2_stderr(&terminal).expect("dup2");
 }
 
 /// Child, right before exec: keeps the rights of [`KEPT`], and no program gives it more.
@@ -148,6 +186,28 @@ fn give_up_rights() {
 /// In capabilities(7): chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
 /// sys_chroot, mknod, audit_write and setfcap.
 const KEPT: [u64; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
+
+/// Host: the master of the child's terminal; None where the child has ended before it could send that.
+fn receive(host: &UnixStream) -> Option<File> {
+    let (mut byte, mut space) = ([0], cmsg_space!(i32));
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(host.as_raw_fd(), &mut bytes, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
+    let ControlMessageOwned::ScmRights(descriptors) = message.expect("recvmsg").cmsgs().expect("cmsgs").next()? else {
+        panic!("not a descriptor")
+    };
+    // SAFETY: the kernel has just made it for this process.
+    Some(unsafe { File::from_raw_fd(descriptors[0]) })
+}
+
+/// Host: both ways at once, until the terminal ends: a program that waits for its keys may be told so by what it shows.
+fn serve(mut master: File, keys: &str, mut log: &File) {
+    // Open for writing, too: then it never ends, though writers come and go. See fifo(7).
+    let mut keys = File::options().read(true).write(true).open(keys).expect(keys);
+    let mut typed = master.try_clone().expect("dup");
+    thread::spawn(move || io::copy(&mut keys, &mut typed));
+    // It ends with EIO: the program has ended, and all that it has written is read.
+    let _ = io::copy(&mut master, &mut log);
+}
 
 /// Host: a group for the child in each tree: one on version 2, one for each subsystem on version 1.
 fn groups(child: Pid) -> Vec<PathBuf> {

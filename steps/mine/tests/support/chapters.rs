@@ -16,7 +16,7 @@ use nix::unistd::{ForkResult, Gid, Pid, User, fork, getgroups, getpid, getsid, m
 use super::*;
 
 /// All, in their order.
-pub const ALL: [(&str, Chapter); 9] = [
+pub const ALL: [(&str, Chapter); 10] = [
     ("chapter00", process),
     ("chapter01", namespaces),
     ("chapter02", cgroups),
@@ -25,6 +25,7 @@ pub const ALL: [(&str, Chapter); 9] = [
     ("chapter05", users),
     ("chapter06", network),
     ("chapter07", layers),
+    ("chapter08", terminal),
     ("chapter09", rights),
 ];
 
@@ -33,6 +34,8 @@ pub const NO_CABLE: &str =
     "the container has no interface eth0: a veth whose other end is born in its network namespace";
 pub const NO_LAYER: &str =
     "what the program writes is in ROOT: its root must be an overlay, with ROOT as the lower layer";
+pub const NO_TERMINAL: &str =
+    "the program's input, output and errors are no terminal of its own: /dev/pts/0 of a devpts that the child mounts";
 pub const MORE_RIGHTS: &str =
     "a setuid program gives the program more rights: set_no_new_privs() in the child, right before exec";
 pub const CODE: &str = "mine does not end with the exit code of its program";
@@ -302,6 +305,13 @@ impl Background {
         soon(|| open().and_then(|mut fifo| fifo.write_all(b"go on\n")).is_ok())
     }
 
+    /// Types at the program's terminal, from chapter 08 on.
+    fn types(&self, keys: &str) -> bool {
+        let fifo = self.file.with_extension("file.keys");
+        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo);
+        soon(|| open().and_then(|mut fifo| fifo.write_all(keys.as_bytes())).is_ok())
+    }
+
     fn says_at_its_end(&self, wanted: &str) -> Checked {
         let is_said = soon(|| self.text().lines().last() == Some(wanted));
         let seen = format!("FILE says:\n{}", self.text());
@@ -518,6 +528,50 @@ pub fn layers(mine: &Path) -> Checked {
         container.says_at_its_end("exited 0")?;
     }
     Ok(())
+}
+
+/// Chapter 08: a terminal of its own, and a way to its keys.
+pub fn terminal(mine: &Path) -> Checked {
+    let (scratch, root) = layered()?;
+    // The last line waits for the signal of a key.
+    let script = "trap 'touch /interrupted' INT; read word; echo \"<$word>\"
+        until [ -e /interrupted ]; do sleep 0.1; done; echo over";
+    let container = Background::start_and(mine, &scratch, &root, 0, script)?;
+    let pid = container.pid;
+    let terminal = metadata(container.inside(pid, "dev/pts/0")).ok();
+    let terminal = terminal.map(|it| (it.dev(), it.ino(), it.rdev()));
+    for number in 0..3 {
+        let its = metadata(format!("/proc/{pid}/fd/{number}")).map(|it| (it.dev(), it.ino(), it.rdev())).ok();
+        require(its.is_some() && its == terminal, NO_TERMINAL, format!("descriptor {number}: {its:?}, {terminal:?}"))?;
+    }
+    let of_host = metadata("/dev/pts").map(|it| it.dev()).ok();
+    require(of_host != terminal.map(|it| it.0), NO_TERMINAL, "its /dev/pts is the host's")?;
+    let open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd")).map(|all| all.flatten().collect()).unwrap_or_default();
+    let names = open.iter().filter_map(|it| fs::read_link(it.path()).ok()).collect::<Vec<_>>();
+    let has_master = names.iter().any(|name| name.ends_with("ptmx"));
+    let sentence = "the program has the master, too, and could type into its own terminal: it is the host's alone";
+    require(!has_master, sentence, format!("{names:?}"))?;
+    let session = (stat(pid, 6), stat(pid, 7));
+    let sentence = "no session has the terminal, so that no key makes a signal: setsid, and then open it or TIOCSCTTY";
+    let leads = session.0 == Some(pid.to_string()) && session.1.as_ref().is_some_and(|it| it != "0");
+    require(leads, sentence, format!("its session and terminal: {session:?}"))?;
+
+    let word = format!("{:x}", random());
+    let sentence = "what is written to FILE.keys is not typed at the terminal: copy it to the master";
+    require(container.types(&format!("{word}\n")), sentence, "FILE.keys has no reader")?;
+    let sentence = "what the program shows at its terminal is not in FILE: copy it from the master";
+    let is_shown = soon(|| container.text().lines().any(|line| line == format!("<{word}>")));
+    require(is_shown, sentence, container.text())?;
+    let interrupted = || container.inside(pid, "interrupted").exists();
+    require(container.types("\u{3}") && soon(interrupted), "Ctrl-C does not interrupt the program", container.text())?;
+    stands_apart(pid)?;
+    require(container.release(), "the program has not read its FIFO", "")?;
+    container.says_at_its_end("exited 0")?;
+    let keys = container.file.with_extension("file.keys");
+    require(soon(|| !keys.exists()), "FILE.keys is still there when the program has ended", "")?;
+
+    let second = Background::start(mine, &scratch, &root, 0)?;
+    dies_with_its_monitor(&second)
 }
 
 /// Chapter 09: few rights, and no way to more.
