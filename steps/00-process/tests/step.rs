@@ -143,6 +143,8 @@ fn checks() -> Vec<Check> {
                 assert_eq!(with_them.code == 0, runs, "{name} {options:?}: {claim} {}", with_them.err);
             }
             assert_eq!(ran.code == 0, printed["ok"] == true, "{printed}");
+            let table = step("step00", ["check"]).with(|it| root.have_store(it)).ran().out;
+            assert_eq!(printed["cgroup"]["in_scope"], table.contains("(in a scope"), "{printed}");
         })
         .differs_in(World::SLOW.into_iter().chain([World::DockerPlain])),
         check(

@@ -190,7 +190,7 @@ impl Caller {
         self.raw.as_ref().map_or(Ok(()), Raw::again)
     }
 
-    /// For more keys, where time is up; for a screen, also where a key is typed.
+    /// A key that was held back goes on when time is up. Then a screen is not waited for either, nor when a key is typed.
     fn wait_no_longer(&self, ways: &mut Ways) {
         let is_time = self.clock.wait().is_ok();
         if is_time {

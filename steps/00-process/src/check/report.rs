@@ -79,6 +79,7 @@ impl Report {
                 "version": self.groups.version,
                 "controllers": self.groups.controllers,
                 "usable": self.groups.usable,
+                "in_scope": self.groups.in_scope,
             },
             "propagation": self.propagation,
             "overlayfs": full(&self.overlay),
