@@ -43,7 +43,7 @@ fn main() {
     let layers = format!("{file}.layers");
     make_layers(&layers);
     let keys = format!("{file}.keys");
-    mkfifo(&*keys, Mode::S_IRUSR | Mode::S_IWUSR).expect("mkfifo");
+    mkfifo(&*keys, Mode::S_IRUSR | Mode::S_IWUSR).expect(&keys);
     let (host_end, child_end) = UnixStream::pair().expect("socketpair");
 
     let gate = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("eventfd");
@@ -149,10 +149,12 @@ fn child(gate: &EventFd, host: &UnixStream, root: &str, layers: &str, program: &
     panic!("{program}: {error}")
 }
 
-/// Child, in its root: makes a terminal, sends the host its master, and takes the other end.
+/// Child, in its root: makes a terminal, opens its other end, sends the host the master, and takes the terminal.
 fn take_terminal(host: &UnixStream) {
     let none = None::<&str>;
-    fs::create_dir_all("/dev/pts").expect("mkdir");
+    // A directory of ROOT's may be nobody's in here, and take no other.
+    mount(Some("tmpfs"), "/dev", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).expect("tmpfs");
+    fs::create_dir("/dev/pts").expect("mkdir");
     // Each mount has terminals of its own, from 0 on.
     mount(Some("devpts"), "/dev/pts", Some("devpts"), MsFlags::empty(), none).expect("devpts");
     let mut options = File::options();
@@ -160,12 +162,13 @@ fn take_terminal(host: &UnixStream) {
     let master = options.open("/dev/pts/ptmx").expect("ptmx");
     // SAFETY: takes a number and touches no memory of ours.
     assert_eq!(unsafe { libc::unlockpt(master.as_raw_fd()) }, 0, "unlockpt: {}", io::Error::last_os_error());
-    let descriptors = [master.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    sendmsg::<()>(host.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None).expect("sendmsg");
     // A terminal that the leader of a session opens becomes that of the session, if it has none.
     setsid().expect("setsid");
     let terminal = options.open("/dev/pts/0").expect("pts");
+    // Not before: the end of a terminal that nobody has opened is never heard. A byte has to go with the descriptor.
+    let descriptors = [master.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    sendmsg::<()>(host.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None).expect("sendmsg");
     dup2_stdin(&terminal).expect("dup2");
     dup2_stdout(&terminal).expect("dup2");
     dup2_stderr(&terminal).expect("dup2");
@@ -201,11 +204,11 @@ fn receive(host: &UnixStream) -> Option<File> {
 
 /// Host: both ways at once, until the terminal ends: a program that waits for its keys may be told so by what it shows.
 fn serve(mut master: File, keys: &str, mut log: &File) {
-    // Open for writing, too: then it never ends, though writers come and go. See fifo(7).
+    // Open for writing, too: then it never ends, even though writers come and go. See fifo(7).
     let mut keys = File::options().read(true).write(true).open(keys).expect(keys);
     let mut typed = master.try_clone().expect("dup");
     thread::spawn(move || io::copy(&mut keys, &mut typed));
-    // It ends with EIO: the program has ended, and all that it has written is read.
+    // It ends with EIO: nobody has the other end open any more, and all that was written is read.
     let _ = io::copy(&mut master, &mut log);
 }
 

@@ -34,8 +34,7 @@ pub const NO_CABLE: &str =
     "the container has no interface eth0: a veth whose other end is born in its network namespace";
 pub const NO_LAYER: &str =
     "what the program writes is in ROOT: its root must be an overlay, with ROOT as the lower layer";
-pub const NO_TERMINAL: &str =
-    "the program's input, output and errors are no terminal of its own: /dev/pts/0 of a devpts that the child mounts";
+pub const NO_TERMINAL: &str = "the program's input, output and errors are not a terminal of its own: /dev/pts/0 of a devpts that the child mounts";
 pub const MORE_RIGHTS: &str =
     "a setuid program gives the program more rights: set_no_new_privs() in the child, right before exec";
 pub const CODE: &str = "mine does not end with the exit code of its program";
@@ -256,9 +255,10 @@ impl Background {
         require(gone, "mine does not come back: it must go to the background", "")?;
         let seen = format!("it has ended with exit code {}\n{}", super::code(ended.expect("ended")), this.said());
         require(this.file.exists(), "`mine FILE ROOT COMMAND` has not made FILE", seen)?;
-        let sentence = "FILE does not say `running PID`";
         // Right after pivot_root the FIFO is there, too, and the old root still mounted.
         let found = soon(|| this.pid().is_some_and(|pid| this.is_it(pid) && is_past_exec(pid)));
+        let has_not_begun = this.pid().is_some_and(|pid| !is_running(pid));
+        let sentence = if has_not_begun { "the program has not begun" } else { "FILE does not say `running PID`" };
         require(found, sentence, format!("FILE says:\n{}", this.text()))?;
         this.pid = this.pid().expect("found");
         Ok(this)
@@ -305,10 +305,13 @@ impl Background {
         soon(|| open().and_then(|mut fifo| fifo.write_all(b"go on\n")).is_ok())
     }
 
+    fn keys(&self) -> PathBuf {
+        self.file.with_extension("file.keys")
+    }
+
     /// Types at the program's terminal, from chapter 08 on.
     fn types(&self, keys: &str) -> bool {
-        let fifo = self.file.with_extension("file.keys");
-        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo);
+        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(self.keys());
         soon(|| open().and_then(|mut fifo| fifo.write_all(keys.as_bytes())).is_ok())
     }
 
@@ -533,16 +536,19 @@ pub fn layers(mine: &Path) -> Checked {
 /// Chapter 08: a terminal of its own, and a way to its keys.
 pub fn terminal(mine: &Path) -> Checked {
     let (scratch, root) = layered()?;
-    // The last line waits for the signal of a key.
-    let script = "trap 'touch /interrupted' INT; read word; echo \"<$word>\"
-        until [ -e /interrupted ]; do sleep 0.1; done; echo over";
+    // It waits for the signal of a key; and right at its end it writes more than a terminal keeps.
+    let script = "trap 'seq 2000; echo last' EXIT; trap 'touch /interrupted' INT; read word; echo \"<$word>\"
+        until [ -e /interrupted ]; do sleep 0.1; done";
     let container = Background::start_and(mine, &scratch, &root, 0, script)?;
     let pid = container.pid;
     let terminal = metadata(container.inside(pid, "dev/pts/0")).ok();
     let terminal = terminal.map(|it| (it.dev(), it.ino(), it.rdev()));
     for number in 0..3 {
         let its = metadata(format!("/proc/{pid}/fd/{number}")).map(|it| (it.dev(), it.ino(), it.rdev())).ok();
-        require(its.is_some() && its == terminal, NO_TERMINAL, format!("descriptor {number}: {its:?}, {terminal:?}"))?;
+        let has_hung_up = terminal.is_none() && its.is_some_and(|(.., rdev)| rdev >> 8 == TERMINALS);
+        let hung_up = "its terminal has hung up: the host has not received the master, or has closed it";
+        let sentence = if has_hung_up { hung_up } else { NO_TERMINAL };
+        require(its.is_some() && its == terminal, sentence, format!("descriptor {number}: {its:?}, {terminal:?}"))?;
     }
     let of_host = metadata("/dev/pts").map(|it| it.dev()).ok();
     require(of_host != terminal.map(|it| it.0), NO_TERMINAL, "its /dev/pts is the host's")?;
@@ -556,22 +562,45 @@ pub fn terminal(mine: &Path) -> Checked {
     let leads = session.0 == Some(pid.to_string()) && session.1.as_ref().is_some_and(|it| it != "0");
     require(leads, sentence, format!("its session and terminal: {session:?}"))?;
 
-    let word = format!("{:x}", random());
-    let sentence = "what is written to FILE.keys is not typed at the terminal: copy it to the master";
-    require(container.types(&format!("{word}\n")), sentence, "FILE.keys has no reader")?;
     let sentence = "what the program shows at its terminal is not in FILE: copy it from the master";
-    let is_shown = soon(|| container.text().lines().any(|line| line == format!("<{word}>")));
-    require(is_shown, sentence, container.text())?;
+    let is_shown = |line: &str| soon(|| container.text().lines().any(|it| it == line));
+    require(is_shown("hello"), sentence, container.text())?;
+    let word = format!("{:x}", random());
+    let is_typed = container.types(&format!("{word}\n")) && is_shown(&format!("<{word}>"));
+    require(is_typed, "what is written to FILE.keys is not typed: copy it to the master", container.text())?;
     let interrupted = || container.inside(pid, "interrupted").exists();
-    require(container.types("\u{3}") && soon(interrupted), "Ctrl-C does not interrupt the program", container.text())?;
+    let sentence = "the key Ctrl-C of a second writer of FILE.keys does not arrive: if it is not open for writing, too, \
+        it ends with the first one, see fifo(7)";
+    require(container.types("\u{3}") && soon(interrupted), sentence, container.text())?;
     stands_apart(pid)?;
+    let mode = metadata(container.keys()).map_or(0, |it| it.permissions().mode() & 0o777);
+    require(mode & 0o077 == 0, "others may open FILE.keys, and type there or take what is typed", format!("{mode:o}"))?;
     require(container.release(), "the program has not read its FIFO", "")?;
     container.says_at_its_end("exited 0")?;
-    let keys = container.file.with_extension("file.keys");
-    require(soon(|| !keys.exists()), "FILE.keys is still there when the program has ended", "")?;
+    let text = container.text();
+    let end: Vec<_> = text.lines().rev().take(3).collect();
+    let sentence = "what the program has written last is not in FILE: read the master until that fails";
+    require(end == ["exited 0", "last", "2000"], sentence, format!("the end of FILE, backwards: {end:?}"))?;
+    require(soon(|| !container.keys().exists()), "FILE.keys is still there when the program has ended", "")?;
+    ends_without_a_terminal(mine, &scratch)?;
 
     let second = Background::start(mine, &scratch, &root, 0)?;
     dies_with_its_monitor(&second)
+}
+
+/// Major number of the terminals of a devpts. `UNIX98_PTY_SLAVE_MAJOR` of `include/uapi/linux/major.h`.
+const TERMINALS: u64 = 136;
+
+/// A child that has failed before it has sent anything.
+fn ends_without_a_terminal(mine: &Path, scratch: &Scratch) -> Checked {
+    let (file, keys) = (scratch.0.join("failed"), scratch.0.join("failed.keys"));
+    let text = || read_to_string(&file).unwrap_or_default();
+    let _ = Command::new(mine).arg(&file).args(["/nowhere", "true"]).stderr(Stdio::null()).status();
+    let has_ended = soon(|| text().lines().last().is_some_and(|line| line.starts_with("exited ")));
+    let sentence = "with a ROOT that is not there the child fails, and the host still waits for its terminal: close the \
+        child's end of the sockets after clone";
+    require(has_ended, sentence, format!("FILE says:\n{}", text()))?;
+    require(soon(|| !keys.exists()), "FILE.keys is still there when the child has failed", "")
 }
 
 /// Chapter 09: few rights, and no way to more.
