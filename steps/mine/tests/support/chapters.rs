@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, User, fork, getgroups, getpid, getsid, mkfifo, setgroups};
@@ -535,6 +535,9 @@ pub fn layers(mine: &Path) -> Checked {
 
 /// Chapter 08: a terminal of its own, and a way to its keys.
 pub fn terminal(mine: &Path) -> Checked {
+    // Where a script has started this in the background, Ctrl-C is ignored, and a shell could not trap it. Inherited.
+    // SAFETY: no handler is called.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.expect("signal");
     let (scratch, root) = layered()?;
     // It waits for the signal of a key; and right at its end it writes more than a terminal keeps.
     let script = "trap 'seq 2000; echo last' EXIT; trap 'touch /interrupted' INT; read word; echo \"<$word>\"
