@@ -486,7 +486,7 @@ fn checks() -> Vec<Check> {
             nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).expect("kill");
             killed.wait().expect("wait");
             assert_eq!(partial().len(), 1, "a killed script cannot clean up");
-            // Its id is another process's by now: one that began long ago, and not in the same clock tick as this one may.
+            // Its id is another process's by now: that of process 1, as this test may have begun in the script's clock tick.
             let name = partial().concat();
             let (_, began) = name.rsplit_once('.').expect("a time");
             let recycled = format!("root.partial.1.{began}");

@@ -197,7 +197,7 @@ impl Caller {
             let held = ways.keys.give_up();
             ways.typed.extend(held);
         }
-        if is_time || self.has_keys() {
+        if ways.draws && (is_time || self.has_keys()) {
             ways.draws = false;
         }
     }

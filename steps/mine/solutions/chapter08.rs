@@ -184,7 +184,7 @@ fn receive(host: &UnixStream) -> Option<File> {
     Some(unsafe { File::from_raw_fd(descriptors[0]) })
 }
 
-/// Host: both ways at once, until the terminal ends: a program that waits for its keys may be told so by what it shows.
+/// Host: both ways at once, until the terminal ends: the program may wait for a key, or for what it shows to be read.
 fn serve(mut master: File, keys: &str, mut log: &File) {
     // Open for writing, too: then it never ends, even though writers come and go. See fifo(7).
     let mut keys = File::options().read(true).write(true).open(keys).expect(keys);

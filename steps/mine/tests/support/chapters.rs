@@ -34,7 +34,8 @@ pub const NO_CABLE: &str =
     "the container has no interface eth0: a veth whose other end is born in its network namespace";
 pub const NO_LAYER: &str =
     "what the program writes is in ROOT: its root must be an overlay, with ROOT as the lower layer";
-pub const NO_TERMINAL: &str = "the program's input, output and errors are not a terminal of its own: /dev/pts/0 of a devpts that the child mounts";
+pub const NO_TERMINAL: &str = "the program's input, output and errors are not a terminal of its own: \
+    /dev/pts/0 of a devpts that the child mounts";
 pub const MORE_RIGHTS: &str =
     "a setuid program gives the program more rights: set_no_new_privs() in the child, right before exec";
 pub const CODE: &str = "mine does not end with the exit code of its program";
@@ -300,9 +301,7 @@ impl Background {
     }
 
     fn release(&self) -> bool {
-        let fifo = self.inside(self.pid, &self.fifo);
-        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo);
-        soon(|| open().and_then(|mut fifo| fifo.write_all(b"go on\n")).is_ok())
+        write_soon(&self.inside(self.pid, &self.fifo), "go on\n")
     }
 
     fn keys(&self) -> PathBuf {
@@ -311,8 +310,7 @@ impl Background {
 
     /// Types at the program's terminal, from chapter 08 on.
     fn types(&self, keys: &str) -> bool {
-        let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(self.keys());
-        soon(|| open().and_then(|mut fifo| fifo.write_all(keys.as_bytes())).is_ok())
+        write_soon(&self.keys(), keys)
     }
 
     fn says_at_its_end(&self, wanted: &str) -> Checked {
@@ -320,6 +318,12 @@ impl Background {
         let seen = format!("FILE says:\n{}", self.text());
         require(is_said, "the last line of FILE does not say how the program has ended (`exited CODE`)", seen)
     }
+}
+
+/// Whether a FIFO gets a reader, which is then sent these words.
+fn write_soon(fifo: &Path, words: &str) -> bool {
+    let open = || File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(fifo);
+    soon(|| open().and_then(|mut fifo| fifo.write_all(words.as_bytes())).is_ok())
 }
 
 impl Drop for Background {
