@@ -548,19 +548,23 @@ pub fn terminal(mine: &Path) -> Checked {
         until [ -e /interrupted ]; do sleep 0.1; done";
     let container = Background::start_and(mine, &scratch, &root, 0, script)?;
     let pid = container.pid;
-    let terminal = metadata(container.inside(pid, "dev/pts/0")).ok();
-    let terminal = terminal.map(|it| (it.dev(), it.ino(), it.rdev()));
-    for number in 0..3 {
-        let its = metadata(format!("/proc/{pid}/fd/{number}")).map(|it| (it.dev(), it.ino(), it.rdev())).ok();
-        let has_hung_up = terminal.is_none() && its.is_some_and(|(.., rdev)| rdev >> 8 == TERMINALS);
+    let terminal = identity(&container.inside(pid, "dev/pts/0"));
+    let name = |number: &str| fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
+    for number in ["0", "1", "2"] {
+        let its = identity(Path::new(&format!("/proc/{pid}/fd/{number}")));
+        let has_hung_up = terminal.is_none() && name(number).starts_with("/dev/pts");
         let hung_up = "its terminal has hung up: the host has not received the master, or has closed it";
         let sentence = if has_hung_up { hung_up } else { NO_TERMINAL };
-        require(its.is_some() && its == terminal, sentence, format!("descriptor {number}: {its:?}, {terminal:?}"))?;
+        require(
+            its.is_some() && its == terminal,
+            sentence,
+            format!("descriptor {number}: {}", name(number).display()),
+        )?;
     }
-    let of_host = metadata("/dev/pts").map(|it| it.dev()).ok();
+    let of_host = identity(Path::new("/dev/pts")).map(|it| it.0);
     require(of_host != terminal.map(|it| it.0), NO_TERMINAL, "its /dev/pts is the host's")?;
     let open: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd")).map(|all| all.flatten().collect()).unwrap_or_default();
-    let names = open.iter().filter_map(|it| fs::read_link(it.path()).ok()).collect::<Vec<_>>();
+    let names: Vec<_> = open.iter().map(|it| name(&it.file_name().to_string_lossy())).collect();
     let has_master = names.iter().any(|name| name.ends_with("ptmx"));
     let sentence = "the program has the master, too, and could type into its own terminal: it is the host's alone";
     require(!has_master, sentence, format!("{names:?}"))?;
@@ -594,9 +598,6 @@ pub fn terminal(mine: &Path) -> Checked {
     let second = Background::start(mine, &scratch, &root, 0)?;
     dies_with_its_monitor(&second)
 }
-
-/// Major number of the terminals of a devpts. `UNIX98_PTY_SLAVE_MAJOR` of `include/uapi/linux/major.h`.
-const TERMINALS: u64 = 136;
 
 /// A child that has failed before it has sent anything.
 fn ends_without_a_terminal(mine: &Path, scratch: &Scratch) -> Checked {
